@@ -1,0 +1,115 @@
+"""The feature map: coordinates in which a layer's activation is read.
+
+Every map turns an activation into features with the feature axis last and every other axis kept,
+so that `decode(encode(f))` needs no memory of shapes: `[b, *positions, j]`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from ..errors import InteractGraphError
+
+__all__ = ["FeatureMap", "from_state", "guess_feature_dim"]
+
+_KINDS: dict[str, type[FeatureMap]] = {}
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureMap(ABC):
+    """A map from the activation of a layer to feature coordinates and back.
+
+    A map is *bound* once it knows where the feature axis of its layer is and how many features
+    there are; `bind` gives the bound copy. Subclasses are frozen dataclasses whose fields are
+    plain JSON values or tensors: that is what is saved with a graph.
+    """
+
+    kind: ClassVar[str]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "kind" in cls.__dict__:
+            _KINDS[cls.kind] = cls
+
+    @property
+    @abstractmethod
+    def n_features(self) -> int:
+        """Number of features; only a bound map has to know it."""
+
+    @abstractmethod
+    def bind(self, layer: str, shape: torch.Size, feature_dim: int) -> Self:
+        """The same map, fixed to a layer.
+
+        Args:
+            layer: the layer's name, for error messages.
+            shape: shape of one activation of the layer, `[b, ...]`.
+            feature_dim: the axis that holds features unless the map says otherwise.
+
+        Raises:
+            InteractGraphError: the map does not fit the activation.
+        """
+
+    @abstractmethod
+    def encode(self, activation: Tensor) -> Tensor:
+        """Activation `[b, ...]` in the layer's own shape -> features `[b, *positions, j]`."""
+
+    @abstractmethod
+    def decode(self, features: Tensor) -> Tensor:
+        """Features `[b, *positions, j]` -> activation in the layer's own shape."""
+
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> Self:
+        """The same map with its tensors on another device or in another floating dtype."""
+        moved = {
+            field.name: value.to(device, dtype if value.is_floating_point() else None)
+            for field in dataclasses.fields(self)
+            if isinstance(value := getattr(self, field.name), Tensor)
+        }
+        return dataclasses.replace(self, **moved) if moved else self
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """The map as (JSON values, tensors), the inverse of `from_state`."""
+        config: dict[str, Any] = {"kind": self.kind}
+        tensors: dict[str, Tensor] = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor):
+                tensors[field.name] = value
+            else:
+                config[field.name] = list(value) if isinstance(value, tuple) else value
+        return config, tensors
+
+
+def from_state(config: dict[str, Any], tensors: dict[str, Tensor]) -> FeatureMap:
+    """Rebuilds a map from what `FeatureMap.state` gave.
+
+    Raises:
+        InteractGraphError: the kind is not known to this version.
+    """
+    values = dict(config)
+    kind = values.pop("kind", None)
+    if kind not in _KINDS:
+        raise InteractGraphError(
+            f"feature map of kind {kind!r} is not known; this version has {sorted(_KINDS)}"
+        )
+    values = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+    return _KINDS[kind](**values, **tensors)
+
+
+def guess_feature_dim(shape: torch.Size, convolutional: bool) -> int:
+    """The axis that holds features: 1 (channels) for convolutions and images, else the last one.
+
+    Args:
+        shape: activation shape, `[b, ...]`.
+        convolutional: whether the module that makes the activation is a convolution or works on
+            its output (batch norm, pooling).
+    """
+    return 1 if convolutional or len(shape) >= 4 else len(shape) - 1

@@ -1,0 +1,7 @@
+"""The weighted graph: strengths, pruning, storage, views."""
+
+from .interaction_graph import Edges, InteractionGraph, Pair
+from .storage import load
+from .views import node_names
+
+__all__ = ["Edges", "InteractionGraph", "Pair", "load", "node_names"]

@@ -1,0 +1,73 @@
+"""Pruning: which edges are kept."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..errors import InteractGraphError
+from .interaction_graph import InteractionGraph
+
+__all__ = ["prune"]
+
+
+def prune(
+    graph: InteractionGraph,
+    threshold: float | None,
+    relative: float | None,
+    top_k: int | None,
+    top_k_per_target: int | None,
+    strength: str | None,
+) -> InteractionGraph:
+    """See `InteractionGraph.prune`."""
+    rules = {
+        "threshold": threshold,
+        "relative": relative,
+        "top_k": top_k,
+        "top_k_per_target": top_k_per_target,
+    }
+    given = {name: value for name, value in rules.items() if value is not None}
+    if not given:
+        raise InteractGraphError(f"pruning needs at least one rule of {', '.join(rules)}")
+    for name, value in given.items():
+        if not value >= 0 or (name.startswith("top_k") and value != int(value)):
+            raise InteractGraphError(f"{name}={value!r} makes no sense as a pruning rule")
+    strength = graph.check_strength(strength)
+
+    blocks, errors = {}, {}
+    for pair, block in graph.blocks.items():
+        kept = _kept(block[strength].abs(), threshold, relative, top_k, top_k_per_target)
+        blocks[pair] = {name: matrix * kept for name, matrix in block.items()}
+        errors[pair] = {
+            name: matrix * kept for name, matrix in graph.standard_errors.get(pair, {}).items()
+        }
+    history = [*graph.metadata.get("pruned", []), {**given, "strength": strength}]
+    return graph.replace(
+        blocks=blocks, standard_errors=errors, metadata={**graph.metadata, "pruned": history}
+    )
+
+
+def _kept(
+    size: Tensor,
+    threshold: float | None,
+    relative: float | None,
+    top_k: int | None,
+    top_k_per_target: int | None,
+) -> Tensor:
+    """Which entries of the absolute weights `[i, j]` pass every rule."""
+    kept = size > 0
+    if threshold is not None:
+        kept &= size >= threshold
+    if relative is not None and size.numel():
+        kept &= size >= relative * size.max()
+    if top_k is not None and size.numel():
+        kept &= _largest(size.flatten()[None], top_k).view_as(size)
+    if top_k_per_target is not None and size.numel():
+        kept &= _largest(size, top_k_per_target)
+    return kept
+
+
+def _largest(size: Tensor, k: int) -> Tensor:
+    """Marks exactly the k largest entries of each row (ties broken by `topk`)."""
+    mask = torch.zeros_like(size, dtype=torch.bool)
+    return mask.scatter_(1, size.topk(min(int(k), size.shape[1]), dim=1).indices, True)

@@ -1,0 +1,128 @@
+"""One safetensors file holds a graph with its full recipe; nothing in it is executed on loading."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..errors import InteractGraphError
+from ..features import from_state
+from ..files import replacing
+from .interaction_graph import InteractionGraph
+
+__all__ = ["load", "save"]
+
+_FORMAT = 1
+_SPARSE_BELOW = 0.25  # share of non-zero entries under which indices and values are smaller
+
+
+def save(graph: InteractionGraph, path: str | os.PathLike[str]) -> None:
+    """See `InteractionGraph.save`."""
+    tensors: dict[str, Tensor] = {}
+    for index, pair in enumerate(graph.pairs):
+        for table, blocks in (("weights", graph.blocks), ("errors", graph.standard_errors)):
+            for strength, matrix in blocks.get(pair, {}).items():
+                _put(tensors, f"{table}/{index}/{strength}", matrix.detach().cpu())
+    features = {}
+    for layer, feature_map in graph.features.items():
+        config, parts = feature_map.state()
+        features[layer] = config
+        for name, tensor in parts.items():
+            tensors[f"features/{layer}/{name}"] = tensor.detach().cpu().contiguous()
+    header = {
+        "format": _FORMAT,
+        "layers": graph.layers,
+        "pairs": graph.pairs,
+        "labels": dict(graph.labels),
+        "strengths": graph.strengths,
+        "error_strengths": [list(graph.standard_errors.get(pair, {})) for pair in graph.pairs],
+        "completeness": [graph.completeness.get(pair) for pair in graph.pairs],
+        "features": features,
+        "metadata": dict(graph.metadata),
+    }
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata={"interactgraph": json.dumps(header)})
+
+
+def _put(tensors: dict[str, Tensor], key: str, matrix: Tensor) -> None:
+    occupied = matrix != 0
+    if matrix.numel() and occupied.float().mean() < _SPARSE_BELOW:
+        tensors[f"{key}/indices"] = occupied.nonzero()
+        tensors[f"{key}/values"] = matrix[occupied]
+    else:
+        tensors[key] = matrix.contiguous()
+
+
+def load(path: str | os.PathLike[str]) -> InteractionGraph:
+    """Reads a graph that `InteractionGraph.save` wrote.
+
+    Raises:
+        InteractGraphError: the file is missing, truncated, or not an interaction graph.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = (file.metadata() or {}).get("interactgraph")
+            if header is None:
+                raise InteractGraphError(
+                    f"{os.fspath(path)} is a safetensors file but not an interaction graph; "
+                    "give a file that graph.save or `interactgraph build` wrote"
+                )
+            return _read(json.loads(header), {key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
+    except FileNotFoundError:
+        raise InteractGraphError(f"there is no graph file {os.fspath(path)}") from None
+    except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise InteractGraphError(
+            f"{os.fspath(path)} is not a complete interaction graph ({error}); it may be truncated "
+            "or written by another program"
+        ) from error
+
+
+def _read(header: dict[str, Any], tensors: dict[str, Tensor]) -> InteractionGraph:
+    if header["format"] > _FORMAT:
+        raise InteractGraphError(
+            f"the graph file has format {header['format']}, this version reads up to {_FORMAT}; "
+            "install a newer interactgraph"
+        )
+    pairs = [(a, b) for a, b in header["pairs"]]
+    labels = header["labels"]
+    blocks, errors = {}, {}
+    for index, (pair, with_error) in enumerate(zip(pairs, header["error_strengths"], strict=True)):
+        shape = (len(labels[pair[1]]), len(labels[pair[0]]))
+        blocks[pair] = {
+            name: _get(tensors, f"weights/{index}/{name}", shape) for name in header["strengths"]
+        }
+        errors[pair] = {name: _get(tensors, f"errors/{index}/{name}", shape) for name in with_error}
+    features = {}
+    for layer, config in header["features"].items():
+        prefix = f"features/{layer}/"
+        parts = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+        features[layer] = from_state(config, parts)
+    return InteractionGraph(
+        layers=header["layers"],
+        pairs=tuple(pairs),
+        labels=labels,
+        blocks=blocks,
+        standard_errors=errors,
+        completeness={
+            pair: value
+            for pair, value in zip(pairs, header["completeness"], strict=True)
+            if value is not None
+        },
+        features=features,
+        metadata=header["metadata"],
+    )
+
+
+def _get(tensors: dict[str, Tensor], key: str, shape: tuple[int, int]) -> Tensor:
+    if key in tensors:
+        return tensors[key]
+    indices, values = tensors[f"{key}/indices"], tensors[f"{key}/values"]
+    matrix = torch.zeros(shape, dtype=values.dtype)
+    matrix[indices[:, 0], indices[:, 1]] = values
+    return matrix
