@@ -1,0 +1,18 @@
+"""How strongly a source feature drives a target feature."""
+
+from .engine import PairEngine
+from .planner import ENGINES, Plan
+from .problem import PairProblem, feature_segment, flatten_positions
+from .strengths import STRENGTHS, StrengthSums, check_strengths
+
+__all__ = [
+    "ENGINES",
+    "STRENGTHS",
+    "PairEngine",
+    "PairProblem",
+    "Plan",
+    "StrengthSums",
+    "check_strengths",
+    "feature_segment",
+    "flatten_positions",
+]

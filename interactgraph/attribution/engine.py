@@ -1,0 +1,382 @@
+"""One layer pair over all batches: plan once, then add batch after batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ..errors import InteractGraphError
+from .closed_form import check_structure, straighten, structure_of, tensors_of
+from .dense import DenseMaps, dense_maps, one_row
+from .forward import column_blocks
+from .memory import Footprint, footprint
+from .outer import OuterSums
+from .planner import Plan, choose
+from .problem import FeatureFunction, PairProblem
+from .quadrature import PathRule, at_sample, gauss_legendre
+from .reverse import row_blocks
+from .strengths import StrengthSums, merge_positions, sum_positions
+from .structure import NoClosedForm, Structure
+
+__all__ = ["Completeness", "PairEngine"]
+
+
+@dataclass(eq=False)
+class Completeness:
+    """Relative residual of sum_j A[b,t,i,j] = y(z) - y(z0), root mean square over b, t and i."""
+
+    residual: float = 0.0
+    change: float = 0.0
+
+    def add(self, total: Tensor, problem: PairProblem) -> None:
+        """Adds a batch.
+
+        Args:
+            total: sum_j A, `[b, t, i]`.
+            problem: the pair on the batch.
+        """
+        change = problem.y - problem.y0
+        residual = total - change
+        if problem.mask is not None:
+            change = change * problem.mask[..., None]
+            residual = residual * problem.mask[..., None]
+        self.residual += _square_sum(residual)
+        self.change += _square_sum(change)
+
+    @property
+    def relative(self) -> float:
+        """Over all samples so far."""
+        return _ratio(self.residual, self.change)
+
+
+def _square_sum(x: Tensor) -> float:
+    return float(torch.linalg.vector_norm(x, dtype=torch.float64)) ** 2
+
+
+def _ratio(residual: float, change: float) -> float:
+    if change == 0:
+        return 0.0 if residual == 0 else math.inf
+    return math.sqrt(residual / change)
+
+
+@dataclass(eq=False)
+class _Shape:
+    """What is known about batches of one shape: structure, matrices, values at the baseline."""
+
+    structure: Structure
+    maps: DenseMaps | None
+    y0: Tensor | None
+
+
+@dataclass(eq=False)
+class PairEngine:
+    """Accumulates the strengths of one layer pair.
+
+    Attributes:
+        pair: (source, target) names.
+        make_function: batch -> segment in feature coordinates on that batch.
+        strengths: names of the strengths.
+        engine: `auto`, `closed_form`, `forward` or `reverse`.
+        method: `integrated_gradients` or `gradient`.
+        n_steps: path nodes of the quadrature.
+        memory_budget: bytes of working memory.
+        notes: what the user should know; filled as it happens.
+    """
+
+    pair: tuple[str, str]
+    make_function: Callable[[Any], FeatureFunction]
+    strengths: tuple[str, ...]
+    engine: str
+    method: Literal["integrated_gradients", "gradient"]
+    n_steps: int
+    memory_budget: int
+    notes: list[str] = field(default_factory=list)
+    plan: Plan | None = None
+    sums: StrengthSums = field(init=False)
+    completeness: Completeness = field(default_factory=Completeness)
+    _outer: OuterSums | None = None
+    _shapes: dict[tuple, _Shape] = field(default_factory=dict)
+    _portable: dict[int, _Shape] = field(default_factory=dict)
+    _footprint: Footprint = field(default=Footprint(0, 0))
+    _sample_bytes: int = 1
+
+    # --- planning --------------------------------------------------------------------------------
+
+    def prepare(self, problem: PairProblem, batch: Any) -> Plan:
+        """Decides how to compute the pair from its first batch.
+
+        Args:
+            problem: the pair on the first batch.
+            batch: the first batch.
+
+        Raises:
+            InteractGraphError: the engine asked for cannot do it, or the memory does not suffice.
+        """
+        n_targets, n_sources = problem.y.shape[2], problem.z.shape[2]
+        self._footprint = footprint(problem.function, problem.z)
+        closed: Literal["one map", "two maps", "passes"] | None = None
+        obstacle = ""
+        if self.engine in ("auto", "closed_form"):
+            try:
+                shape = self._trace(problem, batch, check=True)
+                closed = "passes"
+                if shape.maps is not None:
+                    closed = "one map" if shape.maps.one_map is not None else "two maps"
+            except NoClosedForm as error:
+                obstacle = str(error)
+        self.plan = choose(
+            engine=self.engine,
+            n_sources=n_sources,
+            n_targets=n_targets,
+            n_target_positions=problem.y.shape[1],
+            n_sums=sum(1 if name == "max" else 2 for name in self.strengths),
+            n_steps=len(self.rule.nodes),
+            closed=closed,
+            obstacle=obstacle or "not looked for",
+            pair=" -> ".join(self.pair),
+        )
+        if not self.plan.way.endswith(("map", "maps")):
+            self._try_passes(problem)
+        needed = StrengthSums.n_bytes(self.strengths, (n_targets, n_sources))
+        if needed > self.memory_budget:
+            raise InteractGraphError(
+                f"the sums of {' -> '.join(self.pair)} ({n_targets} x {n_sources} features, "
+                f"{', '.join(self.strengths)}) take {needed / 2**30:.2f} GiB, more than the memory "
+                f"budget of {self.memory_budget / 2**30:.2f} GiB; raise memory_budget or ask for "
+                "fewer strengths"
+            )
+        self.sums = StrengthSums(self.strengths, (n_targets, n_sources), problem.z.device)
+        by_rows = self.plan.way == "rows"
+        pass_bytes = self._pass_bytes(problem, by_rows=by_rows)
+        self._sample_bytes = max(1, pass_bytes // problem.n_samples)
+        return self.plan
+
+    @property
+    def rule(self) -> PathRule:
+        """Path nodes of the quadrature."""
+        return at_sample() if self.method == "gradient" else gauss_legendre(self.n_steps)
+
+    def _trace(self, problem: PairProblem, batch: Any, *, check: bool = False) -> _Shape:
+        """What is known about batches of this shape; traced when it is new."""
+        positions = problem.z.shape[1]
+        if positions in self._portable:
+            return self._portable[positions]
+        inputs, _ = tensors_of(batch)
+        key = (tuple(problem.z.shape), tuple((tuple(x.shape), x.dtype) for x in inputs))
+        if key not in self._shapes:
+            structure, inputs = structure_of(self.make_function, batch, problem)
+            if check:
+                check_structure(structure, inputs, problem, problem.function)
+            maps = dense_maps(structure, inputs, problem)
+            y0 = one_row(problem.y0) if problem.fixed_baseline and maps is not None else None
+            shape = self._shapes[key] = _Shape(structure, maps, y0)
+            if maps is not None and maps.portable and (y0 is None or y0.shape[0] == 1):
+                self._portable[positions] = shape
+        return self._shapes[key]
+
+    def _try_passes(self, problem: PairProblem) -> None:
+        """Forward mode misses some operations; say so and use reverse mode instead."""
+        assert self.plan is not None
+        if self.plan.way != "columns":
+            return
+        try:
+            next(iter(column_blocks(problem, at_sample(), 1)))
+        except (RuntimeError, NotImplementedError) as error:
+            reason = str(error).strip().splitlines()[0]
+            if self.engine == "forward":
+                raise InteractGraphError(
+                    f"forward mode cannot differentiate {' -> '.join(self.pair)}: {reason}; "
+                    "use engine='reverse' or 'auto'"
+                ) from error
+            n_rows = problem.y.shape[1] * problem.y.shape[2]
+            self.plan = Plan(
+                "reverse",
+                "rows",
+                len(self.rule.nodes),
+                2.0 * n_rows * len(self.rule.nodes),
+                self.plan.costs,
+                f"forward mode cannot differentiate the segment ({reason})",
+            )
+
+    def max_samples(self) -> int:
+        """Samples at a time that the memory budget allows."""
+        assert self.plan is not None
+        if self.plan.way in ("one map", "two maps"):
+            return 1 << 62
+        return max(1, self._free() // self._sample_bytes)
+
+    def _free(self) -> int:
+        """Working memory beside the sums."""
+        shape = self.sums.shape
+        taken = StrengthSums.n_bytes(self.strengths, shape)
+        return max(self.memory_budget - taken, self.memory_budget // 8)
+
+    def _pass_bytes(self, problem: PairProblem, *, by_rows: bool) -> int:
+        """Working memory of one JVP or VJP with the sums of its block."""
+        size = problem.z.element_size()
+        ends = problem.z if by_rows else problem.y
+        entries, across = ends.numel(), ends.shape[2]
+        reduced = problem.n_samples * across * (8 + 8 + 2 * size) * len(self.strengths)
+        both = problem.y.numel() + problem.z.numel()
+        largest = int(self._footprint.largest * problem.n_samples)
+        return 3 * largest + size * (both + 3 * entries) + reduced
+
+    # --- accumulating ----------------------------------------------------------------------------
+
+    def add(
+        self, problem: PairProblem, batch: Any, tick: Callable[[float], None] = lambda n: None
+    ) -> None:
+        """Adds a batch.
+
+        Args:
+            problem: the pair on the batch.
+            batch: the batch.
+            tick: told the number of passes done.
+        """
+        assert self.plan is not None
+        positions = self._count(problem)
+        if self.plan.engine == "closed_form":
+            try:
+                self._add_closed_form(problem, batch, positions, tick)
+                return
+            except NoClosedForm as error:
+                if self.engine == "closed_form":
+                    raise InteractGraphError(
+                        f"the closed form of {' -> '.join(self.pair)} does not hold on every "
+                        f"batch: {error}. Use engine='auto' or 'forward'"
+                    ) from error
+                note = f"{' -> '.join(self.pair)}: quadrature where the closed form fails ({error})"
+                if note not in self.notes:
+                    self.notes.append(note)
+        n_columns, n_rows = problem.z.shape[2], problem.y.shape[1] * problem.y.shape[2]
+        by_columns = self.plan.way == "columns" or (
+            self.plan.way != "rows" and n_columns <= 2 * n_rows
+        )
+        add = self._add_columns if by_columns else self._add_rows
+        self.completeness.add(add(problem, self.rule, positions, tick), problem)
+
+    def finish(self) -> None:
+        """Brings everything into `sums`; more batches may follow."""
+        if self._outer is not None:
+            self._outer.finish()
+
+    def _count(self, problem: PairProblem) -> Tensor:
+        if problem.mask is None:
+            positions = torch.full((problem.n_samples,), problem.y.shape[1], dtype=torch.int64)
+        else:
+            positions = problem.mask.sum(1).cpu()
+        if self.sums.begins_to_vary(positions):
+            self.finish()
+        self.sums.count(positions)
+        return positions.to(problem.z.device)
+
+    def _add_closed_form(
+        self,
+        problem: PairProblem,
+        batch: Any,
+        positions: Tensor,
+        tick: Callable[[float], None],
+    ) -> None:
+        """Adds a batch in closed form, after the completeness of the batch has confirmed it."""
+        assert self.plan is not None
+        gradient = self.method == "gradient"
+        shape = self._trace(problem, batch)
+        if self.plan.way in ("columns", "rows"):
+            inputs, _ = tensors_of(batch)
+            straight = straighten(shape.structure, inputs, problem, gradient=gradient)
+            total = straight(problem.z) - straight(problem.z - problem.dz)
+            self._confirm(total, problem)
+            # Affine, so that any one node of the path is exact.
+            add = self._add_columns if self.plan.way == "columns" else self._add_rows
+            add(straight.problem(problem), at_sample(), positions, tick)
+            return
+        maps = shape.maps
+        if maps is None:
+            raise NoClosedForm("its maps are not the same on a batch of another shape")
+        if shape.y0 is not None:
+            problem = problem.with_y0(shape.y0)
+        if self.plan.way == "one map":
+            factors = maps.factors(problem, gradient)
+            self._confirm(factors.total, problem)
+            mask = problem.mask
+            right = factors.right if mask is None else factors.right * mask[..., None]
+            if self._outer is None:
+                assert maps.one_map is not None
+                self._outer = OuterSums(self.sums, maps.one_map)
+            self._outer.add(factors.left, right, positions)
+        else:
+            slopes, steps = maps.slopes(problem, gradient)
+            self._confirm(maps.total(problem, slopes, steps), problem)
+            per_sample = maps.block_bytes(problem) + self._reduced_bytes(problem)
+            samples = max(1, self._free() // per_sample)
+            for here, a in maps.blocks(problem, slopes, samples):
+                mask = None if problem.mask is None else problem.mask[here]
+                self.sums.add(sum_positions(a, mask, self.strengths), positions[here])
+        tick(self.plan.passes)
+
+    def _confirm(self, total: Tensor, problem: PairProblem) -> None:
+        """A closed form is exact: a residual that is no rounding error means it does not hold.
+
+        Raises:
+            InteractGraphError: it does not.
+        """
+        if self.method == "integrated_gradients":
+            tolerance = 1e-6 if total.dtype == torch.float64 else 1e-2
+            residual = _square_sum(total - (problem.y - problem.y0)) ** 0.5
+            scale = (
+                _square_sum(problem.y - problem.y0) ** 0.5 + 1e-3 * _square_sum(problem.y) ** 0.5
+            )
+            if not residual <= tolerance * scale:
+                raise NoClosedForm(f"residual {residual / scale:.1e} on a batch")
+        self.completeness.add(total, problem)
+
+    def _reduced_bytes(self, problem: PairProblem) -> int:
+        entries = problem.y.shape[2] * problem.z.shape[2]
+        return entries * len(self.strengths) * (16 + 2 * problem.z.element_size())
+
+    def _add_columns(
+        self,
+        problem: PairProblem,
+        rule: PathRule,
+        positions: Tensor,
+        tick: Callable[[float], None],
+    ) -> Tensor:
+        """Adds a batch by source features and gives sum_j A, `[b, t, i]`."""
+        chunk = self._chunk(problem, problem.z.shape[2], by_rows=False)
+        total = torch.zeros_like(problem.y)
+        for columns, a in column_blocks(problem, rule, chunk, tick):
+            total += a.sum(-1)
+            sums = sum_positions(a, problem.mask, self.strengths)
+            self.sums.add(sums, positions, columns=columns)
+        return total
+
+    def _add_rows(
+        self,
+        problem: PairProblem,
+        rule: PathRule,
+        positions: Tensor,
+        tick: Callable[[float], None],
+    ) -> Tensor:
+        """Adds a batch by target features and positions and gives sum_j A, `[b, t, i]`."""
+        n_positions, n_targets = problem.y.shape[1:]
+        chunk = self._chunk(problem, n_targets * n_positions, by_rows=True)
+        total = torch.zeros_like(problem.y)
+        sums: dict[str, Tensor] = {}
+        for rows, where, a in row_blocks(problem, rule, chunk, tick):
+            total[:, where, rows] = a.sum(-1)
+            mask = None if problem.mask is None else problem.mask[:, where]
+            part = sum_positions(a, mask, self.strengths)
+            sums = part if where.start == 0 else merge_positions(sums, part)
+            if where.stop == n_positions:
+                self.sums.add(sums, positions, rows=rows)
+        return total
+
+    def _chunk(self, problem: PairProblem, n_passes: int, *, by_rows: bool) -> int:
+        held = int(self._footprint.total * problem.n_samples) if by_rows else 0
+        free = self._free() - held
+        return int(max(1, min(n_passes, free // self._pass_bytes(problem, by_rows=by_rows))))

@@ -1,0 +1,66 @@
+"""How much memory a pass takes, and how much there is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+__all__ = ["Footprint", "default_budget", "footprint"]
+
+_DEFAULT = 2 << 30
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes for each sample of the intermediate results of one pass through a segment.
+
+    Attributes:
+        largest: of the largest one.
+        total: of all of them.
+    """
+
+    largest: float
+    total: float
+
+
+class _Recorder(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = [0]
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for leaf in pytree.tree_leaves(out):
+            if isinstance(leaf, Tensor) and not func.is_view:
+                self.sizes.append(leaf.numel() * leaf.element_size())
+        return out
+
+
+def footprint(function: Callable[[Tensor], Tensor], z: Tensor) -> Footprint:
+    """Measures one pass."""
+    with _Recorder() as recorder:
+        function(z)
+    return Footprint(max(recorder.sizes) / len(z), sum(recorder.sizes) / len(z))
+
+
+def default_budget(device: torch.device) -> int:
+    """Working memory that is taken where the user names none: half of what is free, 2 GiB at most.
+
+    On a GPU, half of its free memory.
+    """
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0] // 2)
+    try:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):
+        return _DEFAULT
+    return min(_DEFAULT, max(free // 2, 1 << 28))

@@ -1,0 +1,179 @@
+"""Strengths: averages of A over samples and target positions, with standard errors over samples.
+
+rms = sqrt(mean A^2), mean_abs = mean |A|, mean = mean A, max = max |A|, the mean over all samples b
+and all target positions t that count. Samples are independent, positions within one are not, so
+the unit of the standard error is the sample: with X_b the sum over the positions of sample b, n_b
+their number and N = sum n_b, the mean m = sum X_b / N is a ratio of sums and
+SE(m)^2 = B / (B - 1) * sum_b (X_b - m n_b)^2 / N^2 (Cochran, Sampling Techniques, eq. 6.9).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..errors import InteractGraphError
+
+__all__ = ["STRENGTHS", "StrengthSums", "check_strengths", "merge_positions", "sum_positions"]
+
+STRENGTHS = ("rms", "mean_abs", "mean", "max")
+
+
+def check_strengths(names: Sequence[str] | str) -> tuple[str, ...]:
+    """The names as a tuple.
+
+    Raises:
+        InteractGraphError: an unknown or repeated name, or none.
+    """
+    names = (names,) if isinstance(names, str) else tuple(names)
+    unknown = [name for name in names if name not in STRENGTHS]
+    if unknown or not names or len(set(names)) < len(names):
+        raise InteractGraphError(
+            f"strengths={list(names)}; choose one or more, each once, of {', '.join(STRENGTHS)}"
+        )
+    return names
+
+
+def sum_positions(a: Tensor, mask: Tensor | None, names: Sequence[str]) -> dict[str, Tensor]:
+    """A `[b, t, i, j]` -> for each strength its sum (or maximum) over positions, `[b, i, j]`."""
+    if mask is not None:
+        a = a * mask[:, :, None, None]
+    single = a.shape[1] == 1
+    result = {}
+    for name in names:
+        if name == "mean":
+            result[name] = a[:, 0] if single else a.sum(1)
+            continue
+        size = a.square() if name == "rms" else a.abs()
+        result[name] = size[:, 0] if single else size.amax(1) if name == "max" else size.sum(1)
+    return result
+
+
+def merge_positions(one: dict[str, Tensor], other: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Joins what `sum_positions` gave for two sets of positions of the same samples."""
+    return {
+        name: torch.maximum(one[name], other[name]) if name == "max" else one[name] + other[name]
+        for name in one
+    }
+
+
+@dataclass(eq=False)
+class StrengthSums:
+    """Running sums over samples from which strengths and standard errors follow, float64.
+
+    Attributes:
+        names: the strengths.
+        shape: (target features, source features).
+        first: name -> sum_b X_b, for `max` the maximum; `[i, j]`.
+        second: name -> sum_b X_b^2, `[i, j]`.
+        cross: name -> sum_b X_b n_b, `[i, j]`; empty while every sample has as many positions.
+        n_samples: number of samples B.
+        n_positions: sum_b n_b.
+        n_positions_squared: sum_b n_b^2.
+        per_sample: n_b while it is the same for all samples.
+    """
+
+    names: tuple[str, ...]
+    shape: tuple[int, int]
+    device: torch.device
+    first: dict[str, Tensor] = field(default_factory=dict)
+    second: dict[str, Tensor] = field(default_factory=dict)
+    cross: dict[str, Tensor] = field(default_factory=dict)
+    n_samples: int = 0
+    n_positions: int = 0
+    n_positions_squared: int = 0
+    per_sample: int | None = None
+
+    def __post_init__(self) -> None:
+        self.first = {name: self._zeros() for name in self.names}
+        self.second = {name: self._zeros() for name in self.names if name != "max"}
+
+    @staticmethod
+    def n_bytes(names: Sequence[str], shape: tuple[int, int]) -> int:
+        """Memory that the sums take."""
+        return 8 * shape[0] * shape[1] * sum(1 if name == "max" else 2 for name in names)
+
+    def _zeros(self) -> Tensor:
+        return torch.zeros(self.shape, dtype=torch.float64, device=self.device)
+
+    def begins_to_vary(self, positions: Tensor) -> bool:
+        """Whether these samples are the first whose number of positions differs from the others.
+
+        What has been added until then must be in `first` before `count` is called.
+        """
+        here = set(positions.tolist()) | ({self.per_sample} if self.n_samples else set())
+        return not self.cross and len(here) > 1
+
+    def count(self, positions: Tensor) -> None:
+        """Counts the samples of a batch; to be called before they are added.
+
+        Args:
+            positions: number of target positions that count in each sample, int64 `[b]`.
+        """
+        if self.begins_to_vary(positions):
+            self.cross = {
+                name: total * (self.per_sample or 0)
+                for name, total in self.first.items()
+                if name != "max"
+            }
+        elif not self.n_samples and len(positions):
+            self.per_sample = int(positions[0])
+        self.n_samples += len(positions)
+        self.n_positions += int(positions.sum())
+        self.n_positions_squared += int(positions.square().sum())
+
+    def add(
+        self,
+        sums: dict[str, Tensor],
+        positions: Tensor,
+        rows: slice = slice(None),
+        columns: slice = slice(None),
+    ) -> None:
+        """Adds what `sum_positions` gave, `[b, i, j]`, for some target and source features.
+
+        Args:
+            sums: strength -> sums over positions.
+            positions: as for `count`.
+            rows: the target features.
+            columns: the source features.
+        """
+        for name, x in sums.items():
+            if name == "max":
+                view = self.first[name][rows, columns]
+                torch.maximum(view, x.amax(0).to(torch.float64), out=view)
+                continue
+            x = x.to(torch.float64)
+            self.first[name][rows, columns] += x.sum(0)
+            if self.cross:
+                self.cross[name][rows, columns] += torch.einsum(
+                    "bij,b->ij", x, positions.to(torch.float64)
+                )
+            self.second[name][rows, columns] += x.square().sum(0)
+
+    def strength(self, name: str) -> Tensor:
+        """The strength, float64 `[i, j]`."""
+        if name == "max":
+            return self.first[name].clone()
+        mean = self.first[name] / max(self.n_positions, 1)
+        return mean.sqrt() if name == "rms" else mean
+
+    def standard_error(self, name: str) -> Tensor | None:
+        """Its standard error over samples, float64 `[i, j]`; None for `max`.
+
+        Not a number with fewer than two samples.
+        """
+        if name == "max":
+            return None
+        total = max(self.n_positions, 1)
+        mean = self.first[name] / total
+        cross = self.cross[name] if self.cross else self.first[name] * (self.per_sample or 0)
+        spread = self.second[name] - 2 * mean * cross + mean.square() * self.n_positions_squared
+        factor = self.n_samples / (self.n_samples - 1) if self.n_samples > 1 else float("nan")
+        error = (spread.clamp_(min=0) * factor).sqrt_() / total
+        if name == "rms":
+            # d sqrt(m) = dm / (2 sqrt(m)); an edge that is zero on every sample has no error.
+            error = torch.where(mean > 0, error / (2 * mean.sqrt()), error * 0)
+        return error

@@ -1,0 +1,153 @@
+"""A look at the first batch: what is executed, in which order, shapes, what can be relied on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import InteractGraphError
+from .runner import Runner
+from .sites import Site, first_tensor
+
+__all__ = ["check_finite", "check_segment", "probe"]
+
+
+def probe(
+    runner: Runner,
+    batch: Any,
+    sites: Sequence[Site],
+    pairs: Sequence[tuple[str, str]],
+    batch_number: int = 0,
+) -> tuple[Runner, dict[str, Tensor]]:
+    """Runs the whole model once and checks everything that can be checked before the long run.
+
+    Args:
+        runner: the model.
+        batch: the first batch, converted.
+        sites: all layers of the analysis.
+        pairs: (source, target) names.
+        batch_number: of the batch, for messages.
+
+    Returns:
+        The runner, told which activations the model changes in place, and the activations.
+
+    Raises:
+        InteractGraphError: layers not executed, executed twice, in the wrong order, not floating,
+            not finite; model and data of different dtype or on different devices.
+    """
+    _check_conversion(runner, batch)
+    found = runner.activations(batch, sites, whole=True)
+    order = list(found)
+    for source, target in pairs:
+        if order.index(source) >= order.index(target):
+            raise InteractGraphError(
+                f"layer {source!r} runs after {target!r}, so it cannot be its source; "
+                f"the model runs the layers in the order {order}"
+            )
+    sources = {source for source, _ in pairs}
+    for name, value in found.items():
+        if not value.is_floating_point():
+            role = "a source" if name in sources else "a target"
+            raise InteractGraphError(
+                f"layer {name!r} holds {value.dtype} values, which cannot be {role}: interaction "
+                "strengths need real numbers. For token numbers use the embedding's output instead"
+            )
+    # Where the model works in place, a captured tensor changes afterwards: keep copies there.
+    clean = dataclasses.replace(runner, cloned=frozenset(found)).activations(
+        batch, sites, whole=True
+    )
+    cloned = {name for name, v in found.items() if v._version or not _same(v, clean[name])}
+    check_finite(clean, batch_number)
+    return dataclasses.replace(runner, cloned=frozenset(cloned)), clean
+
+
+def check_finite(activations: dict[str, Tensor], batch_number: int) -> None:
+    """Stops at the first activation that is not finite.
+
+    Raises:
+        InteractGraphError: says which layer, which batch, which samples.
+    """
+    for name, value in activations.items():
+        # The sum is finite unless an entry is not (or it overflows): one cheap pass over the data.
+        if not torch.isfinite(value.sum()) and not (finite := torch.isfinite(value)).all():
+            rows = (~finite).flatten(1).any(1).nonzero().flatten()[:5].tolist()
+            raise InteractGraphError(
+                f"layer {name!r} holds values that are not finite in batch {batch_number} "
+                f"(samples {rows}); mend the model or leave those samples out"
+            )
+
+
+def check_segment(
+    runner: Runner, batch: Any, source: Site, target: Site, found: dict[str, Tensor]
+) -> None:
+    """Checks that the segment repeats the forward pass and treats samples independently.
+
+    Args:
+        runner: the model.
+        batch: the first batch, converted.
+        source: the source site.
+        target: the target site.
+        found: activations of that batch.
+
+    Raises:
+        InteractGraphError: it does not.
+    """
+    z, y = found[source.name], found[target.name]
+    if z.shape[0] != y.shape[0]:
+        raise InteractGraphError(
+            f"layer {source.name!r} has {z.shape[0]} rows on its first axis and {target.name!r} "
+            f"has {y.shape[0]}; the first axis must be the samples of the batch in both"
+        )
+    segment = runner.segment(batch, source, target)
+    again = segment(z)
+    if not _close(again, y):
+        raise InteractGraphError(
+            f"the model does not repeat itself between {source.name!r} and {target.name!r}: the "
+            "same batch gives other activations the second time. Switch off what is random in its "
+            "forward (dropout by F.dropout without training=self.training, sampling, noise)"
+        )
+    if z.shape[0] > 1:
+        changed = z.clone()
+        changed[0] = z[1]
+        if not _close(segment(changed)[1:], y[1:]):
+            raise InteractGraphError(
+                f"samples of a batch influence each other between {source.name!r} and "
+                f"{target.name!r}; the first axis of activations must be the batch "
+                "(batch_first=True), and normalisation over the batch must be in eval mode"
+            )
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and torch.equal(torch.nan_to_num(a), torch.nan_to_num(b))
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    tolerance = 1e-3 if a.dtype != torch.float64 else 1e-7
+    return (
+        a.shape == b.shape
+        and bool(torch.isfinite(a).all())
+        and bool((a - b).abs().max() <= tolerance * (b.abs().max() + 1e-30))
+    )
+
+
+def _check_conversion(runner: Runner, batch: Any) -> None:
+    """Says plainly what torch would say obscurely: model and batch do not fit together."""
+    parameter = next((p for p in runner.model.parameters() if p.is_floating_point()), None)
+    tensor = first_tensor(batch)
+    if parameter is None or tensor is None:
+        return
+    if tensor.device != parameter.device:
+        raise InteractGraphError(
+            f"the model is on {parameter.device} and the data on {tensor.device}; "
+            f"give device={str(parameter.device)!r} (both are brought there) or move one of them"
+        )
+    if tensor.is_floating_point() and tensor.dtype != parameter.dtype:
+        name = str(parameter.dtype).removeprefix("torch.")
+        raise InteractGraphError(
+            f"the model computes in {parameter.dtype} and the data is {tensor.dtype}; "
+            f"give dtype=torch.{name} (both are converted) or convert one of them"
+        )

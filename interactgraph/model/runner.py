@@ -1,0 +1,199 @@
+"""Running a model: activations captured at sites, segments from one site to another.
+
+Hooks live here and nowhere else; they are removed whatever happens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from ..errors import InteractGraphError
+from .batches import Forward, call_model, convert
+from .sites import Site, first_tensor, with_first_tensor
+
+__all__ = ["Runner", "Segment", "prepared"]
+
+_Handler = Callable[[Tensor], Tensor | None]
+
+
+class _Stop(BaseException):
+    """Ends a forward pass; not an Exception, so that no model can swallow it."""
+
+
+@contextlib.contextmanager
+def prepared(model: nn.Module) -> Iterator[None]:
+    """The model in eval mode without parameter gradients; every flag is restored at the end.
+
+    Fused attention kernels are switched off meanwhile: they have no forward-mode derivative.
+    """
+    training = [(module, module.training) for module in model.modules()]
+    gradients = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    try:
+        model.eval()
+        for parameter, _ in gradients:
+            parameter.requires_grad_(False)
+        torch.backends.mha.set_fastpath_enabled(False)
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+        for module, mode in training:
+            module.training = mode
+        for parameter, wanted in gradients:
+            parameter.requires_grad_(wanted)
+
+
+@dataclass(frozen=True)
+class Runner:
+    """A model and how batches become calls of it.
+
+    Attributes:
+        model: the network, prepared by `prepared`.
+        forward: `forward(model, batch)` for batches of a special kind.
+        device: batches are moved there.
+        dtype: floating tensors of batches are cast to it.
+        cloned: names of sites whose activation the model later changes in place.
+    """
+
+    model: nn.Module
+    forward: Forward | None = None
+    device: torch.device | None = None
+    dtype: torch.dtype | None = None
+    cloned: frozenset[str] = field(default_factory=frozenset)
+
+    @staticmethod
+    def on(
+        model: nn.Module,
+        forward: Forward | None,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+    ) -> Runner:
+        """A runner for the model; where device or dtype differ, for a converted copy of it."""
+        wanted = None if device is None else torch.empty(0, device=device).device
+        tensors = [*model.parameters(), *model.buffers()]
+        moved = any(wanted is not None and tensor.device != wanted for tensor in tensors)
+        cast = any(
+            dtype is not None and tensor.is_floating_point() and tensor.dtype != dtype
+            for tensor in tensors
+        )
+        if moved or cast:
+            model = copy.deepcopy(model).to(device=wanted, dtype=dtype)
+        return Runner(model, forward, wanted, dtype)
+
+    def convert(self, batch: Any) -> Any:
+        """The batch on the runner's device and in its dtype."""
+        return convert(batch, self.device, self.dtype)
+
+    def activations(
+        self, batch: Any, sites: Sequence[Site], *, whole: bool = False
+    ) -> dict[str, Tensor]:
+        """Activations of one forward pass, in order of execution.
+
+        Args:
+            batch: a converted batch.
+            sites: where to read.
+            whole: run to the end instead of stopping at the last site.
+
+        Raises:
+            InteractGraphError: a site is not executed, executed twice or holds no tensor.
+        """
+        found: dict[str, Tensor] = {}
+
+        def keep(site: Site) -> _Handler:
+            def handle(value: Tensor) -> None:
+                if site.name in found:
+                    raise InteractGraphError(
+                        f"layer {site.name!r} is executed twice in one forward pass; only layers "
+                        "that run once have one activation. Give each use a module of its own, or "
+                        "choose a neighbouring layer"
+                    )
+                found[site.name] = value.clone() if site.name in self.cloned else value
+                if not whole and len(found) == len(sites):
+                    raise _Stop
+
+            return handle
+
+        self._run(batch, [(site, keep(site)) for site in sites])
+        missing = [site.name for site in sites if site.name not in found]
+        if missing:
+            raise InteractGraphError(
+                f"layer {missing[0]!r} is not executed when the model runs on a batch of the data; "
+                "choose one that is"
+            )
+        return found
+
+    def segment(self, batch: Any, source: Site, target: Site) -> Segment:
+        """The function from the source activation to the target activation on this batch."""
+        return Segment(self, batch, source, target)
+
+    def _run(self, batch: Any, handlers: Sequence[tuple[Site, _Handler]]) -> None:
+        with contextlib.ExitStack() as stack:
+            for site, handler in handlers:
+                module = self.model.get_submodule(site.module)
+                stack.enter_context(_hook(module, site, handler))
+            with contextlib.suppress(_Stop):
+                call_model(self.model, batch, self.forward)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Source activation -> target activation, everything else of the batch held fixed.
+
+    The model runs with the source's activation replaced and no further than the target, so residual
+    paths, attention masks and further inputs stay what they are. A plain function of tensors: it
+    can be differentiated, vectorised and traced.
+    """
+
+    runner: Runner
+    batch: Any
+    source: Site
+    target: Site
+
+    def __call__(self, activation: Tensor) -> Tensor:
+        """`[b, ...]` at the source -> `[b, ...]` at the target."""
+        result: list[Tensor] = []
+        # A model that works in place must not change the caller's tensor.
+        given = activation.clone() if self.source.name in self.runner.cloned else activation
+
+        def stop(value: Tensor) -> None:
+            result.append(value)
+            raise _Stop
+
+        self.runner._run(self.batch, [(self.source, lambda _: given), (self.target, stop)])
+        if not result:
+            raise InteractGraphError(
+                f"layer {self.target.name!r} is not executed when {self.source.name!r} is replaced"
+            )
+        return result[0]
+
+
+@contextlib.contextmanager
+def _hook(module: nn.Module, site: Site, handler: _Handler) -> Iterator[None]:
+    def apply(value: Any) -> Any:
+        tensor = first_tensor(value)
+        if tensor is None:
+            raise InteractGraphError(
+                f"layer {site.name!r} holds no tensor: its {site.end} is a {type(value).__name__}"
+            )
+        replacement = handler(tensor)
+        return None if replacement is None else with_first_tensor(value, replacement)
+
+    if site.end == "output":
+        handle = module.register_forward_hook(lambda _module, _args, output: apply(output))
+    else:
+        handle = module.register_forward_pre_hook(
+            lambda _module, args, kwargs: apply((args, kwargs)), with_kwargs=True
+        )
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -1,0 +1,99 @@
+"""Layer names -> sites: where in a model an activation is read and replaced."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from ..errors import InteractGraphError
+
+__all__ = ["Site", "first_tensor", "is_convolutional", "resolve_sites", "with_first_tensor"]
+
+_CHANNELS_FIRST = (
+    nn.modules.conv._ConvNd,
+    nn.modules.batchnorm._BatchNorm,
+    nn.modules.instancenorm._InstanceNorm,
+    nn.GroupNorm,
+    nn.modules.pooling._MaxPoolNd,
+    nn.modules.pooling._AvgPoolNd,
+    nn.modules.pooling._AdaptiveAvgPoolNd,
+    nn.modules.pooling._AdaptiveMaxPoolNd,
+)
+
+
+@dataclass(frozen=True)
+class Site:
+    """A place in the model that holds one activation.
+
+    Attributes:
+        name: what the user called it.
+        module: dotted name of the module, "" for the model itself.
+        end: whether the activation is the module's first output tensor or first input tensor.
+    """
+
+    name: str
+    module: str
+    end: Literal["input", "output"]
+
+
+def resolve_sites(model: nn.Module, names: Iterable[str]) -> list[Site]:
+    """The sites of layer names, matched exactly.
+
+    A name is a module's dotted name (its output), `NAME.input` (its first tensor input), `input` or
+    `output` (the model's). A module that is itself called so wins; `.input` and `.output` always
+    mean the model's.
+
+    Raises:
+        InteractGraphError: a name is unknown (near misses are suggested) or repeated.
+    """
+    if isinstance(names, str):
+        raise InteractGraphError(f"layers must be a list of names, got the string {names!r}")
+    modules = dict(model.named_modules())
+    sites: list[Site] = []
+    for name in names:
+        if not isinstance(name, str):
+            raise InteractGraphError(f"layer names are strings, got {name!r}")
+        site = _resolve(name, modules)
+        if any((site.module, site.end) == (s.module, s.end) for s in sites):
+            raise InteractGraphError(f"layer {name!r} is named twice in layers={list(names)}")
+        sites.append(site)
+    return sites
+
+
+def _resolve(name: str, modules: dict[str, nn.Module]) -> Site:
+    if name and name in modules:
+        return Site(name, name, "output")
+    module, _, end = name.rpartition(".")
+    if (end == "input" or end == "output") and module in modules:
+        return Site(name, module, end)
+    known = [known for known in modules if known]
+    close = difflib.get_close_matches(name, [*known, "input", "output"], n=3, cutoff=0.5)
+    shown = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
+    hint = f"; did you mean {' or '.join(repr(c) for c in close)}?" if close else "."
+    raise InteractGraphError(
+        f"layer {name!r} is not in the model{hint} Layers: input, {shown}, output; "
+        "NAME.input is what a module receives"
+    )
+
+
+def is_convolutional(module: nn.Module) -> bool:
+    """Whether the module keeps channels on axis 1."""
+    return isinstance(module, _CHANNELS_FIRST)
+
+
+def first_tensor(value: Any) -> Tensor | None:
+    """The first tensor in nested tuples, lists and dicts, None if there is none."""
+    return next((leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)), None)
+
+
+def with_first_tensor(value: Any, tensor: Tensor) -> Any:
+    """The same nested value with its first tensor replaced."""
+    leaves, spec = pytree.tree_flatten(value)
+    index = next(n for n, leaf in enumerate(leaves) if isinstance(leaf, Tensor))
+    leaves[index] = tensor
+    return pytree.tree_unflatten(leaves, spec)

@@ -1,0 +1,496 @@
+"""`interaction_graph`: plan, run, graph; the only place where everything meets."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from . import __version__
+from .attribution import (
+    ENGINES,
+    PairEngine,
+    PairProblem,
+    check_strengths,
+    feature_segment,
+    flatten_positions,
+)
+from .attribution.baseline import Baseline, check_baseline, mean_activations, place
+from .attribution.memory import default_budget
+from .errors import InteractGraphError
+from .features import FeatureMap, Neurons, guess_feature_dim
+from .graph import InteractionGraph, Pair
+from .model import (
+    Forward,
+    Runner,
+    Site,
+    batches_of,
+    check_data,
+    check_finite,
+    check_segment,
+    first_tensor,
+    is_convolutional,
+    prepared,
+    probe,
+    resolve_sites,
+    samples_in,
+    take_samples,
+)
+
+__all__ = ["interaction_graph"]
+
+METHODS = ("integrated_gradients", "gradient")
+_PLANNED = 32  # samples of the first batch that the run is planned with
+
+Features = str | FeatureMap | Mapping[str, "str | FeatureMap"]
+PositionMask = str | Callable[[Any], Tensor]
+
+
+def interaction_graph(
+    model: nn.Module,
+    data: Iterable[Any],
+    layers: Sequence[str],
+    *,
+    pairs: Sequence[Pair] | None = None,
+    features: Features = "neurons",
+    method: Literal["integrated_gradients", "gradient"] = "integrated_gradients",
+    baseline: Baseline = "zero",
+    strengths: Sequence[str] = ("rms",),
+    n_steps: int = 8,
+    engine: Literal["auto", "closed_form", "forward", "reverse"] = "auto",
+    position_mask: PositionMask | None = None,
+    labels: Mapping[str, Sequence[str]] | None = None,
+    forward: Forward | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    memory_budget: int | None = None,
+    progress: bool = True,
+) -> InteractionGraph:
+    """How strongly every feature of one layer drives every feature of the next, over a dataset.
+
+    For source features z, target features y and the straight path from the baseline z0 to z,
+
+        A[b,t,i,j] = sum_s (z - z0)[b,s,j] integral_0^1 dy[b,t,i]/dz[b,s,j] (z0 + u (z - z0)) du
+
+    (integrated gradients, Sundararajan et al. 2017, arXiv 1703.01365, eq. 1, between two layers as
+    in layer conductance). A strength is an average of A over samples b and target positions t.
+
+    Args:
+        model: the network. It runs in eval mode; flags and gradients are restored afterwards.
+        data: batches, iterable more than once (a DataLoader, a list), or one tensor of samples. A
+            batch is a tensor, a tuple or list whose first element is the input, or a dict of
+            keyword arguments; with `forward` it is anything.
+        layers: names of two or more layers in order of execution: a module's dotted name (its
+            output), `NAME.input`, `input` or `output` (the model's).
+        pairs: (source, target) layers; default: consecutive layers.
+        features: "neurons", a `FeatureMap`, or {layer: one of these}.
+        method: "integrated_gradients", or "gradient" (gradient at the sample times z - z0).
+        baseline: "zero", "mean" (over samples and positions), a tensor, or {layer: one of these},
+            in activation space.
+        strengths: of "rms" sqrt(mean A^2), "mean_abs" mean |A|, "mean" (signed), "max" max |A|; the
+            first is the default weight of the graph.
+        n_steps: Gauss-Legendre nodes on the path, where a quadrature is used.
+        engine: "closed_form", "forward", "reverse", or "auto": the cheapest.
+        position_mask: which positions count, a function of the batch that returns bool `[b, p]`, or
+            the key of such a tensor in dict batches ("attention_mask"). Others are left out as
+            sources and as targets.
+        labels: {layer: one label for each feature}.
+        forward: `forward(model, batch)` calls the model on a batch.
+        device: where to compute; a model elsewhere is copied there.
+        dtype: what to compute in; a model in another dtype is copied.
+        memory_budget: bytes of working memory, besides the model, its activations and the graph;
+            default: half of what is free, at most 2 GiB on a CPU.
+        progress: show a progress bar with the time left.
+
+    Returns:
+        The graph, with standard errors, completeness and the full recipe in `metadata`.
+
+    Raises:
+        InteractGraphError: bad input; the message says what was found and how to mend it.
+    """
+    started = time.perf_counter()
+    data = check_data(data)
+    sites = {site.name: site for site in resolve_sites(model, layers)}
+    chosen = _check_pairs(list(sites), pairs)
+    sources = list(dict.fromkeys(source for source, _ in chosen))
+    names = check_strengths(strengths)
+    _check_choice("method", method, METHODS)
+    _check_choice("engine", engine, ENGINES)
+    if n_steps < 1 or n_steps != int(n_steps):
+        raise InteractGraphError(f"n_steps={n_steps!r}; it must be a whole number of at least 1")
+    asked_maps = _check_features(features, list(sites))
+    baselines = check_baseline(baseline, sources)
+
+    runner = Runner.on(model, forward, device, dtype)
+    with prepared(runner.model), torch.no_grad():
+        run = _Run(runner, data, sites, chosen, asked_maps, baselines, position_mask, progress)
+        sample = run.look(_first(data))
+        run.find_means()
+        budget = memory_budget or default_budget(run.device)
+        engines = {
+            pair: PairEngine(pair, run.function(pair), names, engine, method, int(n_steps), budget)
+            for pair in chosen
+        }
+        problems = run.problems(sample, 0)
+        for pair, pair_engine in engines.items():
+            pair_engine.prepare(problems[pair], sample)
+        run.accumulate(engines)
+
+    metadata = {
+        "interactgraph": __version__,
+        "torch": torch.__version__,
+        "model": f"{type(model).__module__}.{type(model).__qualname__}",
+        "layers": list(sites),
+        "pairs": [list(pair) for pair in chosen],
+        "features": {layer: feature_map.kind for layer, feature_map in run.maps.items()},
+        "method": method,
+        "baseline": {k: v if isinstance(v, str) else "tensor" for k, v in baselines.items()},
+        "strengths": list(names),
+        "n_steps": int(n_steps),
+        "engine": engine,
+        "plans": [e.plan.as_metadata() for e in engines.values() if e.plan],
+        "n_samples": run.n_samples,
+        "n_batches": run.n_batches,
+        "device": str(run.device),
+        "dtype": str(run.dtype).removeprefix("torch."),
+        "memory_budget": budget,
+        "baseline_outside_range": run.outside(),
+        "notes": [note for e in engines.values() for note in e.notes],
+        "seconds": round(time.perf_counter() - started, 3),
+    }
+    return _graph(list(sites), engines, run, labels, metadata)
+
+
+def _check_pairs(layers: list[str], pairs: Sequence[Pair] | None) -> list[Pair]:
+    if pairs is None:
+        if len(layers) < 2:
+            raise InteractGraphError(f"layers={layers}: at least two are needed, source and target")
+        return list(pairwise(layers))
+    chosen = [(str(source), str(target)) for source, target in pairs]
+    for source, target in chosen:
+        for layer in (source, target):
+            if layer not in layers:
+                raise InteractGraphError(f"pairs name {layer!r}, which is not in layers={layers}")
+        if source == target:
+            raise InteractGraphError(
+                f"pair {source!r} -> {target!r}: source and target must differ"
+            )
+    if not chosen or len(set(chosen)) < len(chosen):
+        raise InteractGraphError("pairs must name at least one pair, each once")
+    return chosen
+
+
+def _check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise InteractGraphError(f"{name}={value!r} is unknown; choose one of {', '.join(choices)}")
+
+
+def _check_features(features: Features, layers: list[str]) -> dict[str, FeatureMap]:
+    if isinstance(features, Mapping):
+        unknown = [layer for layer in features if layer not in layers]
+        if unknown:
+            raise InteractGraphError(f"features name {unknown}, which are not in layers={layers}")
+        entries = {layer: features.get(layer, "neurons") for layer in layers}
+    else:
+        entries = dict.fromkeys(layers, features)
+    maps: dict[str, FeatureMap] = {}
+    for layer, entry in entries.items():
+        if entry == "neurons":
+            entry = Neurons()
+        if not isinstance(entry, FeatureMap):
+            raise InteractGraphError(
+                f"features of layer {layer!r} are {entry!r}; give 'neurons' or a FeatureMap of "
+                "interactgraph.features"
+            )
+        maps[layer] = entry
+    return maps
+
+
+def _first(data: Iterable[Any]) -> Any:
+    for batch in batches_of(data):
+        tensor = first_tensor(batch)
+        if tensor is None or not tensor.ndim or len(tensor):
+            return batch
+    raise InteractGraphError("every batch of the data is empty; at least one sample is needed")
+
+
+@dataclass(eq=False)
+class _Run:
+    """Passes over the data with everything that is known about the layers."""
+
+    runner: Runner
+    data: Iterable[Any]
+    sites: dict[str, Site]
+    pairs: list[Pair]
+    maps: dict[str, FeatureMap]
+    baselines: dict[str, str | Tensor]
+    position_mask: PositionMask | None
+    progress: bool
+    feature_dims: dict[str, int] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
+    ranges: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    divisible: bool = True
+    n_samples: int = 0
+    n_batches: int = 0
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    dtype: torch.dtype = torch.float32
+
+    # --- before the run --------------------------------------------------------------------------
+
+    def look(self, batch: Any) -> Any:
+        """Learns shapes from the first batch and checks what can be checked on it.
+
+        Returns:
+            A few samples of it to plan with; the whole batch where it cannot be cut.
+        """
+        batch = self._sample(self.runner.convert(batch))
+        self.runner, found = probe(self.runner, batch, list(self.sites.values()), self.pairs)
+        for source, target in self.pairs:
+            check_segment(self.runner, batch, self.sites[source], self.sites[target], found)
+        for name, activation in found.items():
+            module = self.runner.model.get_submodule(self.sites[name].module)
+            guess = guess_feature_dim(activation.shape, is_convolutional(module))
+            feature_map = self.maps[name].to(activation.device, activation.dtype)
+            self.maps[name] = feature_map.bind(name, activation.shape, guess)
+            asked = getattr(self.maps[name], "feature_dim", None)
+            self.feature_dims[name] = asked if isinstance(asked, int) else guess
+            self.sizes[name] = self.maps[name].encode(activation).shape[-1]
+            self.device, self.dtype = activation.device, activation.dtype
+        return batch
+
+    def _sample(self, batch: Any) -> Any:
+        """A few samples of the batch. Cutting is trusted where only one tensor has samples."""
+        n, cut_tensors = samples_in(batch)
+        if n <= _PLANNED:
+            self.divisible = n > 0
+            return batch
+        few = take_samples(batch, n, 0, _PLANNED)
+        self.divisible = cut_tensors == 1
+        if cut_tensors > 1:
+            sites = list(self.sites.values())
+            whole = self.runner.activations(batch, sites)
+            try:
+                part = self.runner.activations(few, sites)
+            except (InteractGraphError, RuntimeError, IndexError, ValueError):
+                return batch
+            self.divisible = all(
+                len(part[name]) == _PLANNED
+                and torch.allclose(part[name], whole[name][:_PLANNED], rtol=1e-3, atol=1e-4)
+                for name in whole
+            )
+        return few if self.divisible else batch
+
+    def find_means(self) -> None:
+        """Replaces "mean" by the mean activation, in one pass over the data."""
+        wanted = [layer for layer, entry in self.baselines.items() if isinstance(entry, str)
+                  and entry == "mean"]  # fmt: skip
+        if not wanted:
+            return
+        sites = [self.sites[layer] for layer in wanted]
+
+        def batches() -> Iterator[dict[str, tuple[Tensor, Tensor | None]]]:
+            for batch in self._bar(batches_of(self.data), "mean activations"):
+                batch = self.runner.convert(batch)
+                found = self.runner.activations(batch, sites)
+                mask = self._mask(batch)
+                yield {
+                    layer: (value, self._mask_for(mask, self._positions(layer, value), layer))
+                    for layer, value in found.items()
+                }
+
+        means = mean_activations(batches, wanted, self.maps, self.feature_dims)
+        self.baselines = {**self.baselines, **means}
+
+    def function(self, pair: Pair) -> Callable[[Any], Callable[[Tensor], Tensor]]:
+        """Batch -> the pair's segment in feature coordinates on that batch."""
+        source, target = pair
+
+        def make(batch: Any) -> Callable[[Tensor], Tensor]:
+            segment = self.runner.segment(batch, self.sites[source], self.sites[target])
+            return feature_segment(
+                segment, self.maps[source], self.maps[target], self._shapes[source]
+            )
+
+        return make
+
+    # --- the run ---------------------------------------------------------------------------------
+
+    def accumulate(self, engines: dict[Pair, PairEngine]) -> None:
+        """One pass over the data that adds every batch to every pair."""
+        limit = min(engine.max_samples() for engine in engines.values())
+        with self._bar_of_passes(engines) as bar:
+            for number, batch in enumerate(batches_of(self.data)):
+                for piece in self._pieces(self.runner.convert(batch), limit):
+                    problems = self.problems(piece, number)
+                    for pair, engine in engines.items():
+                        bar.set_postfix_str(" -> ".join(pair), refresh=False)
+                        engine.add(problems[pair], piece, bar.update)
+                    self.n_samples += next(iter(problems.values())).n_samples
+                self.n_batches += 1
+            for engine in engines.values():
+                engine.finish()
+
+    def _pieces(self, batch: Any, limit: int) -> Iterator[Any]:
+        """The batch, in parts where the memory budget asks for it and the batch can be cut."""
+        tensor = first_tensor(batch)
+        if tensor is not None and tensor.ndim and not len(tensor):
+            return
+        n, _ = samples_in(batch)
+        if n <= limit or not self.divisible:
+            yield batch
+            return
+        for start in range(0, n, limit):
+            yield take_samples(batch, n, start, min(start + limit, n))
+
+    def problems(self, batch: Any, number: int) -> dict[Pair, PairProblem]:
+        """The activations of a batch as one problem for each pair."""
+        found = self.runner.activations(batch, list(self.sites.values()))
+        check_finite(found, number)
+        mask = self._mask(batch)
+        z: dict[str, Tensor] = {}
+        self._shapes = {}
+        for layer, activation in found.items():
+            encoded = self.maps[layer].encode(activation)
+            if encoded.shape[-1] != self.sizes[layer]:
+                raise InteractGraphError(
+                    f"layer {layer!r} has {encoded.shape[-1]} features in batch {number} and had "
+                    f"{self.sizes[layer]} in the first one; features must be the same in all "
+                    "batches. Pad the data to one length, or put the varying axis elsewhere "
+                    "with feature_dim"
+                )
+            self._shapes[layer] = tuple(encoded.shape[1:-1])
+            z[layer] = flatten_positions(encoded)
+        steps = {layer: self._step(layer, found[layer], z[layer], mask) for layer in self.baselines}
+        return {
+            (source, target): PairProblem(
+                function=self.function((source, target))(batch),
+                z=z[source],
+                dz=steps[source],
+                y=z[target],
+                mask=self._mask_for(mask, z[target].shape[1], target),
+                fixed_baseline=mask is None,
+            )
+            for source, target in self.pairs
+        }
+
+    def _step(self, layer: str, activation: Tensor, z: Tensor, mask: Tensor | None) -> Tensor:
+        """The step z - z0, `[b, s, j]`, zero at positions that do not count."""
+        start = place(self.baselines[layer], activation, self.feature_dims[layer], layer)
+        z0 = flatten_positions(self.maps[layer].encode(start))
+        low, high = z.flatten(0, 1).aminmax(dim=0)
+        if layer in self.ranges:
+            low = torch.minimum(low, self.ranges[layer][0])
+            high = torch.maximum(high, self.ranges[layer][1])
+        self.ranges[layer] = (low, high)
+        self._starts = {**getattr(self, "_starts", {}), layer: z0}
+        step = z - z0
+        here = self._mask_for(mask, z.shape[1], layer)
+        return step if here is None else step * here[..., None]
+
+    def outside(self) -> dict[str, float]:
+        """Layer -> share of its features whose baseline lies outside the values in the data."""
+        shares = {}
+        for layer, (low, high) in self.ranges.items():
+            z0 = self._starts[layer][0]
+            beyond = ((z0 < low) | (z0 > high)).any(0)
+            shares[layer] = round(float(beyond.double().mean()), 6)
+        return shares
+
+    # --- masks and bars --------------------------------------------------------------------------
+
+    def _mask(self, batch: Any) -> Tensor | None:
+        if self.position_mask is None:
+            return None
+        if isinstance(self.position_mask, str):
+            if not isinstance(batch, Mapping) or self.position_mask not in batch:
+                raise InteractGraphError(
+                    f"position_mask={self.position_mask!r} is no key of the batches; give a key of "
+                    "dict batches, or a function of the batch"
+                )
+            mask = batch[self.position_mask]
+        else:
+            mask = self.position_mask(batch)
+        if not isinstance(mask, Tensor) or mask.ndim != 2:
+            raise InteractGraphError(
+                "position_mask must give a tensor [samples, positions], got "
+                + (f"shape {tuple(mask.shape)}" if isinstance(mask, Tensor) else repr(mask)[:60])
+            )
+        return mask.to(self.device) != 0
+
+    def _mask_for(self, mask: Tensor | None, positions: int, layer: str) -> Tensor | None:
+        """The mask of a layer; one with a single position (pooled) has none."""
+        if mask is None or (positions == 1 and mask.shape[1] != 1):
+            return None
+        if mask.shape[1] != positions:
+            raise InteractGraphError(
+                f"position_mask has {mask.shape[1]} positions, layer {layer!r} has {positions}"
+            )
+        return mask
+
+    def _positions(self, layer: str, activation: Tensor) -> int:
+        return int(self.maps[layer].encode(activation[:1]).shape[1:-1].numel())
+
+    def _bar(self, batches: Iterable[Any], text: str) -> Iterable[Any]:
+        try:
+            total = len(self.data)  # type: ignore[arg-type]
+        except TypeError:
+            total = None
+        return tqdm(batches, desc=text, total=total, disable=not self.progress, leave=False)
+
+    def _bar_of_passes(self, engines: dict[Pair, PairEngine]) -> tqdm:
+        passes = sum(engine.plan.passes for engine in engines.values() if engine.plan)
+        try:
+            total = passes * len(self.data)  # type: ignore[arg-type]
+        except TypeError:
+            total = None
+        return tqdm(
+            desc="interactions",
+            total=total,
+            disable=not self.progress,
+            smoothing=0.05,
+            bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}",
+        )
+
+
+def _graph(
+    layers: list[str],
+    engines: dict[Pair, PairEngine],
+    run: _Run,
+    labels: Mapping[str, Sequence[str]] | None,
+    metadata: dict[str, Any],
+) -> InteractionGraph:
+    kept = torch.float64 if run.dtype == torch.float64 else torch.float32
+    named = {layer: [f"{layer}:{j}" for j in range(run.sizes[layer])] for layer in layers}
+    for layer, given in (labels or {}).items():
+        if layer not in named:
+            raise InteractGraphError(f"labels name {layer!r}, which is not in layers={layers}")
+        if len(given) != run.sizes[layer]:
+            raise InteractGraphError(
+                f"layer {layer!r} has {run.sizes[layer]} features and {len(given)} labels"
+            )
+        named[layer] = [str(label) for label in given]
+    blocks, errors = {}, {}
+    for pair, engine in engines.items():
+        sums = engine.sums
+        blocks[pair] = {name: sums.strength(name).to(kept).cpu() for name in engine.strengths}
+        errors[pair] = {
+            name: error.to(kept).cpu()
+            for name in engine.strengths
+            if (error := sums.standard_error(name)) is not None
+        }
+    return InteractionGraph(
+        layers=tuple(layers),
+        pairs=tuple(engines),
+        labels=named,
+        blocks=blocks,
+        standard_errors=errors,
+        completeness={pair: engine.completeness.relative for pair, engine in engines.items()},
+        features={layer: feature_map.to("cpu") for layer, feature_map in run.maps.items()},
+        metadata=metadata,
+    )
