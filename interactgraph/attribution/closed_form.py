@@ -16,13 +16,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from .forward import jvps
 from .problem import FeatureFunction, PairProblem
 from .secant import derivative, secant_slope
-from .structure import NoClosedForm, Structure, read_structure
+from .structure import Held, NoClosedForm, Structure, read_structure
 
 __all__ = ["StraightSegment", "straighten", "tensors_of"]
 
@@ -53,7 +53,7 @@ class StraightSegment:
     """
 
     structure: Structure
-    held: dict[fx.Node, Any]
+    held: Held
     lines: tuple[tuple[Tensor, Tensor, Tensor], ...]
     p0: Tensor | None
 
@@ -77,7 +77,7 @@ def straighten(
         problem: the pair on the batch.
         gradient: slopes at the sample instead of averages over the path.
     """
-    held = structure.prepare(inputs, problem.z)
+    held = structure.prepare(inputs)
     if structure.root is None:
         return StraightSegment(structure, held, (), None)
     z0 = problem.z - problem.dz
@@ -95,9 +95,7 @@ def straighten(
     return StraightSegment(structure, held, tuple(lines), p0)
 
 
-def bend_function(
-    structure: Structure, index: int, held: dict[fx.Node, Any]
-) -> Callable[[Tensor], Tensor]:
+def bend_function(structure: Structure, index: int, held: Held) -> Callable[[Tensor], Tensor]:
     """Phi of one bend as a function of the pre-activation."""
     return lambda p: structure.bend(index, p, held)
 
@@ -125,7 +123,7 @@ def check_structure(
         NoClosedForm: they disagree.
     """
     generator = torch.Generator().manual_seed(seed)
-    held = structure.prepare(inputs, problem.z)
+    held = structure.prepare(inputs)
     point = problem.at(float(torch.rand((), generator=generator)))
     # The scale of z - z0 where it moves, a little everywhere, so that every coefficient is seen.
     scale = problem.dz.abs().mean() + 1e-3

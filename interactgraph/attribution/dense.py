@@ -15,16 +15,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from .closed_form import bend_function
 from .forward import jvps
 from .problem import PairProblem
 from .secant import derivative, secant_slope
-from .structure import Structure
+from .structure import Held, Structure
 
 __all__ = ["DenseMaps", "Factors", "dense_maps", "one_row"]
 
@@ -57,7 +56,7 @@ class DenseMaps:
     """
 
     structure: Structure
-    held: dict[fx.Node, Any]
+    held: Held
     before: Tensor | None
     after: Tensor | None
     skip: Tensor | None
@@ -174,7 +173,7 @@ def dense_maps(
     same_positions = problem.z.shape[:2] == problem.y.shape[:2]
     if not structure.held_maps or not same_positions or len(structure.bends) > 1:
         return None
-    held = structure.prepare(inputs, problem.z)
+    held = structure.prepare(inputs)
     z, n_targets = problem.z, problem.y.shape[2]
     generator = torch.Generator().manual_seed(seed)
 

@@ -164,7 +164,8 @@ class PairEngine:
     def _trace(self, problem: PairProblem, batch: Any, *, check: bool = False) -> _Shape:
         """What is known about batches of this shape; traced when it is new."""
         positions = problem.z.shape[1]
-        if positions in self._portable:
+        by_matrices = self.plan is not None and self.plan.way in ("one map", "two maps")
+        if by_matrices and positions in self._portable:
             return self._portable[positions]
         inputs, _ = tensors_of(batch)
         key = (tuple(problem.z.shape), tuple((tuple(x.shape), x.dtype) for x in inputs))
