@@ -9,13 +9,16 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 from typing_extensions import Self
 
 from ..errors import InteractGraphError
+
+if TYPE_CHECKING:
+    from .fitting import FittingData
 
 __all__ = ["FeatureMap", "from_state", "guess_feature_dim"]
 
@@ -63,6 +66,33 @@ class FeatureMap(ABC):
     @abstractmethod
     def decode(self, features: Tensor) -> Tensor:
         """Features `[b, *positions, j]` -> activation in the layer's own shape."""
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether the map can encode; maps that are fitted to data first cannot before."""
+        return True
+
+    @property
+    def depends_on_sample(self) -> bool:
+        """Whether `at` gives something else than the map itself."""
+        return False
+
+    def at(self, activation: Tensor) -> Self:
+        """The map around samples; differs from the map itself where `depends_on_sample`.
+
+        Args:
+            activation: the samples, `[b, ...]` in the layer's own shape.
+        """
+        return self
+
+    def fit(self, layer: str, data: FittingData) -> Self:
+        """The map fitted to data; itself where there is nothing to fit.
+
+        Args:
+            layer: the layer that the map, already bound, belongs to.
+            data: passes over activations and Jacobians.
+        """
+        return self
 
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None

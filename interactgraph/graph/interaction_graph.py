@@ -78,6 +78,9 @@ class InteractionGraph:
         object.__setattr__(self, "pairs", tuple((str(a), str(b)) for a, b in self.pairs))
         if len(set(self.layers)) != len(self.layers):
             raise InteractGraphError(f"layer names repeat: {list(self.layers)}")
+        if len(set(self.pairs)) != len(self.pairs):
+            names = ", ".join(f"{a!r} -> {b!r}" for a, b in self.pairs)
+            raise InteractGraphError(f"pairs repeat: {names}")
         for name in ("labels", "completeness", "features", "metadata"):
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
         object.__setattr__(
@@ -222,13 +225,17 @@ class InteractionGraph:
         Args:
             edges: edges of this graph, as `edges` gives them (any subset, in any order).
             strength: a strength of the graph.
-            error: its standard error instead.
+            error: its standard error instead, NaN in pairs of layers that have none.
         """
         table = self.standard_errors if error else self.blocks
         offsets = self.offsets
         values = np.zeros(len(edges.weight))
         for index, (source, target) in enumerate(self.pairs):
             here = np.flatnonzero(edges.pair == index)
+            matrix = table.get((source, target), {}).get(strength)
+            if matrix is None and error:
+                values[here] = np.nan
+                continue
             block = table[source, target][strength].detach().cpu().numpy()
             rows, columns = edges.target[here], edges.source[here]
             values[here] = block[rows - offsets[target], columns - offsets[source]]

@@ -30,16 +30,18 @@ def prune(
     if not given:
         raise InteractGraphError(f"pruning needs at least one rule of {', '.join(rules)}")
     for name, value in given.items():
-        if not value >= 0 or (name.startswith("top_k") and value != int(value)):
+        if not value >= 0 or (name.startswith("top_k") and value % 1 != 0):
             raise InteractGraphError(f"{name}={value!r} makes no sense as a pruning rule")
     strength = graph.check_strength(strength)
 
     blocks, errors = {}, {}
     for pair, block in graph.blocks.items():
         kept = _kept(block[strength].abs(), threshold, relative, top_k, top_k_per_target)
-        blocks[pair] = {name: matrix * kept for name, matrix in block.items()}
+        # Not a product: NaN and infinity times zero are not zero.
+        blocks[pair] = {name: matrix.where(kept, 0) for name, matrix in block.items()}
         errors[pair] = {
-            name: matrix * kept for name, matrix in graph.standard_errors.get(pair, {}).items()
+            name: matrix.where(kept, 0)
+            for name, matrix in graph.standard_errors.get(pair, {}).items()
         }
     history = [*graph.metadata.get("pruned", []), {**given, "strength": strength}]
     return graph.replace(

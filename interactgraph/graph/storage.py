@@ -30,11 +30,12 @@ def save(graph: InteractionGraph, path: str | os.PathLike[str]) -> None:
             for strength, matrix in blocks.get(pair, {}).items():
                 _put(tensors, f"{table}/{index}/{strength}", matrix.detach().cpu())
     features = {}
-    for layer, feature_map in graph.features.items():
+    for index, (layer, feature_map) in enumerate(graph.features.items()):
         config, parts = feature_map.state()
         features[layer] = config
+        # Keyed by number, because a layer's name may hold slashes or what UTF-8 cannot.
         for name, tensor in parts.items():
-            tensors[f"features/{layer}/{name}"] = tensor.detach().cpu().contiguous()
+            tensors[f"features/{index}/{name}"] = tensor.detach().cpu()
     header = {
         "format": _FORMAT,
         "layers": graph.layers,
@@ -46,17 +47,34 @@ def save(graph: InteractionGraph, path: str | os.PathLike[str]) -> None:
         "features": features,
         "metadata": dict(graph.metadata),
     }
+    try:
+        text = json.dumps(header)
+    except (TypeError, ValueError) as error:
+        raise InteractGraphError(
+            f"the graph cannot be saved: its metadata must be plain JSON values ({error})"
+        ) from error
     with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata={"interactgraph": json.dumps(header)})
+        save_file(_packed(tensors), temporary, metadata={"interactgraph": text})
+
+
+def _packed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors, contiguous and none in the memory of another, as the format wants them."""
+    packed, seen = {}, set()
+    for key, tensor in tensors.items():
+        tensor = tensor.contiguous()
+        memory = tensor.untyped_storage().data_ptr()
+        packed[key] = tensor.clone() if memory in seen else tensor
+        seen.add(memory)
+    return packed
 
 
 def _put(tensors: dict[str, Tensor], key: str, matrix: Tensor) -> None:
     occupied = matrix != 0
-    if matrix.numel() and occupied.float().mean() < _SPARSE_BELOW:
-        tensors[f"{key}/indices"] = occupied.nonzero()
+    if occupied.count_nonzero() < _SPARSE_BELOW * matrix.numel():
+        tensors[f"{key}/indices"] = occupied.nonzero().to(torch.int32)
         tensors[f"{key}/values"] = matrix[occupied]
     else:
-        tensors[key] = matrix.contiguous()
+        tensors[key] = matrix
 
 
 def load(path: str | os.PathLike[str]) -> InteractionGraph:
@@ -76,7 +94,18 @@ def load(path: str | os.PathLike[str]) -> InteractionGraph:
             return _read(json.loads(header), {key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
     except FileNotFoundError:
         raise InteractGraphError(f"there is no graph file {os.fspath(path)}") from None
-    except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+    except InteractGraphError:
+        raise
+    except (
+        SafetensorError,
+        OSError,
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        IndexError,
+        RuntimeError,
+    ) as error:
         raise InteractGraphError(
             f"{os.fspath(path)} is not a complete interaction graph ({error}); it may be truncated "
             "or written by another program"
@@ -99,8 +128,8 @@ def _read(header: dict[str, Any], tensors: dict[str, Tensor]) -> InteractionGrap
         }
         errors[pair] = {name: _get(tensors, f"errors/{index}/{name}", shape) for name in with_error}
     features = {}
-    for layer, config in header["features"].items():
-        prefix = f"features/{layer}/"
+    for index, (layer, config) in enumerate(header["features"].items()):
+        prefix = f"features/{index}/"
         parts = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
         features[layer] = from_state(config, parts)
     return InteractionGraph(
@@ -122,7 +151,7 @@ def _read(header: dict[str, Any], tensors: dict[str, Tensor]) -> InteractionGrap
 def _get(tensors: dict[str, Tensor], key: str, shape: tuple[int, int]) -> Tensor:
     if key in tensors:
         return tensors[key]
-    indices, values = tensors[f"{key}/indices"], tensors[f"{key}/values"]
+    indices, values = tensors[f"{key}/indices"].long(), tensors[f"{key}/values"]
     matrix = torch.zeros(shape, dtype=values.dtype)
     matrix[indices[:, 0], indices[:, 1]] = values
     return matrix

@@ -74,9 +74,11 @@ def _fill(
     adjacency: dict, names: list[str], rows: np.ndarray, columns: np.ndarray, data: np.ndarray
 ) -> None:
     """Fills one direction of a networkx adjacency, one bulk update for each node."""
+    if not len(rows):
+        return
     starts = np.flatnonzero(np.diff(rows, prepend=-1))
     ends = np.append(starts[1:], len(rows))
-    neighbours = np.array(names, dtype=object)[columns] if len(columns) else columns
+    neighbours = np.array(names, dtype=object)[columns]
     for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
         row = dict(zip(neighbours[start:end], data[start:end], strict=True))
         adjacency[names[rows[start]]].update(row)

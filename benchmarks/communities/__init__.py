@@ -1,0 +1,1 @@
+"""Recovery of known modules, calibration and speed of module finding."""

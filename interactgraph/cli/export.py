@@ -1,0 +1,40 @@
+"""`interactgraph export`: a graph file -> GEXF, GraphML, CSV or JSON."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from .options import add_pruning_flags, pruned
+
+__all__ = ["add", "execute"]
+
+
+def add(commands: Any) -> argparse.ArgumentParser:
+    """Adds the command's parser."""
+    command: argparse.ArgumentParser = commands.add_parser(
+        "export",
+        help="write a graph for other tools",
+        description="Writes a graph for other tools; the suffix of OUTPUT names the format: "
+        ".gexf (Gephi), .graphml, .csv (node and edge tables), .json (node-link).",
+        epilog="example:\n  interactgraph export graph.safetensors graph.gexf "
+        "--modules modules.json --top-k-per-target 10",
+    )
+    command.add_argument("graph", metavar="GRAPH", help="a graph file")
+    command.add_argument("output_file", metavar="OUTPUT", help="the file to write")
+    command.add_argument("--modules", metavar="FILE", help="modules that `modules` wrote")
+    command.add_argument("--strength", help="which strength is the weight; default: the first")
+    add_pruning_flags(command)
+    return command
+
+
+def execute(options: argparse.Namespace) -> None:
+    """Runs the command."""
+    from ..communities import load_partition
+    from ..exporters import export
+    from ..graph import load
+
+    graph = pruned(load(options.graph), options)
+    partition = None if options.modules is None else load_partition(options.modules)
+    for path in export(graph, options.output_file, partition=partition, strength=options.strength):
+        print(f"wrote {path}")

@@ -1,0 +1,74 @@
+"""`interactgraph info`: what a graph file holds."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..graph import InteractionGraph
+
+__all__ = ["add", "describe_graph", "execute"]
+
+
+def add(commands: Any) -> argparse.ArgumentParser:
+    """Adds the command's parser."""
+    command: argparse.ArgumentParser = commands.add_parser(
+        "info",
+        help="show what a graph file holds",
+        description="Shows what a graph file holds: layers, strengths, errors, the recipe.",
+        epilog="example:\n  interactgraph info graph.safetensors --json | jq .plans",
+    )
+    command.add_argument("graph", metavar="GRAPH", help="a graph file")
+    command.add_argument("--json", action="store_true", help="the full recipe as JSON")
+    return command
+
+
+def execute(options: argparse.Namespace) -> None:
+    """Runs the command."""
+    from ..graph import load
+
+    graph = load(options.graph)
+    print(json.dumps(dict(graph.metadata), indent=2) if options.json else describe_graph(graph))
+
+
+def describe_graph(graph: InteractionGraph) -> str:
+    """A few lines: layers, pairs with their error figures, what to know about the run."""
+    recipe = graph.metadata
+    lines = [f"{layer}: {n} features" for layer, n in graph.n_features.items()]
+    if "n_samples" in recipe:
+        lines.append(
+            f"{recipe['method']} of {recipe['model']} over {recipe['n_samples']} samples, "
+            f"strengths {', '.join(graph.strengths)}, {recipe['seconds']} s"
+        )
+    plans = recipe.get("plans", [])
+    for number, (source, target) in enumerate(graph.pairs):
+        text = f"{source} -> {target}:"
+        if number < len(plans):
+            text += f" {plans[number]['engine']} ({plans[number]['way']})"
+        if (source, target) in graph.completeness:
+            text += f", completeness residual {graph.completeness[source, target]:.1e}"
+        lines.append(text + f", {typical_error(graph, source, target)}")
+    for layer, share in recipe.get("baseline_outside_range", {}).items():
+        if share > 0.5:
+            lines.append(
+                f"note: the baseline of {layer} lies outside the values in the data for "
+                f"{share:.0%} of its features"
+            )
+    lines += [f"note: {note}" for note in recipe.get("notes", [])]
+    return "\n".join(lines)
+
+
+def typical_error(graph: InteractionGraph, source: str, target: str) -> str:
+    """Median relative standard error of the strongest hundredth of a pair's edges."""
+    weight = graph.weights(source, target).abs().flatten()
+    if not bool((weight > 0).any()):
+        return "no edges"
+    name = graph.strengths[0]
+    if name not in graph.standard_errors.get((source, target), {}):
+        return "no standard error"
+    k = max(1, int((weight > 0).sum()) // 100)
+    top = weight.topk(k).indices
+    error = graph.standard_error(source, target).flatten()[top] / weight[top]
+    return f"standard error of strong edges {float(error.median()):.1%}"

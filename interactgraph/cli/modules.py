@@ -1,0 +1,39 @@
+"""`interactgraph modules`: a graph file -> its modules."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from .options import add_module_flags, add_pruning_flags, describe, find, pruned
+
+__all__ = ["add", "execute"]
+
+
+def add(commands: Any) -> argparse.ArgumentParser:
+    """Adds the command's parser."""
+    command: argparse.ArgumentParser = commands.add_parser(
+        "modules",
+        help="find the modules of a graph",
+        description="Finds the modules of a graph, prints them and saves them as JSON.",
+        epilog="example:\n  interactgraph modules graph.safetensors --resolution 0.5 "
+        "-o modules.json",
+    )
+    command.add_argument("graph", metavar="GRAPH", help="a graph file")
+    command.add_argument("-o", "--output", default="modules.json", metavar="FILE")
+    add_module_flags(command)
+    add_pruning_flags(command)
+    return command
+
+
+def execute(options: argparse.Namespace) -> None:
+    """Runs the command."""
+    from ..graph import load
+    from .output import check_writable
+
+    check_writable(options.output)
+    graph = pruned(load(options.graph), options)
+    partition = find(graph, options)
+    partition.save(options.output)
+    print(describe(partition, graph))
+    print(f"wrote {options.output}")

@@ -1,0 +1,212 @@
+"""Flags that several commands share; their names are the parameter names with dashes."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InteractGraphError
+
+if TYPE_CHECKING:
+    from ..communities import Partition
+    from ..graph import InteractionGraph
+
+__all__ = [
+    "add_build_flags",
+    "add_module_flags",
+    "add_pruning_flags",
+    "build_graph",
+    "find",
+    "pruned",
+]
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
+
+
+def n_bytes(text: str) -> int:
+    """A number of bytes such as 2GiB, 500MB or 1e9."""
+    match = re.fullmatch(r"([0-9.]+(?:e[0-9]+)?)\s*([kmg]i?)?b?", text.strip().lower())
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r} is no amount of memory such as 2GiB")
+    return int(float(match[1]) * _UNITS[match[2] or ""])
+
+
+def add_build_flags(command: argparse.ArgumentParser) -> None:
+    """MODEL, DATA and everything about how the graph is computed."""
+    command.add_argument("model", metavar="MODEL", help="file.py:name, package.module:name or .pt2")
+    command.add_argument("data", metavar="DATA", help="file.py:name or package.module:name")
+    command.add_argument(
+        "--layers", nargs="+", required=True, metavar="NAME",
+        help="module names (their output), NAME.input, input, output; in order",
+    )  # fmt: skip
+    command.add_argument(
+        "--pairs", nargs="+", metavar="SOURCE:TARGET", help="default: consecutive layers"
+    )
+    command.add_argument(
+        "--method", default="integrated_gradients", choices=["integrated_gradients", "gradient"]
+    )
+    command.add_argument(
+        "--baseline", nargs="+", default=["zero"], metavar="[LAYER=]zero|mean|FILE.py:NAME",
+        help="zero, mean or a tensor, for all source layers or for one",
+    )  # fmt: skip
+    command.add_argument(
+        "--features", nargs="+", default=["neurons"], metavar="[LAYER=]neurons|FILE.py:NAME",
+        help="neurons or a feature map, for all layers or for one",
+    )  # fmt: skip
+    command.add_argument(
+        "--strengths", nargs="+", default=["rms"], choices=["rms", "mean_abs", "mean", "max"],
+        help="the first one is the default weight",
+    )  # fmt: skip
+    command.add_argument("--n-steps", type=int, default=8, help="path nodes (default: 8)")
+    command.add_argument(
+        "--engine", default="auto", choices=["auto", "closed_form", "forward", "reverse"]
+    )
+    command.add_argument("--position-mask", metavar="KEY", help="key of dict batches")
+    command.add_argument("--forward", metavar="FILE.py:NAME", help="forward(model, batch)")
+    command.add_argument("--labels", metavar="FILE.py:NAME", help="{layer: labels}")
+    command.add_argument("--device", help="cpu, cuda, cuda:1, ...")
+    command.add_argument("--dtype", choices=["float32", "float64", "bfloat16", "float16"])
+    command.add_argument("--memory-budget", type=n_bytes, metavar="SIZE", help="such as 2GiB")
+    command.add_argument("--no-progress", action="store_true", help="no progress bar")
+
+
+def build_graph(options: argparse.Namespace) -> InteractionGraph:
+    """Loads MODEL and DATA and computes the graph."""
+    import torch
+
+    from ..run import interaction_graph
+    from .specs import load_data, load_model, load_object
+
+    def one(spec: str | None, what: str) -> Any:
+        return None if spec is None else load_object(spec, what)
+
+    pairs = None
+    if options.pairs:
+        pairs = [_split_pair(text) for text in options.pairs]
+    labels = one(options.labels, "--labels")
+    return interaction_graph(
+        load_model(options.model),
+        load_data(options.data),
+        options.layers,
+        pairs=pairs,
+        features=_by_layer(options.features, "--features", ("neurons",)),
+        method=options.method,
+        baseline=_by_layer(options.baseline, "--baseline", ("zero", "mean")),
+        strengths=options.strengths,
+        n_steps=options.n_steps,
+        engine=options.engine,
+        position_mask=options.position_mask,
+        labels=labels() if callable(labels) else labels,
+        forward=one(options.forward, "--forward"),
+        device=options.device,
+        dtype=getattr(torch, options.dtype) if options.dtype else None,
+        memory_budget=options.memory_budget,
+        progress=not options.no_progress,
+    )
+
+
+def _split_pair(text: str) -> tuple[str, str]:
+    source, colon, target = text.partition(":")
+    if not colon:
+        raise InteractGraphError(f"--pairs {text!r} is not of the form SOURCE:TARGET")
+    return source, target
+
+
+def _by_layer(entries: list[str], flag: str, words: tuple[str, ...]) -> Any:
+    """`["zero"]` -> "zero"; `["fc1=mean", "fc2=zero"]` -> {"fc1": "mean", "fc2": "zero"}."""
+    from .specs import load_object
+
+    def value(text: str) -> Any:
+        return text if text in words else load_object(text, flag)
+
+    if len(entries) == 1 and "=" not in entries[0]:
+        return value(entries[0])
+    table = {}
+    for entry in entries:
+        layer, equals, text = entry.partition("=")
+        if not equals:
+            raise InteractGraphError(f"{flag}: several entries must be of the form LAYER=VALUE")
+        table[layer] = value(text)
+    return table
+
+
+def add_pruning_flags(command: argparse.ArgumentParser) -> None:
+    """Which edges are kept."""
+    group = command.add_argument_group("pruning", "an edge must pass every rule that is given")
+    group.add_argument("--threshold", type=float, help="keep weights of at least this")
+    group.add_argument("--relative", type=float, help="at least this share of the pair's largest")
+    group.add_argument("--top-k", type=int, help="this many edges of each pair")
+    group.add_argument("--top-k-per-target", type=int, help="this many edges into each feature")
+
+
+def pruned(graph: InteractionGraph, options: argparse.Namespace) -> InteractionGraph:
+    """The graph as the pruning flags want it."""
+    rules = {
+        name: getattr(options, name)
+        for name in ("threshold", "relative", "top_k", "top_k_per_target")
+        if getattr(options, name) is not None
+    }
+    return graph.prune(**rules, strength=options.strength) if rules else graph
+
+
+def add_module_flags(command: argparse.ArgumentParser) -> None:
+    """How modules are found."""
+    command.add_argument("--strength", help="which strength is the weight; default: the first")
+    command.add_argument("--null", default="layered", help="null model (default: layered)")
+    command.add_argument("--weighting", help="how strengths become weights")
+    command.add_argument("--resolution", type=float, default=1.0, help="larger: more modules")
+    command.add_argument("--n-runs", type=int, default=10, help="runs; the best is kept")
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--no-significance", action="store_true", help="skip the p-value")
+
+
+def find(graph: InteractionGraph, options: argparse.Namespace) -> Partition:
+    """Finds modules as the flags want it."""
+    from ..communities import find_modules
+
+    extra = {} if options.weighting is None else {"weighting": options.weighting}
+    return find_modules(
+        graph,
+        options.strength,
+        null=options.null,
+        resolution=options.resolution,
+        n_runs=options.n_runs,
+        seed=options.seed,
+        significance=not options.no_significance,
+        **extra,
+    )
+
+
+def describe(partition: Partition, graph: InteractionGraph) -> str:
+    """A few lines about a partition, honest where there is nothing to find."""
+    lines = []
+    sizes = [{layer: len(f) for layer, f in module.items()} for module in partition.modules]
+    p = partition.p_value
+    if math.isfinite(p):
+        verdict = (
+            "structure beyond feature strengths"
+            if p < 0.05
+            else (
+                "no modular structure found: held-out edges are explained by feature strengths alone"
+            )
+        )
+        lines.append(f"p = {p:.2g} on held-out edges: {verdict}")
+    lines.append(
+        f"{len(partition.modules)} modules, quality {partition.quality:.3f}, agreement between "
+        f"runs {partition.agreement:.2f}"
+    )
+    width = max((len(layer) for layer in graph.layers), default=5)
+    lines.append(
+        "module  features  " + "  ".join(f"{layer:>{max(width, 5)}}" for layer in graph.layers)
+    )
+    for number, size in enumerate(sizes[:30]):
+        row = "  ".join(f"{size.get(layer, 0):>{max(width, 5)}}" for layer in graph.layers)
+        lines.append(f"{number:>6}  {sum(size.values()):>8}  {row}")
+    if len(sizes) > 30:
+        lines.append(f"... and {len(sizes) - 30} smaller ones")
+    isolated = sum(int((m < 0).sum()) for m in partition.membership.values())
+    if isolated:
+        lines.append(f"{isolated} features have no edges and belong to no module")
+    return "\n".join(lines)

@@ -1,0 +1,92 @@
+"""`interactgraph run`: from a trained network to a folder with everything."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .options import (
+    add_build_flags,
+    add_module_flags,
+    add_pruning_flags,
+    build_graph,
+    describe,
+    find,
+    pruned,
+)
+
+if TYPE_CHECKING:
+    from ..communities import Partition
+    from ..graph import InteractionGraph
+
+__all__ = ["add", "execute", "write_folder"]
+
+
+def add(commands: Any) -> argparse.ArgumentParser:
+    """Adds the command's parser."""
+    command: argparse.ArgumentParser = commands.add_parser(
+        "run",
+        help="graph, modules, files and a picture in one go",
+        description="Computes the graph, finds its modules and writes everything to a folder: "
+        "graph.safetensors, modules.json, graph.gexf, node and edge tables, a picture.",
+        epilog="example:\n  interactgraph run model.py:net data.py:loader --layers input 0 2 4 "
+        "--top-k-per-target 20 -o results\n\nModules are found on the whole graph; pruning applies "
+        "to graph.gexf and the tables.",
+    )
+    add_build_flags(command)
+    add_module_flags(command)
+    add_pruning_flags(command)
+    command.add_argument("-o", "--output", default="interactgraph-run", metavar="DIR")
+    return command
+
+
+def execute(options: argparse.Namespace) -> None:
+    """Runs the command."""
+    from .info import describe_graph
+    from .output import check_writable
+
+    folder = Path(options.output)
+    check_writable(folder / "graph.safetensors")
+    graph = build_graph(options)
+    graph.save(folder / "graph.safetensors")  # before anything else can fail
+    print(describe_graph(graph))
+    partition = find(graph, options)
+    print(describe(partition, graph))
+    for path in write_folder(folder, graph, pruned(graph, options), partition, options.strength):
+        print(f"wrote {path}")
+
+
+def write_folder(
+    folder: Path,
+    graph: InteractionGraph,
+    shown: InteractionGraph,
+    partition: Partition,
+    strength: str | None = None,
+) -> list[Path]:
+    """Writes graph, modules, exports and, where matplotlib is there, the picture.
+
+    Args:
+        folder: where to.
+        graph: the whole graph.
+        shown: the graph to export, pruned or not.
+        partition: its modules.
+        strength: which strength is the weight.
+
+    Returns:
+        The files.
+    """
+    from ..errors import InteractGraphError
+    from ..exporters import export
+    from ..report import draw
+
+    graph.save(folder / "graph.safetensors")
+    partition.save(folder / "modules.json")
+    paths = [folder / "graph.safetensors", folder / "modules.json"]
+    for name in ("graph.gexf", "graph.csv"):
+        paths += export(shown, folder / name, partition=partition, strength=strength)
+    try:
+        paths.append(draw(graph, folder / "graph.png", partition=partition, strength=strength))
+    except InteractGraphError as error:
+        print(f"no picture: {error}")
+    return paths

@@ -1,0 +1,201 @@
+"""What a search for modules returns."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from ..errors import InteractGraphError
+
+__all__ = ["Partition", "by_size"]
+
+SIGNIFICANT = 0.05
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Partition:
+    """Modules of an interaction graph. Module 0 is the largest; do not modify the arrays.
+
+    Attributes:
+        membership: layer -> module of each feature, int64; -1 for a feature without edges.
+        quality: value of the objective, see `null`; for "layered" the mean of Barber's bipartite
+            modularity over the pairs of layers.
+        agreement: adjusted mutual information between runs, mean over pairs of runs; NaN for one
+            run. Near 1: the runs found the same modules.
+        p_value: probability of so much held-out structure if the weights were nothing but the
+            product of a source strength and a target strength; NaN where it was not tested.
+        z_score: the statistic behind `p_value`, standard normal where there is no structure.
+        null: null model: "layered", "undirected", "directed" or "cpm".
+        resolution: factor of the null model; larger values give more and smaller modules.
+        weighting: how strengths became weights.
+        strength: which strength of the graph was used.
+        seed: seed of the first run.
+        n_runs: number of runs; the one of best quality is kept.
+        details: anything else about how it was found (algorithm, qualities of the runs, ...).
+    """
+
+    membership: Mapping[str, np.ndarray]
+    quality: float
+    agreement: float = math.nan
+    p_value: float = math.nan
+    z_score: float = math.nan
+    null: str = "layered"
+    resolution: float = 1.0
+    weighting: str = "raw"
+    strength: str = ""
+    seed: int = 0
+    n_runs: int = 1
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        membership = {}
+        for layer, modules in self.membership.items():
+            array = np.array(modules, dtype=np.int64)
+            if array.ndim != 1:
+                raise InteractGraphError(
+                    f"membership of layer {layer!r} has shape {array.shape}, expected one module "
+                    "number for each feature"
+                )
+            array.flags.writeable = False
+            membership[str(layer)] = array
+        object.__setattr__(self, "membership", MappingProxyType(membership))
+        object.__setattr__(self, "details", MappingProxyType(dict(self.details)))
+        numbers = np.unique(self.labels)
+        numbers = numbers[numbers >= 0]
+        if not np.array_equal(numbers, np.arange(len(numbers))):
+            raise InteractGraphError(
+                "module numbers must be 0, 1, 2, ... without gaps (and -1 for isolated features), "
+                f"found {numbers[:10].tolist()}"
+            )
+
+    @classmethod
+    def from_labels(
+        cls, labels: np.ndarray, n_features: Mapping[str, int], **fields: Any
+    ) -> Partition:
+        """From one label per node, in the graph's node order; modules are renumbered by size.
+
+        Args:
+            labels: any integers, negative ones for features that belong nowhere, `[nodes]`.
+            n_features: layer -> number of features, in order.
+            **fields: the other fields.
+        """
+        if len(labels) != sum(n_features.values()):
+            raise InteractGraphError(
+                f"{len(labels)} labels were given, the layers have {sum(n_features.values())} "
+                "features"
+            )
+        ends = np.cumsum([0, *n_features.values()])
+        labels = by_size(labels)
+        membership = {
+            layer: labels[start:end]
+            for layer, start, end in zip(n_features, ends[:-1], ends[1:], strict=True)
+        }
+        return cls(membership, **fields)
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Layer names, in order."""
+        return tuple(self.membership)
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """Module of each node, layer by layer, int64 `[nodes]`."""
+        parts = [np.zeros(0, np.int64), *self.membership.values()]
+        labels = np.concatenate(parts)
+        labels.flags.writeable = False
+        return labels
+
+    @property
+    def n_modules(self) -> int:
+        """Number of modules."""
+        return int(self.labels.max(initial=-1)) + 1
+
+    @cached_property
+    def modules(self) -> list[dict[str, np.ndarray]]:
+        """For each module, largest first: layer -> numbers of its features (layers it is in)."""
+        modules: list[dict[str, np.ndarray]] = [{} for _ in range(self.n_modules)]
+        for layer, numbers in self.membership.items():
+            for module in np.unique(numbers[numbers >= 0]).tolist():
+                modules[module][layer] = np.flatnonzero(numbers == module)
+        return modules
+
+    @property
+    def sizes(self) -> list[int]:
+        """Number of features of each module, largest first."""
+        counts = np.bincount(self.labels[self.labels >= 0], minlength=self.n_modules)
+        return [int(count) for count in counts]
+
+    @property
+    def significant(self) -> bool | None:
+        """Whether the p-value is at most 0.05; None where it was not tested."""
+        return None if math.isnan(self.p_value) else self.p_value <= SIGNIFICANT
+
+    def summary(self) -> str:
+        """One or two lines for people: what was found and how far it can be trusted."""
+        if not self.n_modules:
+            return "no modules: the graph has no edges"
+        sizes = ", ".join(map(str, self.sizes[:12])) + (", ..." if self.n_modules > 12 else "")
+        found = f"{self.n_modules} modules (features: {sizes}), {self.null} quality "
+        found += f"{self.quality:.3f}"
+        if not math.isnan(self.agreement):
+            found += f", agreement of {self.n_runs} runs {self.agreement:.2f}"
+        if self.significant is None:
+            return found
+        test = f"held-out edges: z = {self.z_score:.1f}, p = {self.p_value:.2g}"
+        if self.significant:
+            return f"{found}\n{test}"
+        return f"no modular structure found ({test})\nbest partition anyway: {found}"
+
+    def __repr__(self) -> str:
+        return (
+            f"Partition({self.n_modules} modules, quality={self.quality:.4g}, "
+            f"agreement={self.agreement:.3g}, p_value={self.p_value:.3g})"
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the partition to a JSON file, whole or not at all; `load` reads it.
+
+        Raises:
+            InteractGraphError: the path cannot be written.
+        """
+        from .partition_file import save_partition
+
+        save_partition(self, path)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> Partition:
+        """Reads what `save` wrote.
+
+        Raises:
+            InteractGraphError: the file is missing, truncated, or not a partition.
+        """
+        from .partition_file import load_partition
+
+        return load_partition(path)
+
+
+def by_size(labels: np.ndarray) -> np.ndarray:
+    """Renumbers labels 0, 1, ... from the largest group down; negative ones become -1.
+
+    Groups of equal size keep the order of their first members, so the result depends on the
+    grouping only, not on the numbers it came with.
+    """
+    labels = np.asarray(labels)
+    result = np.full(len(labels), -1, np.int64)
+    inside = labels >= 0
+    if inside.any():
+        _, first, inverse, counts = np.unique(
+            labels[inside], return_index=True, return_inverse=True, return_counts=True
+        )
+        order = np.lexsort((first, -counts))
+        rank = np.empty(len(order), np.int64)
+        rank[order] = np.arange(len(order))
+        result[inside] = rank[inverse]
+    return result

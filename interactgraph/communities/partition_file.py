@@ -1,0 +1,75 @@
+"""A partition as a JSON file."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from ..errors import InteractGraphError
+from ..files import replacing
+from .partition import Partition
+
+__all__ = ["load_partition", "save_partition"]
+
+_FORMAT = 1
+_PLAIN = [f.name for f in fields(Partition) if f.name not in ("membership", "details")]
+
+
+def save_partition(partition: Partition, path: str | os.PathLike[str]) -> None:
+    """See `Partition.save`."""
+    content = {
+        "interactgraph_partition": _FORMAT,
+        **{name: _to_json(getattr(partition, name)) for name in _PLAIN},
+        "details": _to_json(dict(partition.details)),
+        "membership": {k: v.tolist() for k, v in partition.membership.items()},
+    }
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, allow_nan=False), encoding="utf-8")
+
+
+def _to_json(value: Any) -> Any:
+    """JSON has no NaN: null stands for it."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _to_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_to_json(item) for item in value]
+    return value
+
+
+def load_partition(path: str | os.PathLike[str]) -> Partition:
+    """Reads a partition that `Partition.save` wrote.
+
+    Raises:
+        InteractGraphError: the file is missing, truncated, or not a partition.
+    """
+    name = os.fspath(path)
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        version = content.pop("interactgraph_partition", None)
+        if version is None:
+            raise InteractGraphError(
+                f"{name} is not a partition; give a file that partition.save or "
+                "`interactgraph modules` wrote"
+            )
+        if version > _FORMAT:
+            raise InteractGraphError(
+                f"the partition file has format {version}, this version reads up to {_FORMAT}; "
+                "install a newer interactgraph"
+            )
+        plain: dict[str, Any] = {n: math.nan if content[n] is None else content[n] for n in _PLAIN}
+        return Partition(content["membership"], details=content["details"], **plain)
+    except FileNotFoundError:
+        raise InteractGraphError(f"there is no partition file {name}") from None
+    except InteractGraphError:
+        raise
+    except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
+        raise InteractGraphError(
+            f"{name} is not a complete partition ({error}); it may be truncated or written by "
+            "another program"
+        ) from error

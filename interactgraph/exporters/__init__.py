@@ -1,0 +1,73 @@
+"""Files for other tools: GEXF, GraphML, CSV tables, node-link JSON."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import InteractGraphError
+from .csv import write_csv
+from .gexf import write_gexf
+from .graphml import write_graphml
+from .json import write_json
+from .palette import ISOLATED, module_colour
+
+if TYPE_CHECKING:
+    from ..communities import Partition
+    from ..graph import InteractionGraph
+
+__all__ = ["ISOLATED", "SUFFIXES", "export", "module_colour"]
+
+_Writer = Callable[["InteractionGraph", Path, "Partition | None", "str | None"], list[Path]]
+
+_WRITERS: dict[str, _Writer] = {
+    ".gexf": write_gexf,
+    ".graphml": write_graphml,
+    ".csv": write_csv,
+    ".json": write_json,
+}
+
+SUFFIXES = tuple(_WRITERS)
+
+
+def export(
+    graph: InteractionGraph,
+    path: str | os.PathLike[str],
+    *,
+    partition: Partition | None = None,
+    strength: str | None = None,
+) -> list[Path]:
+    """Writes a graph in the format that the suffix names; files appear whole or not at all.
+
+    `.gexf` for Gephi, Gephi Lite and sigma.js, `.graphml` for igraph, Cytoscape, yEd and others,
+    `.csv` for tables (`NAME.nodes.csv` and `NAME.edges.csv`, with Gephi's column names), `.json`
+    for node-link JSON (`networkx.node_link_graph(..., edges="edges")`, d3).
+
+    In every format an edge has its absolute `weight`, `signed` where the strength has a sign, the
+    other strengths and the standard error; a node has its label, layer, number, strength and
+    module. Characters that a format cannot hold are replaced by visible ones.
+
+    Args:
+        graph: the graph.
+        path: the file; its folder is made if it does not exist.
+        partition: modules of the graph's features, for colours and the `module` attribute.
+        strength: which strength is the weight; None: the graph's first.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        InteractGraphError: unknown suffix or strength, a partition of another graph, a weight that
+            is not finite, or a path that cannot be written.
+    """
+    path = Path(path)
+    writer = _WRITERS.get(path.suffix.lower())
+    if writer is None:
+        found = f"has the suffix {path.suffix!r}" if path.suffix else "has no suffix"
+        raise InteractGraphError(
+            f"cannot export to {path}: it {found}; give a file name that ends in one of "
+            + ", ".join(SUFFIXES)
+        )
+    return writer(graph, path, partition, strength)

@@ -1,0 +1,88 @@
+"""Node-link JSON, as `networkx.node_link_graph(..., edges="edges")` reads it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .. import __version__
+from ..files import replacing
+from .markup import constant, fragments, rows
+from .table import Table, chunks, tabulate
+from .text import json_text
+
+if TYPE_CHECKING:
+    from ..communities import Partition
+    from ..graph import InteractionGraph
+
+__all__ = ["write_json"]
+
+
+def write_json(
+    graph: InteractionGraph, path: Path, partition: Partition | None, strength: str | None
+) -> list[Path]:
+    """See `interactgraph.exporters.export`."""
+    table = tabulate(graph, partition, strength, json_text)
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(_pieces(table))
+    return [path]
+
+
+def _pieces(table: Table) -> Iterator[str]:
+    about = {
+        "creator": f"interactgraph {__version__}",
+        "description": table.description,
+        "weight": table.weight,
+    }
+    yield f'{{"directed":true,"multigraph":false,"graph":{_json(about)},\n"nodes":[\n'
+    yield from _separated(row for part in chunks(len(table.ids)) for row in _nodes(table, part))
+    yield '\n],\n"edges":[\n'
+    ids = np.array([_json(name) for name in table.ids], dtype=object)
+    yield from _separated(
+        row for part in chunks(len(table.weights)) for row in _edges(table, part, ids)
+    )
+    yield "\n]}\n"
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _separated(lines: Iterable[str]) -> Iterator[str]:
+    """Commas between the lines, none after the last."""
+    separator = ""
+    for line in lines:
+        yield separator + line
+        separator = ",\n"
+
+
+def _nodes(table: Table, part: slice) -> Iterator[str]:
+    numbers = {"feature": table.feature, "strength": table.strength}
+    if table.module is not None:
+        numbers["module"] = table.module
+    numbers |= {"x": table.x, "y": table.y, "size": table.size}
+    columns = [
+        [f'{{"id":{_json(name)}' for name in table.ids[part]],
+        [f',"label":{_json(label)}' for label in table.labels[part]],
+        [f',"layer":{_json(layer)}' for layer in table.layers[part]],
+        *(fragments(f',"{name}":', values[part], "") for name, values in numbers.items()),
+        [f',"color":"#{r:02x}{g:02x}{b:02x}"}}' for r, g, b in table.colour[part].tolist()],
+    ]
+    return rows(columns)
+
+
+def _edges(table: Table, part: slice, ids: np.ndarray) -> Iterator[str]:
+    columns = [
+        constant('{"source":', part.stop - part.start),
+        ids[table.source[part]].tolist(),
+        constant(',"target":', part.stop - part.start),
+        ids[table.target[part]].tolist(),
+        fragments(',"weight":', table.weights[part], ""),
+        *(fragments(f",{_json(name)}:", values[part], "") for name, values in table.more.items()),
+        constant("}", part.stop - part.start),
+    ]
+    return rows(columns)

@@ -1,0 +1,181 @@
+"""The graph as a table of nodes and a table of edges, which every exporter writes out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import InteractGraphError
+from .layout import column_positions, node_sizes
+from .palette import module_colours
+from .text import distinct
+
+if TYPE_CHECKING:
+    from ..communities import Partition
+    from ..graph import Edges, InteractionGraph
+
+__all__ = ["CHUNK", "Table", "chunks", "tabulate"]
+
+CHUNK = 50_000  # rows that are turned into Python objects at a time
+
+# Gephi reads weights as 32-bit floats and drops edges whose weight is zero in them.
+_FLOAT32 = np.finfo(np.float32)
+
+# Names with a meaning of their own in some format: no strength may be called so in a file.
+# fmt: off
+_TAKEN = frozenset((
+    "id", "label", "source", "target", "type", "weight", "kind", "key",
+    "start", "end", "timeset", "interval", "timestamp",
+    "layer", "feature", "strength", "module", "x", "y", "z", "r", "g", "b", "size", "color",
+    "signed", "standard_error",
+))
+# fmt: on
+
+
+@dataclass(frozen=True)
+class Table:
+    """Nodes and edges as parallel arrays; text is already what the format can hold.
+
+    Attributes:
+        description: one line that says what the file is.
+        weight: name of the strength that is the weight.
+        ids: unique node names "layer/number", in node order.
+        labels: label of each node.
+        layers: layer of each node.
+        feature: number of the feature in its layer, int64 `[nodes]`.
+        strength: sum of the weights of a node's edges, float64 `[nodes]`.
+        module: module of each node, -1 for none, int64 `[nodes]`; None without a partition.
+        colour: red, green, blue, int64 `[nodes, 3]`.
+        x, y, size: drawing coordinates and radius, float64 `[nodes]`.
+        source, target: node numbers, int64 `[edges]`.
+        weights: absolute, finite and above zero, float64 `[edges]`.
+        more: further values of the edges by name, float64 `[edges]`, NaN where there is none.
+    """
+
+    description: str
+    weight: str
+    ids: list[str]
+    labels: list[str]
+    layers: list[str]
+    feature: np.ndarray
+    strength: np.ndarray
+    module: np.ndarray | None
+    colour: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
+    size: np.ndarray
+    source: np.ndarray
+    target: np.ndarray
+    weights: np.ndarray
+    more: dict[str, np.ndarray]
+
+
+def chunks(length: int) -> Iterator[slice]:
+    """Slices that together cover `length` rows."""
+    for start in range(0, length, CHUNK):
+        yield slice(start, min(start + CHUNK, length))
+
+
+def tabulate(
+    graph: InteractionGraph,
+    partition: Partition | None,
+    strength: str | None,
+    clean: Callable[[str], str],
+) -> Table:
+    """Collects what is exported.
+
+    Args:
+        graph: the graph.
+        partition: modules of its features.
+        strength: which strength is the weight; None: the graph's first.
+        clean: replaces the characters that the format cannot hold.
+
+    Raises:
+        InteractGraphError: the partition belongs to another graph, or a weight is not finite.
+    """
+    layers = distinct(graph.layers, clean)
+    sizes = list(graph.n_features.values())
+    module = _modules(graph, partition)
+    weight, source, target, weights, more = _edges(graph, strength, clean)
+    total = sum(np.bincount(ends, weights, graph.n_nodes) for ends in (source, target))
+    node_strength = np.asarray(total, dtype=np.float64)
+    blocks = np.full(graph.n_nodes, -1) if module is None else module
+    x, y = column_positions(sizes, blocks, node_strength)
+    return Table(
+        description=f"Interaction graph of the layers {', '.join(layers)}; weight: {weight}",
+        weight=weight,
+        ids=[f"{layer}/{j}" for layer, n in zip(layers, sizes, strict=True) for j in range(n)],
+        labels=[clean(str(label)) for layer in graph.layers for label in graph.labels[layer]],
+        layers=[layer for layer, n in zip(layers, sizes, strict=True) for _ in range(n)],
+        feature=np.concatenate([np.zeros(0, np.int64), *map(np.arange, sizes)]),
+        strength=node_strength,
+        module=module,
+        colour=module_colours(blocks),
+        x=x.round(3),
+        y=y.round(3),
+        size=node_sizes(node_strength).round(3),
+        source=source,
+        target=target,
+        weights=weights,
+        more=more,
+    )
+
+
+def _modules(graph: InteractionGraph, partition: Partition | None) -> np.ndarray | None:
+    """The module of each node, checked against the graph."""
+    if partition is None:
+        return None
+    found = {layer: len(modules) for layer, modules in partition.membership.items()}
+    if found != graph.n_features:
+        raise InteractGraphError(
+            "the partition does not fit the graph: it covers "
+            f"{_sizes(found)}, the graph has {_sizes(graph.n_features)}; "
+            "find the modules of the graph that is exported"
+        )
+    parts = [np.asarray(partition.membership[layer]) for layer in graph.layers]
+    if any(part.dtype.kind not in "iu" for part in parts if len(part)):
+        raise InteractGraphError("the partition's modules are not integers")
+    return np.concatenate([np.zeros(0, np.int64), *parts]).astype(np.int64)
+
+
+def _sizes(n_features: dict[str, int]) -> str:
+    """Layers with their sizes, for a message."""
+    return ", ".join(f"{layer!r} ({n} features)" for layer, n in n_features.items()) or "no layer"
+
+
+def _edges(
+    graph: InteractionGraph, strength: str | None, clean: Callable[[str], str]
+) -> tuple[str, np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """Name of the weight, sources, targets, weights and what else is known of the edges."""
+    if not graph.pairs and strength is None:
+        none = np.zeros(0, np.int64)
+        return "none", none, none, np.zeros(0), {}
+    name = graph.check_strength(strength)
+    edges = graph.edges(name)
+    _check_finite(graph, edges, name)
+    more = {}
+    if name == "mean" or (edges.weight < 0).any():
+        more["signed"] = edges.weight
+    others = [other for other in graph.strengths if other != name]
+    titles = distinct(others, clean, _TAKEN, str.lower)
+    for title, other in zip(titles, others, strict=True):
+        more[title] = graph.values_at(edges, other)
+    if any(name in errors for errors in graph.standard_errors.values()):
+        more["standard_error"] = graph.values_at(edges, name, error=True)
+    # With a single sample there is no standard error; formats differ in how they spell infinity.
+    more = {key: np.where(np.isfinite(values), values, np.nan) for key, values in more.items()}
+    weights = np.clip(np.abs(edges.weight), _FLOAT32.smallest_subnormal, _FLOAT32.max)
+    return clean(name), edges.source, edges.target, weights, more
+
+
+def _check_finite(graph: InteractionGraph, edges: Edges, strength: str) -> None:
+    wrong = np.flatnonzero(~np.isfinite(edges.weight))
+    if len(wrong):
+        source, target = graph.pairs[edges.pair[wrong[0]]]
+        raise InteractGraphError(
+            f"{len(wrong)} weights ({strength}) are not finite, the first one in {source!r} -> "
+            f"{target!r}; build the graph again from finite activations or export another strength"
+        )

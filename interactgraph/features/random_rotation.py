@@ -1,0 +1,49 @@
+"""A random rotation of the centred activations: the control of every linear basis."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+
+from .linear import LinearMap
+from .moments import moments_of
+
+if TYPE_CHECKING:
+    from .fitting import FittingData
+
+__all__ = ["RandomRotation", "random_orthogonal"]
+
+
+def random_orthogonal(size: int, seed: int) -> Tensor:
+    """An orthogonal matrix from the Haar measure, float64 `[size, size]`.
+
+    QR of a Gaussian matrix with the signs of R's diagonal moved into Q (Mezzadri, How to generate
+    random matrices from the classical compact groups, 2007).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    q, r = torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.float64))
+    return q * r.diagonal().sign()
+
+
+@dataclass(frozen=True, eq=False)
+class RandomRotation(LinearMap):
+    """z = Q (f - m) with a random orthogonal Q; m is the mean activation.
+
+    Attributes:
+        seed: of Q. Layers of one size share Q under one seed.
+    """
+
+    kind: ClassVar[str] = "random_rotation"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self._check_options(seed=self.seed)
+
+    def fit(self, layer: str, data: FittingData) -> RandomRotation:
+        """See `FeatureMap.fit`."""
+        mean = moments_of(data.rows(layer, f"mean of {layer}")).mean
+        q = random_orthogonal(len(mean), self.seed).to(mean.device)
+        return data.cast(replace(self, encoder=q, decoder=q.mT.contiguous(), offset=mean))

@@ -1,0 +1,5 @@
+"""Pictures of a graph."""
+
+from .picture import draw
+
+__all__ = ["draw"]

@@ -1,0 +1,84 @@
+import json
+
+import numpy as np
+import pytest
+
+from interactgraph import InteractGraphError
+from interactgraph.communities import Partition, load_partition
+from interactgraph.communities.partition import by_size
+
+
+def make() -> Partition:
+    labels = np.array([7, 7, -1, 3, 3, 3, 7, 3])
+    return Partition.from_labels(
+        labels, {"a": 3, "b": 5}, quality=0.25, agreement=0.5, z_score=2.0, p_value=0.02, seed=4
+    )
+
+
+def test_modules_are_numbered_by_size():
+    partition = make()
+    assert partition.membership["a"].tolist() == [1, 1, -1]
+    assert partition.membership["b"].tolist() == [0, 0, 0, 1, 0]
+    assert partition.n_modules == 2
+    assert partition.sizes == [4, 3]
+    assert list(partition.modules[0]) == ["b"]
+    assert partition.modules[0]["b"].tolist() == [0, 1, 2, 4]
+    assert {k: v.tolist() for k, v in partition.modules[1].items()} == {"a": [0, 1], "b": [3]}
+
+
+def test_numbers_depend_on_the_grouping_only():
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, 6, 40)
+    renamed = generator.permutation(6)[labels] * 10
+    assert by_size(labels).tolist() == by_size(renamed).tolist()
+
+
+def test_saved_and_loaded(tmp_path):
+    partition = make()
+    partition.save(tmp_path / "p.json")
+    again = load_partition(tmp_path / "p.json")
+    assert again.labels.tolist() == partition.labels.tolist()
+    for name in ("quality", "agreement", "p_value", "z_score", "null", "weighting", "seed"):
+        assert getattr(again, name) == getattr(partition, name)
+    assert Partition.load(tmp_path / "p.json").layers == ("a", "b")
+
+
+def test_what_was_not_measured_survives_saving(tmp_path):
+    Partition({"a": [0, 0]}, quality=0.1).save(tmp_path / "p.json")
+    again = Partition.load(tmp_path / "p.json")
+    assert np.isnan(again.p_value)
+    assert again.significant is None
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"interactgraph_partition": 1}', "\x00\x01"])
+def test_broken_files(tmp_path, text):
+    (tmp_path / "p.json").write_text(text)
+    with pytest.raises(InteractGraphError, match="is not a complete partition"):
+        Partition.load(tmp_path / "p.json")
+
+
+def test_other_files(tmp_path):
+    with pytest.raises(InteractGraphError, match="there is no partition file"):
+        Partition.load(tmp_path / "nothing.json")
+    (tmp_path / "p.json").write_text(json.dumps({"a": 1}))
+    with pytest.raises(InteractGraphError, match="is not a partition"):
+        Partition.load(tmp_path / "p.json")
+    (tmp_path / "p.json").write_text(json.dumps({"interactgraph_partition": 99}))
+    with pytest.raises(InteractGraphError, match="newer interactgraph"):
+        Partition.load(tmp_path / "p.json")
+
+
+def test_module_numbers_have_no_gaps():
+    with pytest.raises(InteractGraphError, match="without gaps"):
+        Partition({"a": [0, 2]}, quality=0.0)
+    with pytest.raises(InteractGraphError, match="3 features"):
+        Partition.from_labels(np.zeros(2, int), {"a": 3}, quality=0.0)
+
+
+def test_summary_says_when_there_is_nothing():
+    assert "2 modules" in make().summary()
+    assert "no modular structure" not in make().summary()
+    nothing = Partition({"a": [0, 1]}, quality=0.3, p_value=0.4, z_score=0.2)
+    assert nothing.summary().startswith("no modular structure found")
+    assert not nothing.significant
+    assert "no edges" in Partition({"a": [-1]}, quality=0.0).summary()
