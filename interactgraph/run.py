@@ -24,7 +24,7 @@ from .attribution import (
 from .attribution.baseline import Baseline, check_baseline, mean_activations, place
 from .attribution.memory import default_budget
 from .errors import InteractGraphError
-from .features import FeatureMap, Neurons, guess_feature_dim
+from .features import FeatureMap, fit_feature_maps, guess_feature_dim, named_map
 from .graph import InteractionGraph, Pair
 from .model import (
     Forward,
@@ -89,7 +89,8 @@ def interaction_graph(
         layers: names of two or more layers in order of execution: a module's dotted name (its
             output), `NAME.input`, `input` or `output` (the model's).
         pairs: (source, target) layers; default: consecutive layers.
-        features: "neurons", a `FeatureMap`, or {layer: one of these}.
+        features: "neurons", another name of `interactgraph.features.NAMES` ("pca",
+            "local_interaction_basis", ...), a `FeatureMap`, or {layer: one of these}.
         method: "integrated_gradients", or "gradient" (gradient at the sample times z - z0).
         baseline: "zero", "mean" (over samples and positions), a tensor, or {layer: one of these},
             in activation space.
@@ -130,6 +131,9 @@ def interaction_graph(
     runner = Runner.on(model, forward, device, dtype)
     with prepared(runner.model), torch.no_grad():
         run = _Run(runner, data, sites, chosen, asked_maps, baselines, position_mask, progress)
+        run.maps = fit_feature_maps(
+            runner, data, sites, chosen, asked_maps, run._mask, progress=progress
+        )
         sample = run.look(_first(data))
         run.find_means()
         budget = memory_budget or default_budget(run.device)
@@ -201,14 +205,7 @@ def _check_features(features: Features, layers: list[str]) -> dict[str, FeatureM
         entries = dict.fromkeys(layers, features)
     maps: dict[str, FeatureMap] = {}
     for layer, entry in entries.items():
-        if entry == "neurons":
-            entry = Neurons()
-        if not isinstance(entry, FeatureMap):
-            raise InteractGraphError(
-                f"features of layer {layer!r} are {entry!r}; give 'neurons' or a FeatureMap of "
-                "interactgraph.features"
-            )
-        maps[layer] = entry
+        maps[layer] = named_map(entry, layer)
     return maps
 
 
@@ -260,7 +257,7 @@ class _Run:
             self.maps[name] = feature_map.bind(name, activation.shape, guess)
             asked = getattr(self.maps[name], "feature_dim", None)
             self.feature_dims[name] = asked if isinstance(asked, int) else guess
-            self.sizes[name] = self.maps[name].encode(activation).shape[-1]
+            self.sizes[name] = self.maps[name].at(activation).encode(activation).shape[-1]
             self.device, self.dtype = activation.device, activation.dtype
         return batch
 
@@ -313,11 +310,21 @@ class _Run:
 
         def make(batch: Any) -> Callable[[Tensor], Tensor]:
             segment = self.runner.segment(batch, self.sites[source], self.sites[target])
-            return feature_segment(
-                segment, self.maps[source], self.maps[target], self._shapes[source]
-            )
+            maps = self._maps_at(batch, pair)
+            return feature_segment(segment, *maps, self._shapes[source])
 
         return make
+
+    def _maps_at(self, batch: Any, pair: Pair) -> tuple[FeatureMap, FeatureMap]:
+        """The pair's maps around the samples of a batch, for maps that depend on the sample.
+
+        From the batch and not from activations at hand, so that a traced segment holds for others.
+        """
+        source, target = (self.maps[layer] for layer in pair)
+        if source.depends_on_sample or target.depends_on_sample:
+            found = self.runner.activations(batch, [self.sites[layer] for layer in pair])
+            return source.at(found[pair[0]]), target.at(found[pair[1]])
+        return source, target
 
     # --- the run ---------------------------------------------------------------------------------
 
@@ -356,7 +363,7 @@ class _Run:
         z: dict[str, Tensor] = {}
         self._shapes = {}
         for layer, activation in found.items():
-            encoded = self.maps[layer].encode(activation)
+            encoded = self.maps[layer].at(activation).encode(activation)
             if encoded.shape[-1] != self.sizes[layer]:
                 raise InteractGraphError(
                     f"layer {layer!r} has {encoded.shape[-1]} features in batch {number} and had "
@@ -374,7 +381,7 @@ class _Run:
                 dz=steps[source],
                 y=z[target],
                 mask=self._mask_for(mask, z[target].shape[1], target),
-                fixed_baseline=mask is None,
+                fixed_baseline=mask is None and not self.maps[source].depends_on_sample,
             )
             for source, target in self.pairs
         }
@@ -382,7 +389,7 @@ class _Run:
     def _step(self, layer: str, activation: Tensor, z: Tensor, mask: Tensor | None) -> Tensor:
         """The step z - z0, `[b, s, j]`, zero at positions that do not count."""
         start = place(self.baselines[layer], activation, self.feature_dims[layer], layer)
-        z0 = flatten_positions(self.maps[layer].encode(start))
+        z0 = flatten_positions(self.maps[layer].at(activation).encode(start))
         low, high = z.flatten(0, 1).aminmax(dim=0)
         if layer in self.ranges:
             low = torch.minimum(low, self.ranges[layer][0])
@@ -436,25 +443,28 @@ class _Run:
     def _positions(self, layer: str, activation: Tensor) -> int:
         return int(self.maps[layer].encode(activation[:1]).shape[1:-1].numel())
 
-    def _bar(self, batches: Iterable[Any], text: str) -> Iterable[Any]:
+    def _n_batches(self) -> int | None:
         try:
-            total = len(self.data)  # type: ignore[arg-type]
+            return len(self.data)  # type: ignore[arg-type]
         except TypeError:
-            total = None
-        return tqdm(batches, desc=text, total=total, disable=not self.progress, leave=False)
+            return None
+
+    def _bar(self, batches: Iterable[Any], text: str) -> Iterable[Any]:
+        return tqdm(
+            batches, desc=text, total=self._n_batches(), disable=not self.progress, leave=False
+        )
 
     def _bar_of_passes(self, engines: dict[Pair, PairEngine]) -> tqdm:
         passes = sum(engine.plan.passes for engine in engines.values() if engine.plan)
-        try:
-            total = passes * len(self.data)  # type: ignore[arg-type]
-        except TypeError:
-            total = None
+        n_batches = self._n_batches()
         return tqdm(
             desc="interactions",
-            total=total,
+            total=None if n_batches is None else passes * n_batches,
             disable=not self.progress,
             smoothing=0.05,
-            bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}",
+            bar_format=None
+            if n_batches is None
+            else "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}",
         )
 
 

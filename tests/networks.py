@@ -1,4 +1,4 @@
-"""Small networks of many kinds, each with the function between two of its layers written by hand."""
+"""Small networks of many kinds, each with the function between two layers written by hand."""
 
 from __future__ import annotations
 

@@ -98,9 +98,8 @@ def mean_activations(
             if getattr(maps[layer], "feature_dim", None) == "all":
                 part, count = activation.sum(0, dtype=torch.float64), len(activation)
             else:
-                rows = activation.movedim(feature_dims[layer], -1).flatten(1, -2)
-                if activation.ndim == 2:
-                    rows = activation[:, None]
+                last = activation.movedim(feature_dims[layer], -1)
+                rows = last.reshape(last.shape[0], -1, last.shape[-1])
                 if mask is not None:
                     rows = rows * mask[..., None]
                 part = rows.sum((0, 1), dtype=torch.float64)

@@ -32,7 +32,7 @@ _BASIS_ROWS = 1024
 
 @dataclass(frozen=True, eq=False)
 class Factors:
-    """A on a batch as left[b,t,i] W[i,j] right[b,t,j], and sum_j A for the completeness residual."""
+    """A on a batch as left[b,t,i] W[i,j] right[b,t,j], and sum_j A for its completeness."""
 
     left: Tensor | None
     right: Tensor
@@ -104,6 +104,7 @@ class DenseMaps:
         dp = problem.dz @ self.before.mT
         p0 = self.p0
         if p0 is None:
+            assert self.bias is not None
             p0 = (problem.z - problem.dz) @ self.before.mT + self.bias
         phi = bend_function(self.structure, 0, self.held)
         if self.structure.is_scalar_bend(0, self.held):

@@ -180,7 +180,7 @@ def max_products(left: Tensor, right: Tensor, best: Tensor) -> Tensor:
         if done == n_rows:
             return best
         open_pairs = by_left.values[:, done - 1, None] * by_right.values[:, done - 1] > best
-        # A pair searched in full costs n_rows scattered reads; a further step two cached ones a pair.
+        # A pair searched in full costs n_rows scattered reads, a further step two cached ones.
         if done == k_max or int(open_pairs.sum()) * 30 * n_rows < 4 * step * best.numel():
             break
     i, j = open_pairs.nonzero(as_tuple=True)

@@ -54,7 +54,7 @@ def _gradients(
     function: FeatureFunction, point: Tensor, y: Tensor, rows: slice, positions: slice
 ) -> Tensor:
     """dy[b,t,i]/dz[b,s,j] for some i and t, `[i*t, b, s, j]`."""
-    _, pull_back = torch.func.vjp(function, point)
+    pull_back = torch.func.vjp(function, point)[1]
     n_i, n_t = rows.stop - rows.start, positions.stop - positions.start
     cotangents = y.new_zeros(n_i, n_t, *y.shape)
     feature = torch.arange(n_i, device=y.device)[:, None]

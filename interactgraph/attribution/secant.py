@@ -16,7 +16,7 @@ __all__ = ["derivative", "secant_slope"]
 Pointwise = Callable[[Tensor], Tensor]
 
 # Below this share of the distance to zero the difference of two float32 values loses digits.
-_SHORT = 0.03
+_SHORT = 0.06
 # Rounding error of a float64 secant above which the derivative in its middle is closer.
 _WORST = 1e-9
 

@@ -56,7 +56,7 @@ _SUM = {"add", "sub", "rsub"}
 
 _ELEMENTWISE = {
     "clone", "detach", "alias", "_to_copy", "prelu", "_prelu_kernel", "masked_fill", "where",
-    "lift_fresh_copy", "hardtanh", "hardtanh_", "celu", "copy",
+    "lift_fresh_copy", "hardtanh", "celu", "copy",
 }  # fmt: skip
 
 
@@ -240,7 +240,7 @@ class _Reader:
 
     def _is_linear(self, node: Node, moving: list[Node]) -> bool:
         """Affine in everything that moves, while the rest is held."""
-        name = node.name.rstrip("_") if node.name.endswith("_") else node.name
+        name = node.name
         first = _nodes(node.args[:1])
         rest = [*_nodes(node.args[1:]), *_nodes(node.kwargs)]
         only_first = not set(rest) & set(moving)

@@ -128,7 +128,7 @@ class _Recorder(TorchDispatchMode):
             return node
 
         taken, named = pytree.tree_map_only(Tensor, to_node, (args, kwargs))
-        node = Node(func, taken, named, inputs=tuple(dict.fromkeys(inputs)))
+        node = Node(_out_of_place(func), taken, named, inputs=tuple(dict.fromkeys(inputs)))
         self.nodes.append(node)
         if isinstance(out, Tensor):
             # An operation in place gives its argument a new meaning from here on.
@@ -139,6 +139,19 @@ class _Recorder(TorchDispatchMode):
                     item = Node(operator.getitem, (node, index), inputs=(node,))
                     self.nodes.append(self._new(item, part))
         return out
+
+
+def _out_of_place(func: Any) -> Callable[..., Any]:
+    """The operation that gives the same result without changing its arguments."""
+    schema = getattr(func, "_schema", None)
+    if schema is None or not schema.is_mutable:
+        return func
+    name = schema.name.split("::")[1]
+    packet = getattr(torch.ops.aten, name.removesuffix("_"), None) if name.endswith("_") else None
+    overload = getattr(packet, schema.overload_name or "default", None)
+    if overload is None:
+        raise ValueError(f"{name} works in place")
+    return overload
 
 
 def record(function: Callable[..., Tensor], arguments: Sequence[Tensor]) -> Tape | None:

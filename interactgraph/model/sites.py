@@ -69,8 +69,11 @@ def _resolve(name: str, modules: dict[str, nn.Module]) -> Site:
     if name and name in modules:
         return Site(name, name, "output")
     module, _, end = name.rpartition(".")
-    if (end == "input" or end == "output") and module in modules:
-        return Site(name, module, end)
+    if module in modules:
+        if end == "input":
+            return Site(name, module, "input")
+        if end == "output":
+            return Site(name, module, "output")
     known = [known for known in modules if known]
     close = difflib.get_close_matches(name, [*known, "input", "output"], n=3, cutoff=0.5)
     shown = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")

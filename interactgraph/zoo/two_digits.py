@@ -8,6 +8,7 @@ mean.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -102,7 +103,7 @@ def two_digits(
 
 def _network(sizes: tuple[int, ...], generator: torch.Generator) -> nn.Sequential:
     modules: list[nn.Module] = []
-    for n_in, n_out in zip(sizes, sizes[1:], strict=False):
+    for n_in, n_out in pairwise(sizes):
         linear = nn.Linear(n_in, n_out)
         nn.init.kaiming_uniform_(linear.weight, nonlinearity="relu", generator=generator)
         nn.init.zeros_(linear.bias)
@@ -145,7 +146,7 @@ def _train(
             loss.backward()
             optimizer.step()
             # Soft thresholding, the proximal step of the L1 penalty: unused weights become zero.
-            threshold = l1 * schedule.get_last_lr()[0]
+            threshold = l1 * float(schedule.get_last_lr()[0])
             with torch.no_grad():
                 for weight in weights:
                     weight.copy_(F.softshrink(weight, threshold))

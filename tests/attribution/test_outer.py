@@ -1,0 +1,42 @@
+"""Largest products without looking at all of them."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from interactgraph.attribution.outer import max_products
+
+
+def by_hand(left, right, best):
+    products = left[:, :, None] * right[:, None, :]
+    return torch.maximum(products.amax(0), best)
+
+
+@pytest.mark.parametrize("kind", ["uniform", "switch", "rare", "heavy", "same", "zero"])
+@pytest.mark.parametrize("rows", [1, 7, 300, 3000])
+def test_finds_the_largest_product(kind, rows):
+    torch.manual_seed(0)
+    left, right = torch.rand(rows, 12), torch.rand(rows, 9)
+    if kind == "switch":
+        left = (left > 0.5).float()
+    elif kind == "rare":
+        left = (left > 0.999).float()
+    elif kind == "heavy":
+        left, right = left**-3, right**-3
+    elif kind == "same":
+        left, right = torch.ones(rows, 12), torch.ones(rows, 9)
+    elif kind == "zero":
+        left = torch.zeros(rows, 12)
+    best = torch.rand(12, 9) * 0.1
+    assert torch.equal(max_products(left, right, best), by_hand(left, right, best))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 400), st.integers(1, 5), st.integers(1, 5))
+def test_any_shape(seed, rows, i, j):
+    generator = torch.Generator().manual_seed(seed)
+    left = torch.rand(rows, i, generator=generator) ** 4
+    right = torch.rand(rows, j, generator=generator) ** 4
+    best = torch.zeros(i, j)
+    assert torch.equal(max_products(left, right, best), by_hand(left, right, best))

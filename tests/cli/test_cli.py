@@ -1,0 +1,186 @@
+"""The command line, as a person at a terminal meets it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+import interactgraph as itg
+from interactgraph.cli import main
+
+CODE = """
+import time, torch
+from torch import nn
+torch.manual_seed(0)
+net = nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 3))
+def make(): return nn.Sequential(nn.Linear(6, 8), nn.Tanh())
+data = [torch.randn(20, 6), torch.randn(10, 6)]
+def broken(): raise KeyError("no such thing")
+labels = {"4": ["a", "b\\x00", "c"]}
+baseline = torch.ones(6)
+class Slow:
+    def __len__(self): return 50
+    def __iter__(self):
+        for _ in range(50):
+            time.sleep(0.2)
+            yield torch.randn(4, 6)
+slow = Slow()
+"""
+
+
+@pytest.fixture
+def code(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "code.py").write_text(CODE)
+    return tmp_path
+
+
+def run(*arguments):
+    return main([str(a) for a in arguments])
+
+
+LAYERS = ("--layers", "input", "1", "3", "4", "--no-progress")
+
+
+def test_build_modules_export_info(code, capsys):
+    assert run("build", "code.py:net", "code.py:data", *LAYERS, "--strengths", "rms", "mean",
+               "--labels", "code.py:labels", "--baseline", "input=code.py:baseline", "1=mean",
+               "-o", "g.safetensors") == 0  # fmt: skip
+    assert "closed_form" in capsys.readouterr().out
+    graph = itg.load("g.safetensors")
+    assert graph.labels["4"] == ("a", "b\x00", "c")
+    assert graph.metadata["baseline"] == {"input": "tensor", "1": "mean", "3": "zero"}
+    assert graph.metadata["n_samples"] == 30
+    assert run("modules", "g.safetensors", "--no-significance", "-o", "m.json") == 0
+    assert "modules, quality" in capsys.readouterr().out
+    for suffix in ("gexf", "graphml", "csv", "json"):
+        assert (
+            run("export", "g.safetensors", f"g.{suffix}", "--modules", "m.json", "--top-k", 5) == 0
+        )
+    capsys.readouterr()
+    assert run("info", "g.safetensors", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == dict(graph.metadata)
+
+
+def test_run_writes_a_folder(code, capsys):
+    assert (
+        run("run", "code.py:net", "code.py:data", *LAYERS, "-o", "out", "--top-k-per-target", 2)
+        == 0
+    )
+    written = {path.name for path in (code / "out").iterdir()}
+    assert written == {
+        "graph.safetensors", "modules.json", "graph.gexf", "graph.nodes.csv", "graph.edges.csv",
+        "graph.png",
+    }  # fmt: skip
+
+
+def test_config_holds_any_flag_and_the_command_line_wins(code, capsys):
+    (code / "run.toml").write_text(
+        'model = "code.py:net"\ndata = "code.py:data"\nlayers = ["input", "1"]\n'
+        'strengths = ["max"]\nno-progress = true\nn_steps = 4\n'
+    )
+    assert run("build", "--config", "run.toml") == 0
+    graph = itg.load("graph.safetensors")
+    assert graph.strengths == ("max",)
+    assert graph.metadata["n_steps"] == 4
+    assert (
+        run("build", "--config", "run.toml", "--strengths", "rms", "-o", "other.safetensors") == 0
+    )
+    assert itg.load("other.safetensors").strengths == ("rms",)
+
+
+def test_function_package_and_program_as_model(code, capsys):
+    assert (
+        run("build", "code.py:make", "code.py:data", "--layers", "input", "1", "--no-progress") == 0
+    )
+    torch.export.save(
+        torch.export.export(
+            torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.Tanh()),
+            (torch.randn(20, 6),),
+            dynamic_shapes=({0: torch.export.Dim("b", min=1, max=512)},),
+        ),
+        code / "net.pt2",
+    )
+    assert (
+        run("build", "net.pt2", "code.py:data", "--layers", "input", "0", "1", "--no-progress") == 0
+    )
+    assert itg.load("graph.safetensors").n_features == {"input": 6, "0": 4, "1": 4}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("build", "code.py", "code.py:data", *LAYERS), "not of the form"),
+        (("build", "nowhere.py:net", "code.py:data", *LAYERS), "there is no file nowhere.py"),
+        (("build", "code.py:nett", "code.py:data", *LAYERS), "code.py has no 'nett'; it defines"),
+        (("build", "no.such.package:net", "code.py:data", *LAYERS), "cannot be imported"),
+        (("build", "code.py:data", "code.py:data", *LAYERS), "not a torch.nn.Module"),
+        (("build", "code.py:net", "code.py:broken", *LAYERS), "KeyError: 'no such thing'"),
+        (("build", "code.py:net", "code.py:data", "--layers", "input", "9"), "'9' is not in the"),
+        (("build", "code.py:net", "code.py:data", *LAYERS, "--pairs", "1"), "SOURCE:TARGET"),
+        (("build", "code.py:net", "code.py:data", *LAYERS, "-o", "code.py/x"), "cannot write"),
+        (("build", "x.pt2", "code.py:data", *LAYERS), "no file x.pt2"),
+        (("modules", "code.py"), "not a complete interaction graph"),
+        (("modules", "nothing.safetensors"), "there is no graph file"),
+        (("info", "code.py"), "not a complete interaction graph"),
+        (("build", "--config", "nothing.toml"), "cannot read --config"),
+    ],
+)
+def test_one_line_for_what_the_user_can_mend(code, capsys, arguments, message):
+    assert run(*arguments) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("interactgraph: ")
+    assert error.count("\n") == 1
+    assert {path.name for path in code.iterdir()} <= {"code.py", "__pycache__"}
+
+
+def test_usage_is_status_two(code, capsys):
+    with pytest.raises(SystemExit) as exit_status:
+        run("build", "code.py:net")
+    assert exit_status.value.code == 2
+    assert main([]) == 2
+
+
+def test_debug_shows_the_traceback(code):
+    with pytest.raises(itg.InteractGraphError):
+        run("info", "code.py", "--debug")
+
+
+@pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_interrupted_leaves_no_unfinished_file(code, kill):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "interactgraph", "run", "code.py:net", "code.py:slow",
+         "--layers", "input", "1", "-o", "out"],
+        cwd=code, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    # Once the bar is there, the run is under way.
+    seen = ""
+    started = time.monotonic()
+    while "interactions" not in seen and time.monotonic() - started < 60:
+        seen += process.stderr.read(1)
+    process.send_signal(kill)
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert not (code / "out").exists() or not list((code / "out").iterdir())
+
+
+def test_help_does_not_import_torch():
+    program = (
+        "import sys; from interactgraph.cli import parser; parser().format_help();"
+        "assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "interactgraph", "--help"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert "examples:" in done.stdout
+    assert os.linesep in done.stdout

@@ -1,0 +1,143 @@
+"""`interaction_graph` as a whole: baselines, recipe, memory, features."""
+
+import json
+
+import networks
+import pytest
+import torch
+from torch import nn
+
+import interactgraph as itg
+
+
+def test_recipe_holds_everything():
+    case = networks.make("mlp")
+    graph = itg.interaction_graph(case.model, case.batches, ["input", "1", "4"], progress=False)
+    recipe = json.loads(json.dumps(dict(graph.metadata)))
+    assert recipe["n_samples"] == 6
+    assert recipe["n_batches"] == 2
+    assert recipe["layers"] == ["input", "1", "4"]
+    assert [plan["engine"] for plan in recipe["plans"]] == ["closed_form", "closed_form"]
+    assert recipe["dtype"] == "float64"
+    assert recipe["seconds"] > 0
+    assert recipe["model"] == "torch.nn.modules.container.Sequential"
+
+
+def test_mean_baseline_is_the_mean_over_samples_and_positions():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.GELU()).double()
+    data = [torch.randn(n, 3, 4, dtype=torch.float64) for n in (5, 2)]
+    mean = torch.cat(data).mean((0, 1))
+    a = itg.interaction_graph(model, data, ["input", "1"], baseline="mean", progress=False)
+    b = itg.interaction_graph(model, data, ["input", "1"], baseline={"input": mean}, progress=False)
+    torch.testing.assert_close(a.weights("input", "1"), b.weights("input", "1"))
+    keep = torch.rand(7, 3) > 0.3
+    masked = list(zip(data, keep.split([5, 2]), strict=True))
+    mean = torch.cat(data)[keep].mean(0)
+    options = {"position_mask": lambda batch: batch[1], "progress": False}
+    a = itg.interaction_graph(model, masked, ["input", "1"], baseline="mean", **options)
+    b = itg.interaction_graph(model, masked, ["input", "1"], baseline=mean, **options)
+    torch.testing.assert_close(a.weights("input", "1"), b.weights("input", "1"))
+
+
+def test_baseline_of_a_whole_activation():
+    model = nn.Sequential(nn.Conv2d(2, 3, 2), nn.Tanh()).double()
+    x = torch.randn(4, 2, 3, 3, dtype=torch.float64)
+    z0 = torch.randn(2, 3, 3, dtype=torch.float64)
+    graph = itg.interaction_graph(
+        model, [x], ["input", "1"], baseline=z0, strengths=("mean",), progress=False
+    )
+    change = (model(x) - model(z0[None])).mean((0, 2, 3))
+    torch.testing.assert_close(graph.weights("input", "1").sum(1), change.detach())
+
+
+def test_baseline_outside_the_data_is_reported():
+    model = nn.Sequential(nn.Linear(3, 2)).double()
+    x = torch.tensor([[1.0, -1, 5], [2, 1, 6]], dtype=torch.float64)
+    graph = itg.interaction_graph(model, [x], ["input", "0"], progress=False)
+    assert graph.metadata["baseline_outside_range"]["input"] == pytest.approx(2 / 3, abs=1e-6)
+
+
+def test_every_element_a_feature():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 3)).double()
+    x = torch.randn(5, 3, 2, 2, dtype=torch.float64)
+    everything = {"input": itg.features.Neurons(feature_dim="all")}
+    graph = itg.interaction_graph(
+        model, [x], ["input", "1"], features=everything, strengths=("mean",), progress=False
+    )
+    expected = model[1].weight.detach() * x.flatten(1).mean(0)
+    torch.testing.assert_close(graph.weights("input", "1"), expected)
+    back = graph.features["input"].decode(graph.features["input"].encode(x))
+    assert torch.equal(back, x)
+
+
+def test_linear_features_change_coordinates_on_both_sides():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 5)).double()
+    x = torch.randn(7, 4, dtype=torch.float64)
+    e = torch.linalg.qr(torch.randn(6, 6, dtype=torch.float64))[0]
+    f = torch.randn(5, 5, dtype=torch.float64)
+    maps = {"0": itg.features.Linear(e, e.T), "2": itg.features.Linear(f)}
+    found = itg.interaction_graph(
+        model, [x], ["0", "2"], features=maps, strengths=("mean",), progress=False
+    )
+    # The same network written in those coordinates.
+    first, last = nn.Linear(4, 6).double(), nn.Linear(6, 5).double()
+    first.weight.data, first.bias.data = e @ model[0].weight, e @ model[0].bias
+    last.weight.data, last.bias.data = f @ model[2].weight, f @ model[2].bias
+
+    class Turned(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = first, last
+
+        def forward(self, x):
+            return self.last(torch.tanh(self.first(x) @ e))
+
+    expected = itg.interaction_graph(
+        Turned(), [x], ["first", "last"], strengths=("mean",), progress=False
+    )
+    torch.testing.assert_close(found.weights("0", "2"), expected.weights("first", "last"))
+
+
+@pytest.mark.parametrize("engine", ["forward", "reverse"])
+def test_memory_budget_cuts_batches(engine, monkeypatch):
+    """Working memory is bounded by cutting batches, and nothing changes."""
+    case = networks.make("transformer")
+    calls = []
+    original = case.model.forward
+
+    def counted(x):
+        calls.append(len(x))
+        return original(x)
+
+    monkeypatch.setattr(case.model, "forward", counted)
+    whole = itg.interaction_graph(
+        case.model, case.batches, ["0", "1"], engine=engine, progress=False
+    )
+    assert max(calls) == 3
+    calls.clear()
+    cut = itg.interaction_graph(
+        case.model, case.batches, ["0", "1"], engine=engine, memory_budget=2000, progress=False
+    )
+    assert set(calls[20:]) == {1}
+    torch.testing.assert_close(cut.weights("0", "1"), whole.weights("0", "1"), rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        cut.standard_error("0", "1"), whole.standard_error("0", "1"), rtol=1e-9, atol=0
+    )
+
+
+def test_graph_survives_its_file(tmp_path):
+    case = networks.make("mlp")
+    graph = itg.interaction_graph(
+        case.model, case.batches, ["input", "1", "4"], strengths=("rms", "max"), progress=False
+    )
+    graph.save(tmp_path / "graph.safetensors")
+    again = itg.load(tmp_path / "graph.safetensors")
+    for pair in graph.pairs:
+        assert torch.equal(graph.weights(*pair), again.weights(*pair))
+        assert torch.equal(graph.standard_error(*pair), again.standard_error(*pair))
+        assert graph.completeness[pair] == again.completeness[pair]
+    assert dict(graph.metadata) == dict(again.metadata)
+    x = torch.randn(2, 7, dtype=torch.float64)
+    assert torch.equal(again.features["1"].encode(x), graph.features["1"].encode(x))
