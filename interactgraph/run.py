@@ -390,7 +390,7 @@ class _Run:
         """The step z - z0, `[b, s, j]`, zero at positions that do not count."""
         start = place(self.baselines[layer], activation, self.feature_dims[layer], layer)
         z0 = flatten_positions(self.maps[layer].at(activation).encode(start))
-        low, high = z.flatten(0, 1).aminmax(dim=0)
+        low, high = z.amin((0, 1)), z.amax((0, 1))  # much faster than aminmax
         if layer in self.ranges:
             low = torch.minimum(low, self.ranges[layer][0])
             high = torch.maximum(high, self.ranges[layer][1])

@@ -17,6 +17,7 @@ from .strengths import StrengthSums
 __all__ = ["OuterSums", "max_products"]
 
 _ROWS = 4096  # samples x positions that are gathered before they are multiplied
+_SCALED = 256  # samples that the common scale is taken from
 _SAMPLE_BYTES = 1 << 28  # working memory of the products per sample of sequences
 
 
@@ -64,7 +65,7 @@ class OuterSums:
         self._rows.clear()
         if self._scale is None:
             # Fourth powers of single precision leave its range; a common scale keeps them inside.
-            size = float(left.abs().max() * right.abs().max())
+            size = float(left[:_SCALED].abs().max() * right[:_SCALED].abs().max())
             self._scale = 1 / size if 0 < size < float("inf") else 1.0
         left = left * self._scale
         single = left.shape[1] == 1
