@@ -4,7 +4,7 @@ __all__ = ["InteractGraphError", "InteractGraphWarning"]
 
 
 class InteractGraphError(ValueError):
-    """Something the user can mend: the message says what was asked, what was found and the repair."""
+    """Something the user can mend: the message says what was asked, what was found, and how."""
 
 
 class InteractGraphWarning(UserWarning):

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from . import __version__
 from .attribution import (
     ENGINES,
+    SAMPLINGS,
     PairEngine,
     PairProblem,
     check_strengths,
@@ -63,7 +64,11 @@ def interaction_graph(
     baseline: Baseline = "zero",
     strengths: Sequence[str] = ("rms",),
     n_steps: int = 8,
+    tolerance: float | None = None,
     engine: Literal["auto", "closed_form", "forward", "reverse"] = "auto",
+    sources: int | None = None,
+    sampling: Literal["importance", "uniform"] = "importance",
+    seed: int = 0,
     position_mask: PositionMask | None = None,
     labels: Mapping[str, Sequence[str]] | None = None,
     forward: Forward | None = None,
@@ -97,7 +102,14 @@ def interaction_graph(
         strengths: of "rms" sqrt(mean A^2), "mean_abs" mean |A|, "mean" (signed), "max" max |A|; the
             first is the default weight of the graph.
         n_steps: Gauss-Legendre nodes on the path, where a quadrature is used.
+        tolerance: doubles the nodes on every batch until the completeness residual is below it.
         engine: "closed_form", "forward", "reverse", or "auto": the cheapest.
+        sources: source features drawn for each sample; the strengths are unbiased estimates then
+            (`max` a lower bound), and the standard errors include the sampling. None: exact. A
+            closed form that costs less than the draws is used instead.
+        sampling: "importance" (by how much a feature moves on the sample and a running estimate of
+            its worth, mixed with uniform) or "uniform".
+        seed: decides the draws.
         position_mask: which positions count, a function of the batch that returns bool `[b, p]`, or
             the key of such a tensor in dict batches ("attention_mask"). Others are left out as
             sources and as targets.
@@ -119,14 +131,24 @@ def interaction_graph(
     data = check_data(data)
     sites = {site.name: site for site in resolve_sites(model, layers)}
     chosen = _check_pairs(list(sites), pairs)
-    sources = list(dict.fromkeys(source for source, _ in chosen))
+    source_layers = list(dict.fromkeys(source for source, _ in chosen))
     names = check_strengths(strengths)
     _check_choice("method", method, METHODS)
     _check_choice("engine", engine, ENGINES)
     if n_steps < 1 or n_steps != int(n_steps):
         raise InteractGraphError(f"n_steps={n_steps!r}; it must be a whole number of at least 1")
+    if sources is not None and (sources < 1 or sources != int(sources)):
+        raise InteractGraphError(f"sources={sources!r}; it must be a whole number of at least 1")
+    if sources is not None and engine in ("closed_form", "reverse"):
+        raise InteractGraphError(
+            f"sources={sources} draws source features, which engine={engine!r} does not; "
+            "use engine='forward' or 'auto'"
+        )
+    if tolerance is not None and not tolerance > 0:
+        raise InteractGraphError(f"tolerance={tolerance!r}; it must be above zero")
+    _check_choice("sampling", sampling, SAMPLINGS)
     asked_maps = _check_features(features, list(sites))
-    baselines = check_baseline(baseline, sources)
+    baselines = check_baseline(baseline, source_layers)
 
     runner = Runner.on(model, forward, device, dtype)
     with prepared(runner.model), torch.no_grad():
@@ -138,8 +160,20 @@ def interaction_graph(
         run.find_means()
         budget = memory_budget or default_budget(run.device)
         engines = {
-            pair: PairEngine(pair, run.function(pair), names, engine, method, int(n_steps), budget)
-            for pair in chosen
+            pair: PairEngine(
+                pair,
+                run.function(pair),
+                names,
+                engine,
+                method,
+                int(n_steps),
+                budget,
+                sources=sources,
+                sampling=sampling,
+                tolerance=tolerance,
+                seed=seed + number,
+            )
+            for number, pair in enumerate(chosen)
         }
         problems = run.problems(sample, 0)
         for pair, pair_engine in engines.items():
@@ -157,7 +191,11 @@ def interaction_graph(
         "baseline": {k: v if isinstance(v, str) else "tensor" for k, v in baselines.items()},
         "strengths": list(names),
         "n_steps": int(n_steps),
+        "tolerance": tolerance,
         "engine": engine,
+        "sources": sources,
+        "sampling": sampling,
+        "seed": seed,
         "plans": [e.plan.as_metadata() for e in engines.values() if e.plan],
         "n_samples": run.n_samples,
         "n_batches": run.n_batches,

@@ -111,7 +111,9 @@ def train(p: int, seed: int, steps: int, share: float, **sizes: int) -> tuple[Ad
 def accuracy(model: Addition) -> float:
     """Over all pairs."""
     x = all_pairs(model.p)
-    return float((model(x)[:, : model.p].argmax(-1) == (x[:, 0] + x[:, 1]) % model.p).float().mean())
+    return float(
+        (model(x)[:, : model.p].argmax(-1) == (x[:, 0] + x[:, 1]) % model.p).float().mean()
+    )
 
 
 def reference() -> tuple[Addition, Tensor]:
@@ -174,7 +176,7 @@ def pca(measured: Measured) -> dict[str, Basis]:
 
 
 def local_interaction_basis(measured: Measured, threshold: float = 1e-12) -> dict[str, Basis]:
-    """Whitened, then rotated to the eigenvectors of the mean squared jacobian, from the end back."""
+    """Whitened, then rotated to eigenvectors of the mean squared jacobian, from the end back."""
     result: dict[str, Basis] = {}
     following = None
     for layer in reversed(LAYERS):

@@ -6,6 +6,7 @@ none where no task takes 60 % of the damage.
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -69,7 +70,7 @@ def train(recipe: Recipe) -> nn.Sequential:
     x, y, _ = make_data(recipe, SAMPLES, 0)
     sizes = (x.shape[1], *recipe.widths, y.shape[1])
     layers: list[nn.Module] = []
-    for a, b in zip(sizes[:-1], sizes[1:], strict=True):
+    for a, b in itertools.pairwise(sizes):
         layers += [nn.Linear(a, b), nn.ReLU()]
     model = nn.Sequential(*layers[:-1])
     optimiser = torch.optim.AdamW(model.parameters(), 2e-3, weight_decay=recipe.weight_decay)

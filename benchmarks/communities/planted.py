@@ -1,7 +1,7 @@
 """Planted layered graphs: five families of edges, three signal levels each.
 
 Widths 64 / 256 / 64 / 256 / 64 with six modules spread evenly over every layer. Feature strengths
-s, t are lognormal (sigma 1), the scale of a block is lognormal (sigma 1.5), `ln` is lognormal noise.
+are lognormal (sigma 1), the scale of a block is lognormal (sigma 1.5), `ln` is lognormal noise.
 """
 
 from __future__ import annotations

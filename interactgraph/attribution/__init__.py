@@ -3,10 +3,12 @@
 from .engine import PairEngine
 from .planner import ENGINES, Plan
 from .problem import PairProblem, feature_segment, flatten_positions
+from .sampling import SAMPLINGS
 from .strengths import STRENGTHS, StrengthSums, check_strengths
 
 __all__ = [
     "ENGINES",
+    "SAMPLINGS",
     "STRENGTHS",
     "PairEngine",
     "PairProblem",

@@ -13,17 +13,21 @@ from torch import Tensor
 from ..errors import InteractGraphError
 from .closed_form import check_structure, straighten, structure_of, tensors_of
 from .dense import DenseMaps, dense_maps, one_row
-from .forward import column_blocks
+from .forward import along_path, column_blocks
 from .memory import Footprint, footprint
 from .outer import OuterSums
 from .planner import Plan, choose
 from .problem import FeatureFunction, PairProblem
 from .quadrature import PathRule, at_sample, gauss_legendre
 from .reverse import row_blocks
+from .sampling import SourceSampler, drawn_columns
 from .strengths import StrengthSums, merge_positions, sum_positions
 from .structure import NoClosedForm, Structure
 
-__all__ = ["Completeness", "PairEngine"]
+__all__ = ["MAX_STEPS", "Completeness", "PairEngine"]
+
+_COMPLETENESS_EVERY = 4  # batches, where source features are drawn
+MAX_STEPS = 512  # where doubling the path nodes gives up
 
 
 @dataclass(eq=False)
@@ -95,6 +99,10 @@ class PairEngine:
         method: `integrated_gradients` or `gradient`.
         n_steps: path nodes of the quadrature.
         memory_budget: bytes of working memory.
+        sources: source features drawn for each sample; None: all of them.
+        sampling: how they are drawn.
+        tolerance: path nodes are doubled until the residual of a batch is below it.
+        seed: of the draws.
         notes: what the user should know; filled as it happens.
     """
 
@@ -105,10 +113,17 @@ class PairEngine:
     method: Literal["integrated_gradients", "gradient"]
     n_steps: int
     memory_budget: int
+    sources: int | None = None
+    sampling: str = "importance"
+    tolerance: float | None = None
+    seed: int = 0
     notes: list[str] = field(default_factory=list)
     plan: Plan | None = None
     sums: StrengthSums = field(init=False)
     completeness: Completeness = field(default_factory=Completeness)
+    n_steps_used: int = 0
+    _n_added: int = 0
+    _sampler: SourceSampler | None = None
     _outer: OuterSums | None = None
     _shapes: dict[tuple, _Shape] = field(default_factory=dict)
     _portable: dict[int, _Shape] = field(default_factory=dict)
@@ -146,6 +161,7 @@ class PairEngine:
             n_target_positions=problem.y.shape[1],
             n_sums=sum(1 if name == "max" else 2 for name in self.strengths),
             n_steps=len(self.rule.nodes),
+            sources=self.sources,
             closed=closed,
             obstacle=obstacle or "not looked for",
             pair=" -> ".join(self.pair),
@@ -161,6 +177,13 @@ class PairEngine:
                 "fewer strengths"
             )
         self.sums = StrengthSums(self.strengths, (n_targets, n_sources), problem.z.device)
+        if self.plan.way == "drawn columns":
+            self._sampler = SourceSampler(
+                n_sources,
+                self.sampling,
+                2 if self.strengths[0] == "rms" else 1,
+                torch.Generator().manual_seed(self.seed),
+            )
         by_rows = self.plan.way == "rows"
         pass_bytes = self._pass_bytes(problem, by_rows=by_rows)
         self._sample_bytes = max(1, pass_bytes // problem.n_samples)
@@ -265,11 +288,19 @@ class PairEngine:
                 if note not in self.notes:
                     self.notes.append(note)
         n_columns, n_rows = problem.z.shape[2], problem.y.shape[1] * problem.y.shape[2]
-        by_columns = self.plan.way == "columns" or (
-            self.plan.way != "rows" and n_columns <= 2 * n_rows
-        )
-        add = self._add_columns if by_columns else self._add_rows
-        self.completeness.add(add(problem, self.rule, positions, tick), problem)
+        rule = self._rule_for(problem)
+        if self.plan.way == "drawn columns":
+            # Only some columns are computed; what all of them add up to is sampled as well.
+            if self._n_added % _COMPLETENESS_EVERY == 0:
+                self.completeness.add(along_path(problem, rule), problem)
+            self._n_added += 1
+            self._add_drawn(problem, rule, positions, tick)
+        else:
+            by_columns = self.plan.way == "columns" or (
+                self.plan.way != "rows" and n_columns <= 2 * n_rows
+            )
+            add = self._add_columns if by_columns else self._add_rows
+            self.completeness.add(add(problem, rule, positions, tick), problem)
 
     def finish(self) -> None:
         """Brings everything into `sums`; more batches may follow."""
@@ -344,6 +375,52 @@ class PairEngine:
     def _reduced_bytes(self, problem: PairProblem) -> int:
         entries = problem.y.shape[2] * problem.z.shape[2]
         return entries * len(self.strengths) * (16 + 2 * problem.z.element_size())
+
+    def _rule_for(self, problem: PairProblem) -> PathRule:
+        """Path nodes for a batch: doubled until its residual is below the tolerance.
+
+        sum_j A needs one JVP for each node, whatever the number of features, so that the residual
+        is known before the expensive part.
+        """
+        if self.tolerance is None or self.method == "gradient":
+            return self.rule
+        n_steps = max(self.n_steps, self.n_steps_used // 2)
+        while True:
+            rule = gauss_legendre(n_steps)
+            completeness = Completeness()
+            completeness.add(along_path(problem, rule), problem)
+            if completeness.relative <= self.tolerance or 2 * n_steps > MAX_STEPS:
+                break
+            n_steps *= 2
+        self.n_steps_used = max(n_steps, self.n_steps_used)
+        if completeness.relative > self.tolerance:
+            note = (
+                f"{' -> '.join(self.pair)}: the residual stays above tolerance={self.tolerance:g} "
+                f"with {n_steps} path nodes on some batches"
+            )
+            if note not in self.notes:
+                self.notes.append(note)
+        return rule
+
+    def _add_drawn(
+        self,
+        problem: PairProblem,
+        rule: PathRule,
+        positions: Tensor,
+        tick: Callable[[float], None],
+    ) -> None:
+        """Adds a few drawn source features of each sample."""
+        assert self._sampler is not None
+        assert self.sources is not None
+        features, weights = self._sampler.draw(problem, self.sources)
+        chunk = self._chunk(problem, self.sources, by_rows=False)
+        for here, a in drawn_columns(problem, rule, features, chunk):
+            for j, weight, column in zip(features[here], weights[here], a, strict=True):
+                sums = sum_positions(column[..., None], problem.mask, self.strengths)
+                flat = {name: x[..., 0] for name, x in sums.items()}
+                self.sums.add_drawn(flat, weight, j, positions)
+                self._sampler.learn(problem, j, flat[self.strengths[0]].abs().sum(1), weight)
+            tick(len(a) * len(rule.nodes))
 
     def _add_columns(
         self,

@@ -10,7 +10,7 @@ from torch import Tensor
 from .problem import FeatureFunction, PairProblem
 from .quadrature import PathRule
 
-__all__ = ["column_blocks", "jvps"]
+__all__ = ["along_path", "column_blocks", "jvps"]
 
 
 def jvps(function: FeatureFunction, point: Tensor, tangents: Tensor) -> Tensor:
@@ -30,6 +30,14 @@ def jvps(function: FeatureFunction, point: Tensor, tangents: Tensor) -> Tensor:
         return result
 
     return torch.vmap(one)(tangents)
+
+
+def along_path(problem: PairProblem, rule: PathRule) -> Tensor:
+    """sum_j A[b,t,i,j], `[b, t, i]`: the derivative along the path itself, one JVP per node."""
+    total = torch.zeros_like(problem.y)
+    for u, weight in zip(*rule, strict=True):
+        total += weight * jvps(problem.function, problem.at(u), problem.dz[None])[0]
+    return total
 
 
 def column_blocks(

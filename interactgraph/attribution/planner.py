@@ -17,7 +17,7 @@ from ..errors import InteractGraphError
 __all__ = ["ENGINES", "Plan", "Way", "choose"]
 
 ENGINES = ("auto", "closed_form", "forward", "reverse")
-Way = Literal["one map", "two maps", "columns", "rows"]
+Way = Literal["one map", "two maps", "columns", "rows", "drawn columns"]
 
 _VJP = 2.0  # forward passes that a VJP costs
 
@@ -62,6 +62,7 @@ def choose(
     n_target_positions: int,
     n_sums: int,
     n_steps: int,
+    sources: int | None,
     closed: Literal["one map", "two maps", "passes"] | None,
     obstacle: str,
     pair: str,
@@ -75,6 +76,7 @@ def choose(
         n_target_positions: target positions.
         n_sums: sums that are kept, standard errors included.
         n_steps: path nodes of the quadrature.
+        sources: source features that are drawn for each sample; None: exact.
         closed: what the closed form can use; None: there is no closed form.
         obstacle: why there is none.
         pair: name of the pair, for messages.
@@ -87,6 +89,11 @@ def choose(
         ("forward", "columns"): n_steps * (n_sources + 1.0),
         ("reverse", "rows"): n_steps * (n_rows * _VJP + 1.0),
     }
+    if sources is not None:
+        # Asked for, so an exact way has to be cheaper to be taken instead.
+        ways["forward", "drawn columns"] = n_steps * (sources + 1.0)
+        if engine == "forward":
+            del ways["forward", "columns"]
     if closed is not None:
         ways["closed_form", "columns"] = n_sources + 2.0
         ways["closed_form", "rows"] = n_rows * _VJP + 2.0

@@ -153,6 +153,31 @@ class StrengthSums:
                 )
             self.second[name][rows, columns] += x.square().sum(0)
 
+    def add_drawn(
+        self, sums: dict[str, Tensor], weights: Tensor, features: Tensor, positions: Tensor
+    ) -> None:
+        """Adds one source feature for each sample, an unbiased estimate of all of them.
+
+        Args:
+            sums: strength -> sums over positions, `[b, i]`.
+            weights: of the samples' contributions, `[b]`.
+            features: the source feature of each sample, int64 `[b]`.
+            positions: as for `count`.
+        """
+        used = weights > 0
+        features, weights, positions = features[used], weights[used, None], positions[used]
+        for name, x in sums.items():
+            x = x[used].to(torch.float64)
+            if name == "max":
+                rows = features.expand(x.shape[1], -1)
+                self.first[name].scatter_reduce_(1, rows, x.mT.contiguous(), "amax")
+                continue
+            x = x * weights
+            self.first[name].index_add_(1, features, x.mT)
+            self.second[name].index_add_(1, features, x.square().mT)
+            if self.cross:
+                self.cross[name].index_add_(1, features, (x * positions[:, None]).mT)
+
     def strength(self, name: str) -> Tensor:
         """The strength, float64 `[i, j]`."""
         if name == "max":

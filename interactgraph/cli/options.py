@@ -63,6 +63,10 @@ def add_build_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--engine", default="auto", choices=["auto", "closed_form", "forward", "reverse"]
     )
+    command.add_argument("--tolerance", type=float, help="largest completeness residual")
+    command.add_argument("--sources", type=int, help="source features drawn for each sample")
+    command.add_argument("--sampling", default="importance", choices=["importance", "uniform"])
+    command.add_argument("--draw-seed", type=int, default=0, help="decides the draws")
     command.add_argument("--position-mask", metavar="KEY", help="key of dict batches")
     command.add_argument("--forward", metavar="FILE.py:NAME", help="forward(model, batch)")
     command.add_argument("--labels", metavar="FILE.py:NAME", help="{layer: labels}")
@@ -97,6 +101,10 @@ def build_graph(options: argparse.Namespace) -> InteractionGraph:
         strengths=options.strengths,
         n_steps=options.n_steps,
         engine=options.engine,
+        tolerance=options.tolerance,
+        sources=options.sources,
+        sampling=options.sampling,
+        seed=options.draw_seed,
         position_mask=options.position_mask,
         labels=labels() if callable(labels) else labels,
         forward=one(options.forward, "--forward"),
@@ -188,9 +196,7 @@ def describe(partition: Partition, graph: InteractionGraph) -> str:
         verdict = (
             "structure beyond feature strengths"
             if p < 0.05
-            else (
-                "no modular structure found: held-out edges are explained by feature strengths alone"
-            )
+            else ("no modular structure found: feature strengths alone explain held-out edges")
         )
         lines.append(f"p = {p:.2g} on held-out edges: {verdict}")
     lines.append(

@@ -1,18 +1,34 @@
-"""Modules: null models, search, agreement between runs, significance."""
+"""Modules: null models, search, confidence, significance, comparison."""
 
+from .backbone import backbone
+from .bootstrap import bootstrap, mean_graph
+from .comparison import Comparison, Match, compare
+from .confidence import co_assignment
+from .hierarchy import ModuleNode, module_tree
 from .mutual_information import adjusted_mutual_information, adjusted_rand_index
 from .partition import Partition
 from .partition_file import load_partition
+from .resolution import Plateau, ResolutionProfile, resolution_profile
 from .search import find_modules
-from .weighting import WEIGHTINGS
+from .weigh import WEIGHTINGS
 
 __all__ = [
-    # finding modules
     "WEIGHTINGS",
+    "Comparison",
+    "Match",
+    "ModuleNode",
     "Partition",
-    # comparing two of them
+    "Plateau",
+    "ResolutionProfile",
     "adjusted_mutual_information",
     "adjusted_rand_index",
+    "backbone",
+    "bootstrap",
+    "co_assignment",
+    "compare",
     "find_modules",
     "load_partition",
+    "mean_graph",
+    "module_tree",
+    "resolution_profile",
 ]

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import InteractGraphError
 
-__all__ = ["Partition", "by_size"]
+__all__ = ["Partition", "by_size", "split_layers"]
 
 SIGNIFICANT = 0.05
 
@@ -38,6 +38,8 @@ class Partition:
         strength: which strength of the graph was used.
         seed: seed of the first run.
         n_runs: number of runs; the one of best quality is kept.
+        confidence: layer -> for each feature the share of its module it was together with, mean
+            over runs or bootstrap samples; NaN for features without edges. Empty: not measured.
         details: anything else about how it was found (algorithm, qualities of the runs, ...).
     """
 
@@ -52,6 +54,7 @@ class Partition:
     strength: str = ""
     seed: int = 0
     n_runs: int = 1
+    confidence: Mapping[str, np.ndarray] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -66,6 +69,8 @@ class Partition:
             array.flags.writeable = False
             membership[str(layer)] = array
         object.__setattr__(self, "membership", MappingProxyType(membership))
+        confidence = {str(k): np.array(v, dtype=np.float64) for k, v in self.confidence.items()}
+        object.__setattr__(self, "confidence", MappingProxyType(confidence))
         object.__setattr__(self, "details", MappingProxyType(dict(self.details)))
         numbers = np.unique(self.labels)
         numbers = numbers[numbers >= 0]
@@ -91,13 +96,7 @@ class Partition:
                 f"{len(labels)} labels were given, the layers have {sum(n_features.values())} "
                 "features"
             )
-        ends = np.cumsum([0, *n_features.values()])
-        labels = by_size(labels)
-        membership = {
-            layer: labels[start:end]
-            for layer, start, end in zip(n_features, ends[:-1], ends[1:], strict=True)
-        }
-        return cls(membership, **fields)
+        return cls(split_layers(by_size(labels), n_features), **fields)
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -199,3 +198,12 @@ def by_size(labels: np.ndarray) -> np.ndarray:
         rank[order] = np.arange(len(order))
         result[inside] = rank[inverse]
     return result
+
+
+def split_layers(values: np.ndarray, n_features: Mapping[str, int]) -> dict[str, np.ndarray]:
+    """Values per node, in the graph's node order, as layer -> values per feature."""
+    ends = np.cumsum([0, *n_features.values()])
+    return {
+        layer: values[start:end]
+        for layer, start, end in zip(n_features, ends[:-1], ends[1:], strict=True)
+    }

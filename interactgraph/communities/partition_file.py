@@ -9,6 +9,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..errors import InteractGraphError
 from ..files import replacing
 from .partition import Partition
@@ -16,7 +18,8 @@ from .partition import Partition
 __all__ = ["load_partition", "save_partition"]
 
 _FORMAT = 1
-_PLAIN = [f.name for f in fields(Partition) if f.name not in ("membership", "details")]
+_OWN_FORM = ("membership", "confidence", "details")
+_PLAIN = [f.name for f in fields(Partition) if f.name not in _OWN_FORM]
 
 
 def save_partition(partition: Partition, path: str | os.PathLike[str]) -> None:
@@ -25,6 +28,7 @@ def save_partition(partition: Partition, path: str | os.PathLike[str]) -> None:
         "interactgraph_partition": _FORMAT,
         **{name: _to_json(getattr(partition, name)) for name in _PLAIN},
         "details": _to_json(dict(partition.details)),
+        "confidence": {k: _to_json(v.tolist()) for k, v in partition.confidence.items()},
         "membership": {k: v.tolist() for k, v in partition.membership.items()},
     }
     with replacing(path) as temporary:
@@ -63,7 +67,13 @@ def load_partition(path: str | os.PathLike[str]) -> Partition:
                 "install a newer interactgraph"
             )
         plain: dict[str, Any] = {n: math.nan if content[n] is None else content[n] for n in _PLAIN}
-        return Partition(content["membership"], details=content["details"], **plain)
+        confidence = {
+            layer: np.array([math.nan if value is None else value for value in values])
+            for layer, values in content["confidence"].items()
+        }
+        return Partition(
+            content["membership"], confidence=confidence, details=content["details"], **plain
+        )
     except FileNotFoundError:
         raise InteractGraphError(f"there is no partition file {name}") from None
     except InteractGraphError:

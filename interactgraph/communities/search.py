@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -11,18 +9,16 @@ import torch
 
 from ..errors import InteractGraphError
 from ..graph import InteractionGraph
-from .leiden import Leiden
-from .mutual_information import adjusted_mutual_information
+from .confidence import co_assignment
 from .network import Network
-from .objective import NULLS, Objective, PooledObjective, make_objective
-from .partition import Partition
+from .objective import NULLS, make_objective
+from .partition import Partition, split_layers
+from .resolution import resolution_for
+from .runs import choose_algorithm, mean_agreement, search
 from .significance import held_out_test
-from .sweeps import Sweeps
-from .weighting import apply_weighting
+from .weigh import weigh
 
 __all__ = ["find_modules"]
-
-ALGORITHMS = ("leiden+sweeps", "leiden", "sweeps")
 
 
 def find_modules(
@@ -33,9 +29,10 @@ def find_modules(
     resolution: float = 1.0,
     n_runs: int = 10,
     seed: int = 0,
-    weighting: str = "strength_normalised",
+    weighting: str = "noise_aware",
     block_weight: str = "equal",
     algorithm: str = "auto",
+    n_modules: int | None = None,
     significance: bool = True,
     device: torch.device | str | None = None,
 ) -> Partition:
@@ -54,8 +51,11 @@ def find_modules(
         seed: same seed, same partition.
         weighting: how strengths become weights, one of `WEIGHTINGS`.
         block_weight: "equal": every pair of layers counts the same; "total": by its strength.
-        algorithm: "leiden", "sweeps" (matrix products, for dense graphs and GPUs) or
-            "leiden+sweeps" (Leiden, polished by sweeps); "auto": what recovers best for the size.
+        algorithm: "sweeps" (whole layers at once; also on GPUs), "leiden", "leiden+sweeps" (Leiden,
+            polished by sweeps) or "networkit" (its parallel Leiden, polished by sweeps; needs the
+            extra of that name); "auto": "sweeps" where the null model allows it, else "leiden".
+        n_modules: ask for this many modules: the resolution is searched for and `resolution` is
+            ignored. The nearest number is returned where the graph does not fall into so many.
         significance: whether to test, on held-out edges, that there is any structure at all.
         device: where sweeps run; None: where the graph's weights are.
 
@@ -70,7 +70,7 @@ def find_modules(
     if n_runs < 1:
         raise InteractGraphError(f"n_runs={n_runs} must be at least 1")
     network = Network.from_graph(graph, strength, device)
-    weighted = apply_weighting(network, weighting)
+    weighted, decided = weigh(network, weighting, seed)
     recorded: dict[str, Any] = {
         "null": null,
         "resolution": float(resolution),
@@ -82,70 +82,34 @@ def find_modules(
     if not weighted.blocks:
         nowhere = np.full(graph.n_nodes, -1, np.int64)
         return Partition.from_labels(nowhere, graph.n_features, quality=0.0, **recorded)
+    if n_modules is not None:
+        resolution = resolution_for(n_modules, weighted, null, block_weight, algorithm, seed)
+        recorded["resolution"] = resolution
     objective = make_objective(weighted, null, resolution, block_weight)
     algorithm = choose_algorithm(algorithm, objective)
     runs = search(objective, algorithm, n_runs, seed)
     qualities = [objective.quality(labels) for labels in runs]
     best = int(np.argmax(qualities))
+    confidence = split_layers(co_assignment(runs[best], runs), graph.n_features)
     if significance:
-        test = held_out_test(network, resolution, seed=seed)
+        test = held_out_test(network, resolution, n_starts=_test_starts(network), seed=seed)
         recorded.update(z_score=test.z_score, p_value=test.p_value)
     return Partition.from_labels(
         runs[best],
         graph.n_features,
         quality=qualities[best],
         agreement=mean_agreement(runs),
-        details={"algorithm": algorithm, "qualities": qualities, "block_weight": block_weight},
+        confidence=confidence,
+        details={
+            "algorithm": algorithm,
+            "qualities": qualities,
+            "block_weight": block_weight,
+            **decided,
+        },
         **recorded,
     )
 
 
-def choose_algorithm(algorithm: str, objective: Objective | PooledObjective) -> str:
-    """Resolves "auto".
-
-    Raises:
-        InteractGraphError: not known, or sweeps for a null model that is blind to layers.
-    """
-    if algorithm not in (*ALGORITHMS, "auto"):
-        raise InteractGraphError(
-            f"algorithm {algorithm!r} is not known; choose auto, {', '.join(ALGORITHMS)}"
-        )
-    if isinstance(objective, PooledObjective):
-        if "sweeps" in algorithm:
-            raise InteractGraphError(
-                f"algorithm {algorithm!r} needs a null model per block (layered, cpm); the null "
-                f"model {objective.null!r} is found by leiden"
-            )
-        return "leiden"
-    return "sweeps" if algorithm == "auto" else algorithm
-
-
-def search(
-    objective: Objective | PooledObjective, algorithm: str, n_runs: int, seed: int
-) -> list[np.ndarray]:
-    """Labels of every run, each `[nodes]`."""
-    leiden = Leiden(objective) if "leiden" in algorithm else None
-    sweeps = Sweeps(objective) if isinstance(objective, Objective) else None
-    runs = []
-    for run_seed in range(seed, seed + n_runs):
-        if leiden is None:
-            assert sweeps is not None
-            labels = sweeps.run(run_seed)
-        else:
-            labels = leiden.run(run_seed)
-            if "sweeps" in algorithm and sweeps is not None:
-                labels = sweeps.polish(labels)
-        runs.append(labels)
-    return runs
-
-
-def mean_agreement(runs: list[np.ndarray]) -> float:
-    """Adjusted mutual information, mean over pairs of runs; NaN for one run."""
-    if len(runs) < 2:
-        return math.nan
-    placed = runs[0] >= 0
-    return float(
-        np.mean(
-            [adjusted_mutual_information(a[placed], b[placed]) for a, b in combinations(runs, 2)]
-        )
-    )
+def _test_starts(network: Network) -> int:
+    """Starts in each round of the test: few on large graphs, where spectral starts agree."""
+    return 1 if network.n_edges > 2_000_000 else 4

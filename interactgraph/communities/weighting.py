@@ -12,10 +12,9 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from ..errors import InteractGraphError
-from .network import Block, Network
+from .network import Block
 
-__all__ = ["WEIGHTINGS", "apply_weighting"]
+__all__ = ["BLOCK_WEIGHTINGS"]
 
 
 def raw(block: Block) -> Tensor:
@@ -54,6 +53,30 @@ def pointwise_mutual_information(block: Block) -> Tensor:
     return positive_information(block.weight)
 
 
+def information(block: Block) -> Tensor:
+    """Positive log ratio of roots to what strengths explain, times a power of the latter.
+
+    With v = sqrt(w) and e = s t / total from its sums: log(v / (5/4 e)) where positive, times
+    e^0.35. Between pointwise mutual information (no power), which counts the edges of the weakest
+    features as much as those of the strongest, and modularity of roots (power 1).
+    """
+    root = block.weight.sqrt()
+    expected = torch.outer(root.sum(1), root.sum(0)) / root.sum()
+    ratio = torch.where(expected > 0, root / (1.25 * expected), torch.zeros_like(root))
+    return ratio.clamp_min(1).log() * expected**0.35
+
+
+def sharpened(block: Block) -> Tensor:
+    """As `strength_normalised`, with w^1.5 and 0.3 mean strengths added to every sum.
+
+    The addition keeps the weakest features from counting as much as others (Amini et al., Annals of
+    Statistics 41, 2013, on regularised spectral clustering).
+    """
+    weight = block.weight**1.5
+    into, out = weight.sum(1, keepdim=True), weight.sum(0, keepdim=True)
+    return weight / ((into + 0.3 * into.mean()) * (out + 0.3 * out.mean())).sqrt()
+
+
 def normalise(weight: Tensor) -> Tensor:
     """Divides by the roots of row and column sums; zero where a feature has no strength."""
     into, out = weight.sum(1, keepdim=True), weight.sum(0, keepdim=True)
@@ -65,13 +88,13 @@ def _inverse_root(strength: Tensor) -> Tensor:
 
 
 def positive_information(weight: Tensor) -> Tensor:
-    """log(w total / (s t)) where positive."""
-    into, out = weight.sum(1, keepdim=True), weight.sum(0, keepdim=True)
-    ratio = weight * (weight.sum() / (into * out).clamp_min(torch.finfo(weight.dtype).tiny))
+    """Logarithm of w total / (s t) where positive."""
+    expected = torch.outer(weight.sum(1), weight.sum(0)) / weight.sum()
+    ratio = torch.where(expected > 0, weight / expected, torch.zeros_like(weight))
     return ratio.clamp_min(1).log()
 
 
-WEIGHTINGS: MappingProxyType[str, Callable[[Block], Tensor]] = MappingProxyType(
+BLOCK_WEIGHTINGS: MappingProxyType[str, Callable[[Block], Tensor]] = MappingProxyType(
     {
         "raw": raw,
         "square_root": square_root,
@@ -79,18 +102,7 @@ WEIGHTINGS: MappingProxyType[str, Callable[[Block], Tensor]] = MappingProxyType(
         "strength_normalised": strength_normalised,
         "root_normalised": root_normalised,
         "pmi": pointwise_mutual_information,
+        "information": information,
+        "sharpened": sharpened,
     }
 )
-
-
-def apply_weighting(network: Network, name: str) -> Network:
-    """The network with its strengths turned into weights.
-
-    Raises:
-        InteractGraphError: no such weighting.
-    """
-    if name not in WEIGHTINGS:
-        raise InteractGraphError(
-            f"weighting {name!r} is not known; choose one of {', '.join(WEIGHTINGS)}"
-        )
-    return network.map(WEIGHTINGS[name])

@@ -1,7 +1,31 @@
 """Feature maps: activation <-> feature coordinates."""
 
+from .dictionary import Dictionary
 from .feature_map import FeatureMap, from_state, guess_feature_dim
+from .fitting import fit_feature_maps, fit_features
 from .linear import Linear
+from .local_interaction_basis import LocalInteractionBasis
+from .names import NAMES, named_map
 from .neurons import Neurons
+from .pca import PCA
+from .random_rotation import RandomRotation
+from .sparse_rotation import RotationFit, SparseRotation, fit_sparse_rotations
 
-__all__ = ["FeatureMap", "Linear", "Neurons", "from_state", "guess_feature_dim"]
+__all__ = [
+    "NAMES",
+    "PCA",
+    "Dictionary",
+    "FeatureMap",
+    "Linear",
+    "LocalInteractionBasis",
+    "Neurons",
+    "RandomRotation",
+    "RotationFit",
+    "SparseRotation",
+    "fit_feature_maps",
+    "fit_features",
+    "fit_sparse_rotations",
+    "from_state",
+    "guess_feature_dim",
+    "named_map",
+]

@@ -58,8 +58,8 @@ class LinearMap(FeatureMap):
             reads = "coordinates" if size is None else f"{size} coordinates"
             raise InteractGraphError(
                 f"the linear feature map of layer {layer!r} reads {reads} on axis {dim}, "
-                f"but activations there have shape {tuple(shape)}; give an encoder [features, size] "
-                "that fits, or set feature_dim"
+                f"but activations there have shape {tuple(shape)}; give an encoder [features, "
+                "size] that fits, or set feature_dim"
             )
         return replace(self, feature_dim=dim)
 

@@ -18,7 +18,7 @@ class Moments(NamedTuple):
 
     mean: Tensor
     covariance: Tensor
-    count: int
+    n_rows: int
 
 
 def moments_of(batches: Iterable[Tensor]) -> Moments:

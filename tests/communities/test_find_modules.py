@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from planted_graphs import graph_of, planted
+from communities.planted_graphs import graph_of, planted
 
 from interactgraph import InteractGraphError, find_modules
 from interactgraph.communities import WEIGHTINGS, adjusted_rand_index
@@ -33,8 +33,9 @@ def test_every_weighting_finds_clear_modules(weighting):
 
 def test_layered_null_finds_what_plain_modularity_cannot():
     graph, truth = planted(0, contrast=3.0, sizes=(64, 128, 64, 128, 64))
-    layered = find_modules(graph, n_runs=3, significance=False)
-    plain = find_modules(graph, null="undirected", n_runs=3, significance=False)
+    options = {"n_runs": 3, "significance": False, "weighting": "square_root"}
+    layered = find_modules(graph, **options)
+    plain = find_modules(graph, null="undirected", **options)
     assert adjusted_rand_index(layered.labels, truth) > 0.7
     assert adjusted_rand_index(plain.labels, truth) < 0.5
 
@@ -60,7 +61,7 @@ def test_resolution_sets_the_number_of_modules():
 SCRIPT = """
 import sys, hashlib
 sys.path.insert(0, {folder!r})
-from planted_graphs import planted
+from communities.planted_graphs import planted
 from interactgraph import find_modules
 partition = find_modules(planted(9, contrast=1.6)[0], n_runs=4, seed=3)
 print(hashlib.sha256(partition.labels.tobytes()).hexdigest(), partition.z_score)
@@ -70,7 +71,7 @@ print(hashlib.sha256(partition.labels.tobytes()).hexdigest(), partition.z_score)
 def test_same_seed_same_partition_in_another_process():
     graph = planted(9, contrast=1.6)[0]
     here = find_modules(graph, n_runs=4, seed=3)
-    script = SCRIPT.format(folder=os.path.dirname(__file__))
+    script = SCRIPT.format(folder=os.path.dirname(os.path.dirname(__file__)))
     out = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     ).stdout.split()
@@ -95,6 +96,13 @@ def test_two_features():
     partition = find_modules(graph_of(np.ones((1, 1))))
     assert partition.membership["l0"].tolist() in ([0], [1])
     assert not partition.significant
+
+
+def test_features_that_a_weighting_cuts_off_still_belong_somewhere():
+    graph, _ = planted(0)
+    for weighting in WEIGHTINGS:
+        partition = find_modules(graph, weighting=weighting, n_runs=1, significance=False)
+        assert (partition.labels >= 0).all()
 
 
 def test_one_huge_edge():
@@ -141,7 +149,7 @@ def test_weights_that_are_not_finite(value):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"weighting": "cube"}, "weighting 'cube' is not known; choose one of raw"),
+        ({"weighting": "cube"}, "weighting 'cube' is not known; choose one of noise_aware, raw"),
         ({"algorithm": "louvain"}, "algorithm 'louvain' is not known"),
         ({"null": "undirected", "algorithm": "sweeps"}, "needs a null model per block"),
         ({"null": "plain"}, "null model 'plain' is not known"),

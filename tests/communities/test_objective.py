@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from planted_graphs import graph_of, planted
+from communities.planted_graphs import graph_of, planted
 
 from interactgraph import InteractGraphError
 from interactgraph.communities.network import Network

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from planted_graphs import planted
+from communities.planted_graphs import planted
 
 from interactgraph.communities.leiden import Leiden
 from interactgraph.communities.network import Network

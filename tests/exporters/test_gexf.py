@@ -157,7 +157,8 @@ def test_missing_standard_error_is_left_out(graph, tmp_path):
 
 def test_standard_error_of_some_pairs_only(graph, tmp_path):
     pair = ("0", "2")
-    partly = graph.replace(standard_errors={pair: graph.standard_errors[pair]})
+    errors = {("input", "0"): {}, pair: graph.standard_errors[pair]}
+    partly = graph.replace(standard_errors=errors)
     _, edges = read(*itg.export(partly, tmp_path / "g.gexf"))
     having = {ends for ends, edge in edges.items() if "standard_error" in edge}
     assert having == {ends for ends in edges if ends[0].startswith("0/")} != set()

@@ -31,6 +31,10 @@ def test_colours_are_in_range():
     assert colours.max() <= 255
 
 
+def test_isolated_features_are_grey():
+    assert module_colour(-1) == ISOLATED
+
+
 def test_many_at_once():
     modules = np.array([3, -1, 50, 3])
     assert module_colours(modules).tolist() == [list(module_colour(m)) for m in (3, -1, 50, 3)]

@@ -152,10 +152,9 @@ def test_file_of_another_kind(tmp_path, content):
 @pytest.mark.parametrize("metadata", [None, {"format": "pt"}])
 def test_safetensors_file_of_another_program(tmp_path, metadata):
     save_file({"weight": torch.ones(2)}, tmp_path / "model.safetensors", metadata=metadata)
-    with pytest.raises(
-        InteractGraphError, match=r"safetensors file but not an interaction graph.*build"
-    ):
+    with pytest.raises(InteractGraphError, match=r"not an interaction graph; .*build") as caught:
         itg.load(tmp_path / "model.safetensors")
+    assert "truncated" not in str(caught.value)
 
 
 def damaged(graph, path, **changes):
@@ -182,6 +181,7 @@ def damaged(graph, path, **changes):
         {"labels": {"in": ["x"]}},
         {"labels": None},
         {"features": {"in": {"kind": "neurons", "unheard_of": 1}}},
+        {"features": None},
         {"metadata": 3},
         {"layers": ["in", "mid", "in"]},
         {"tensors": {"weights/0/rms": torch.ones(2, 2)}},
@@ -195,13 +195,20 @@ def test_damaged_files_raise_one_kind_of_error(graph, tmp_path, changes):
         itg.load(path)
 
 
-def test_sparse_indices_out_of_range(tmp_path):
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {"weights/0/rms/indices": torch.tensor([[5, 0]])},
+        {"weights/0/rms/values": torch.ones(7)},
+    ],
+)
+def test_sparse_parts_that_do_not_fit(tmp_path, tensors):
     path = tmp_path / "g.safetensors"
     matrix = torch.zeros(3, 3)
     matrix[0, 0] = 1
     labels = {"a": "xyz", "b": "uvw"}
     sparse = InteractionGraph(("a", "b"), [("a", "b")], labels, {("a", "b"): {"rms": matrix}})
-    damaged(sparse, path, tensors={"weights/0/rms/indices": torch.tensor([[5, 0]])})
+    damaged(sparse, path, tensors=tensors)
     with pytest.raises(InteractGraphError, match="not a complete interaction graph"):
         itg.load(path)
 

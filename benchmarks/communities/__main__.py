@@ -1,0 +1,63 @@
+"""Regenerates the figures of README.md: `python -m benchmarks.communities [SECTION ...]`.
+
+Without sections all are run. Trained graphs are kept in the folder --cache and used again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import re
+import time
+from pathlib import Path
+
+import torch
+
+from .calibration import calibration, untrained
+from .recovery import algorithms, backbones, recovery
+from .size import size
+
+README = Path(__file__).with_name("README.md")
+SECTIONS = {
+    "recovery": recovery,
+    "algorithms": algorithms,
+    "calibration": calibration,
+    "untrained": untrained,
+    "backbones": backbones,
+    "size": size,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("sections", nargs="*", choices=[*SECTIONS, []], metavar="SECTION")
+    parser.add_argument("--cache", type=Path, default=Path("build/communities"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    for name in arguments.sections or SECTIONS:
+        start = time.perf_counter()
+        text = SECTIONS[name](arguments.cache)
+        took = time.perf_counter() - start
+        machine = f"{platform.machine()}, one thread, {took:.0f} s"
+        write(name, f"{text}\n\nMeasured on {machine}.")
+        print(f"{name}: {took:.0f} s")
+
+
+def write(name: str, text: str) -> None:
+    """Replaces one section of the README, or adds it."""
+    page = README.read_text() if README.exists() else HEAD
+    section = f"<!-- {name} -->\n{text}\n<!-- end {name} -->"
+    pattern = re.compile(rf"<!-- {name} -->.*<!-- end {name} -->", re.DOTALL)
+    if pattern.search(page):
+        page = pattern.sub(lambda _: section, page)
+    else:
+        page = page.rstrip() + f"\n\n{section}\n"
+    README.write_text(page)
+
+
+HEAD = """# Module finding: recovery, calibration, speed
+
+Written by `python -m benchmarks.communities` from the repository's root; do not edit.
+"""
+
+main()

@@ -1,0 +1,106 @@
+"""Modules with confidence: the graph resampled over parts of the data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import InteractGraphError
+from ..graph import InteractionGraph
+from .confidence import co_assignment
+from .mutual_information import adjusted_mutual_information
+from .partition import Partition, split_layers
+from .search import find_modules
+
+__all__ = ["bootstrap", "mean_graph"]
+
+
+def bootstrap(
+    folds: Sequence[InteractionGraph],
+    strength: str | None = None,
+    *,
+    n_samples: int = 20,
+    seed: int = 0,
+    uncertain: float = 0.5,
+    **options: Any,
+) -> Partition:
+    """Modules of the whole data, with the confidence that resampled data give them.
+
+    Samples are drawn fold by fold: a bootstrap over blocks of samples, which needs no second pass
+    over the data.
+
+    Args:
+        folds: graphs of the same model over disjoint parts of the data, equally large.
+        strength: which strength is the weight; None: the graphs' first.
+        n_samples: number of resampled graphs, each searched once.
+        seed: of the resampling and of every search.
+        uncertain: features of lower confidence are listed in `details["uncertain"]`.
+        **options: for `find_modules`.
+
+    Returns:
+        The partition of the mean graph; `agreement` is the mean adjusted mutual information with
+        the partitions of the resampled graphs.
+
+    Raises:
+        InteractGraphError: fewer than two folds, or folds of different graphs.
+    """
+    if len(folds) < 2:
+        raise InteractGraphError(f"a bootstrap needs at least 2 folds, got {len(folds)}")
+    partition = find_modules(mean_graph(folds), strength, seed=seed, **options)
+    options = {**options, "significance": False, "n_runs": 1}
+    draw = np.random.default_rng(seed)
+    others = []
+    for number in range(n_samples):
+        drawn = draw.integers(0, len(folds), len(folds))
+        sample = mean_graph([folds[k] for k in drawn])
+        others.append(find_modules(sample, strength, seed=seed + number, **options).labels)
+    confidence = co_assignment(partition.labels, others)
+    placed = partition.labels >= 0
+    agreement = np.mean([adjusted_mutual_information(partition.labels[placed], o[placed])
+                         for o in others])  # fmt: skip
+    by_layer = split_layers(confidence, folds[0].n_features)
+    doubtful = {
+        layer: np.flatnonzero(values < uncertain).tolist() for layer, values in by_layer.items()
+    }
+    return replace(
+        partition,
+        confidence=by_layer,
+        agreement=float(agreement),
+        details={**partition.details, "bootstrap_samples": n_samples, "uncertain": doubtful},
+    )
+
+
+def mean_graph(folds: Sequence[InteractionGraph]) -> InteractionGraph:
+    """The graph over all folds: means of strengths, root mean squares of `rms`, largest `max`.
+
+    Raises:
+        InteractGraphError: the folds have different layers, features or strengths.
+    """
+    first = folds[0]
+    for other in folds[1:]:
+        same = (first.layers, first.pairs, first.n_features, first.strengths)
+        if same != (other.layers, other.pairs, other.n_features, other.strengths):
+            raise InteractGraphError(
+                f"folds must be graphs of the same layers, features and strengths; got {first!r} "
+                f"and {other!r}"
+            )
+    blocks: dict[tuple[str, str], Mapping[str, Tensor]] = {}
+    for pair in first.pairs:
+        blocks[pair] = {
+            name: _combine(name, torch.stack([fold.blocks[pair][name] for fold in folds]))
+            for name in first.strengths
+        }
+    return first.replace(blocks=blocks, standard_errors={})
+
+
+def _combine(strength: str, values: Tensor) -> Tensor:
+    if strength == "rms":
+        return values.square().mean(0).sqrt()
+    if strength == "max":
+        return values.amax(0)
+    return values.mean(0)

@@ -1,0 +1,116 @@
+"""Two partitions of the same features: other seeds, checkpoints, data, methods."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from ..errors import InteractGraphError
+from .mutual_information import adjusted_mutual_information, adjusted_rand_index
+from .partition import Partition
+
+__all__ = ["Comparison", "Match", "compare"]
+
+
+@dataclass(frozen=True)
+class Match:
+    """A module of the first partition and its counterpart in the second.
+
+    Attributes:
+        first: module number in the first partition.
+        second: module number in the second one.
+        shared: number of features in both.
+        overlap: shared features over features in either (Jaccard).
+    """
+
+    first: int
+    second: int
+    shared: int
+    overlap: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How two partitions differ, over features that are in a module of both.
+
+    Attributes:
+        adjusted_mutual_information: 1: the same partition, 0: chance.
+        adjusted_rand_index: the same, by pairs of features.
+        matches: one-to-one pairs of modules with the largest number of shared features in total,
+            largest first; modules without a counterpart are left out.
+        moved: layer -> features whose modules are not matched with each other.
+        by_layer: layer -> adjusted mutual information within the layer.
+    """
+
+    adjusted_mutual_information: float
+    adjusted_rand_index: float
+    matches: list[Match]
+    moved: dict[str, np.ndarray]
+    by_layer: dict[str, float]
+
+    def summary(self) -> str:
+        """A few lines for people."""
+        n_moved = sum(len(features) for features in self.moved.values())
+        lines = [
+            f"adjusted mutual information {self.adjusted_mutual_information:.3f}, adjusted Rand "
+            f"index {self.adjusted_rand_index:.3f}, {n_moved} features moved"
+        ]
+        lines += [
+            f"module {m.first} = module {m.second}: {m.shared} shared, overlap {m.overlap:.2f}"
+            for m in self.matches
+        ]
+        return "\n".join(lines)
+
+
+def compare(first: Partition, second: Partition) -> Comparison:
+    """Matches the modules of two partitions (Hungarian method on the numbers of shared features).
+
+    Args:
+        first: a partition.
+        second: another one; layers that only one of them has are left out.
+
+    Raises:
+        InteractGraphError: no common layer, or a layer with another number of features.
+    """
+    layers = [layer for layer in first.layers if layer in second.membership]
+    if not layers:
+        raise InteractGraphError(
+            f"the partitions have no layer in common: {list(first.layers)} and "
+            f"{list(second.layers)}"
+        )
+    for layer in layers:
+        n, m = len(first.membership[layer]), len(second.membership[layer])
+        if n != m:
+            raise InteractGraphError(
+                f"layer {layer!r} has {n} features in one partition and {m} in the other; compare "
+                "partitions of the same features"
+            )
+    a = np.concatenate([first.membership[layer] for layer in layers])
+    b = np.concatenate([second.membership[layer] for layer in layers])
+    both = (a >= 0) & (b >= 0)
+    table = np.zeros((first.n_modules, second.n_modules), np.int64)
+    np.add.at(table, (a[both], b[both]), 1)
+    rows, columns = linear_sum_assignment(-table)
+    matches = []
+    partner = np.full(first.n_modules, -2)
+    for m, k in zip(rows.tolist(), columns.tolist(), strict=True):
+        if table[m, k]:
+            either = table[m].sum() + table[:, k].sum() - table[m, k]
+            matches.append(Match(m, k, int(table[m, k]), float(table[m, k] / either)))
+            partner[m] = k
+    matches.sort(key=lambda match: -match.shared)
+    moved, by_layer = {}, {}
+    for layer in layers:
+        x, y = first.membership[layer], second.membership[layer]
+        here = (x >= 0) & (y >= 0)
+        moved[layer] = np.flatnonzero(here & (partner[x] != y))
+        by_layer[layer] = adjusted_mutual_information(x[here], y[here])
+    return Comparison(
+        adjusted_mutual_information(a[both], b[both]),
+        adjusted_rand_index(a[both], b[both]),
+        matches,
+        moved,
+        by_layer,
+    )

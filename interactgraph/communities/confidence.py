@@ -1,0 +1,40 @@
+"""How sure a feature's module is: the share of runs that put it there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .mutual_information import contingency
+
+__all__ = ["co_assignment"]
+
+
+def co_assignment(labels: np.ndarray, others: Sequence[np.ndarray]) -> np.ndarray:
+    """For each item the share of its module that it is together with in other partitions, mean.
+
+    1: always with all of them; a feature alone in its module has 1 where it is alone elsewhere.
+
+    Args:
+        labels: the partition in question, negative for items that are in no module, `[items]`.
+        others: other partitions of the same items, each `[items]`.
+
+    Returns:
+        float64 `[items]`, NaN where the label is negative.
+    """
+    result = np.full(len(labels), np.nan)
+    placed = labels >= 0
+    if not others or not placed.any():
+        return result
+    _, own = np.unique(labels[placed], return_inverse=True)
+    size = np.bincount(own)[own]
+    total = np.zeros(len(own))
+    for other in others:
+        _, there = np.unique(other[placed], return_inverse=True)
+        table = contingency(own, there)
+        together = table[own, there]
+        alone = table.sum(0)[there] == 1
+        total += np.where(size > 1, (together - 1) / np.maximum(size - 1, 1), alone)
+    result[placed] = total / len(others)
+    return result

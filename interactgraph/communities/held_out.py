@@ -1,0 +1,137 @@
+"""Held-out edges: part of every block is hidden, modules are found without it and judged on it.
+
+Hidden entries are compared with e, the rank-one fit a_i b_j to the visible ones: what they would be
+if weights were nothing but the product of two strengths. All is done on v = sqrt(w), which tames
+the tails of the weights.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .network import Network
+from .objective import Objective, make_objective
+from .runs import sweep_runs
+
+__all__ = ["Fold", "HeldOut", "folds_of", "held_out", "rank_one_fit"]
+
+
+class Fold(NamedTuple):
+    """One round: what is hidden, and the network without it.
+
+    Attributes:
+        hidden: for each block which entries are hidden, bool `[i, j]`.
+        roots: for each block sqrt(w), `[i, j]`.
+        expected: for each block the rank-one fit to the visible roots, `[i, j]`.
+        visible: the network with hidden entries replaced by what is expected; an empty hole would
+            look like a missing edge and pull its two features apart.
+    """
+
+    hidden: list[Tensor]
+    roots: list[Tensor]
+    expected: list[Tensor]
+    visible: Network
+
+
+class HeldOut(NamedTuple):
+    """Sums over the hidden entries inside modules, with residuals r = v - e.
+
+    Attributes:
+        excess: sum of r over sum of v of all hidden entries: a modularity that cannot overfit.
+        z_score: sum of r, each divided by its block's sum of v, over the root of its variance.
+    """
+
+    excess: float
+    z_score: float
+
+
+def folds_of(network: Network, n_folds: int, seed: int) -> Iterator[Fold]:
+    """Hides each entry of each block once, zero entries included."""
+    draw = np.random.default_rng(seed)
+    numbers = []
+    for block in network.blocks:
+        order = draw.permutation(np.arange(block.weight.numel(), dtype=np.int32) % n_folds)
+        number = torch.as_tensor(order.astype(np.int8), device=block.weight.device)
+        numbers.append(number.reshape(block.weight.shape))
+    roots = [block.weight.sqrt() for block in network.blocks]
+    for round_number in range(n_folds):
+        hidden = [number == round_number for number in numbers]
+        expected = [rank_one_fit(v, ~h) for v, h in zip(roots, hidden, strict=True)]
+        blocks = [
+            block._replace(weight=torch.where(h, e.square(), block.weight))
+            for block, h, e in zip(network.blocks, hidden, expected, strict=True)
+        ]
+        yield Fold(hidden, roots, expected, Network(network.n_features, tuple(blocks)))
+
+
+def held_out(
+    network: Network,
+    weigh: Callable[[Network], Network],
+    resolution: float = 1.0,
+    *,
+    n_folds: int,
+    n_starts: int,
+    seed: int,
+) -> HeldOut:
+    """Finds modules without the hidden entries and sums those inside them.
+
+    Args:
+        network: strengths, not weighted yet.
+        weigh: the weighting the modules are found with.
+        resolution: of the layered objective the modules are found with.
+        n_folds: each entry is hidden once in this many rounds.
+        n_starts: random starts of the search in each round.
+        seed: of the folds and the starts.
+    """
+    excess = total = variance = 0.0
+    for number, fold in enumerate(folds_of(network, n_folds, seed)):
+        weighted = weigh(fold.visible)
+        if not weighted.blocks:
+            continue
+        objective = make_objective(weighted, "layered", resolution)
+        assert isinstance(objective, Objective)
+        first = 1000 * seed + n_starts * number
+        starts = sweep_runs(objective, range(first, first + n_starts))
+        labels = max(starts, key=objective.quality)
+        for block, v, e, h in zip(network.blocks, fold.roots, fold.expected, fold.hidden,
+                                  strict=True):  # fmt: skip
+            into, out = (objective.layer_labels(labels, k) for k in (block.target, block.source))
+            tested = h & (into[:, None] == out) & (into[:, None] >= 0)
+            residual = (v - e)[tested]
+            excess += float(residual.sum() / v[h].sum().clamp_min(1e-300))
+            residual = residual / v.sum()
+            total += float(residual.sum())
+            variance += float(residual.square().sum())
+    rounds = n_folds * max(len(network.blocks), 1)
+    return HeldOut(excess / rounds, total / math.sqrt(variance) if variance else 0.0)
+
+
+def rank_one_fit(values: Tensor, visible: Tensor, n_rounds: int = 20) -> Tensor:
+    """The matrix a_i b_j with the row and column sums of the visible entries, `[i, j]`.
+
+    Iterative proportional fitting (Deming & Stephan, Annals of Mathematical Statistics 11, 1940),
+    restricted to the visible entries.
+
+    Args:
+        values: `[i, j]`, not negative.
+        visible: which entries are known, bool `[i, j]`.
+        n_rounds: each fits the rows, then the columns.
+    """
+    mask = visible.to(values)
+    known = values * mask
+    rows, columns = known.sum(1), known.sum(0)
+    a, b = torch.ones_like(rows), torch.ones_like(columns)
+    for _ in range(n_rounds):
+        a = _ratio(rows, mask @ b)
+        b = _ratio(columns, a @ mask)
+    return torch.outer(a, b)
+
+
+def _ratio(sums: Tensor, expected: Tensor) -> Tensor:
+    return torch.where(expected > 0, sums / expected, torch.zeros_like(sums))

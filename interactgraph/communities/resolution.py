@@ -1,0 +1,168 @@
+"""How the modules depend on the resolution: profile, plateaus, a given number of modules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..errors import InteractGraphError
+from ..graph import InteractionGraph
+from .mutual_information import adjusted_mutual_information
+from .network import Network
+from .objective import make_objective
+from .partition import Partition
+from .runs import choose_algorithm, mean_agreement, search
+from .weigh import weigh
+
+__all__ = ["Plateau", "ResolutionProfile", "resolution_for", "resolution_profile"]
+
+_SAME = 0.9  # adjusted mutual information from which neighbouring partitions are one plateau
+
+
+@dataclass(frozen=True)
+class Plateau:
+    """A range of resolutions over which the modules stay the same.
+
+    Attributes:
+        low: smallest resolution.
+        high: largest one.
+        n_modules: number of modules, median.
+        agreement: between runs, mean over the plateau.
+        best: index into the profile's rows of the most agreed partition.
+    """
+
+    low: float
+    high: float
+    n_modules: int
+    agreement: float
+    best: int
+
+
+@dataclass(frozen=True)
+class ResolutionProfile:
+    """Partitions over a range of resolutions.
+
+    Attributes:
+        partitions: one for each resolution, ascending.
+        plateaus: ranges without change, longest first (ratio of the ends, times agreement); ranges
+            with one module, or with more modules than half the features, are left out.
+    """
+
+    partitions: list[Partition]
+    plateaus: list[Plateau]
+
+    def summary(self) -> str:
+        """A table for people: resolution, modules, quality, agreement; then the plateaus."""
+        lines = ["resolution  modules  quality  agreement"]
+        lines += [
+            f"{p.resolution:10.3f}  {p.n_modules:7d}  {p.quality:7.3f}  {p.agreement:9.2f}"
+            for p in self.partitions
+        ]
+        lines += [
+            f"plateau: {p.n_modules} modules from {p.low:.2f} to {p.high:.2f}, agreement "
+            f"{p.agreement:.2f}"
+            for p in self.plateaus
+        ]
+        return "\n".join(lines)
+
+
+def resolution_profile(
+    graph: InteractionGraph,
+    strength: str | None = None,
+    *,
+    resolutions: Sequence[float] | None = None,
+    null: str = "layered",
+    n_runs: int = 5,
+    seed: int = 0,
+    weighting: str = "noise_aware",
+    block_weight: str = "equal",
+    algorithm: str = "auto",
+) -> ResolutionProfile:
+    """Finds modules over a range of resolutions.
+
+    Args:
+        graph: interaction strengths.
+        strength: which strength is the weight; None: the graph's first.
+        resolutions: default: 21 from 0.5 to 2, evenly spaced on a logarithmic scale.
+        null: as for `find_modules`.
+        n_runs: runs at each resolution.
+        seed: of the first run at every resolution.
+        weighting: as for `find_modules`.
+        block_weight: as for `find_modules`.
+        algorithm: as for `find_modules`.
+    """
+    values = np.sort(np.geomspace(0.5, 2, 21) if resolutions is None else resolutions).tolist()
+    weighted, decided = weigh(Network.from_graph(graph, strength), weighting, seed)
+    recorded: dict[str, Any] = {"null": null, "weighting": weighting, "seed": seed}
+    recorded |= {"n_runs": n_runs, "strength": graph.check_strength(strength)}
+    if not weighted.blocks:
+        return ResolutionProfile([], [])
+    partitions = []
+    for resolution in values:
+        objective = make_objective(weighted, null, resolution, block_weight)
+        runs = search(objective, choose_algorithm(algorithm, objective), n_runs, seed)
+        qualities = [objective.quality(labels) for labels in runs]
+        best = int(np.argmax(qualities))
+        partitions.append(
+            Partition.from_labels(
+                runs[best],
+                graph.n_features,
+                quality=qualities[best],
+                agreement=mean_agreement(runs),
+                resolution=resolution,
+                details=decided,
+                **recorded,
+            )
+        )
+    return ResolutionProfile(partitions, find_plateaus(partitions))
+
+
+def find_plateaus(partitions: Sequence[Partition]) -> list[Plateau]:
+    """Ranges of at least two resolutions whose neighbouring partitions agree."""
+    groups: list[list[int]] = [[0]] if partitions else []
+    for k in range(1, len(partitions)):
+        before, here = (partitions[i].labels for i in (k - 1, k))
+        placed = here >= 0
+        if adjusted_mutual_information(before[placed], here[placed]) >= _SAME:
+            groups[-1].append(k)
+        else:
+            groups.append([k])
+    plateaus = []
+    for group in groups:
+        number = int(np.median([partitions[k].n_modules for k in group]))
+        most = (partitions[group[0]].labels >= 0).sum() / 2
+        if len(group) < 2 or not 1 < number <= most:
+            continue
+        agreements = np.nan_to_num([partitions[k].agreement for k in group], nan=1.0)
+        best = group[int(np.argmax(agreements))]
+        low, high = partitions[group[0]].resolution, partitions[group[-1]].resolution
+        plateaus.append(Plateau(low, high, number, float(agreements.mean()), best))
+    return sorted(plateaus, key=lambda p: -np.log(p.high / p.low) * max(p.agreement, 0))
+
+
+def resolution_for(
+    n_modules: int, weighted: Network, null: str, block_weight: str, algorithm: str, seed: int
+) -> float:
+    """The resolution whose best partition comes nearest to a number of modules, by bisection.
+
+    Raises:
+        InteractGraphError: the number is not between 1 and the number of features.
+    """
+    most = int(weighted.connected.sum())
+    if not 1 <= n_modules <= most:
+        raise InteractGraphError(f"n_modules={n_modules} must be between 1 and {most} features")
+    low, high = np.log(1e-3), np.log(1e3)
+    found: dict[float, int] = {}
+    for step in range(16):
+        middle = 0.0 if step == 0 else (low + high) / 2
+        objective = make_objective(weighted, null, float(np.exp(middle)), block_weight)
+        runs = search(objective, choose_algorithm(algorithm, objective), 3, seed)
+        labels = max(runs, key=objective.quality)
+        found[middle] = len(np.unique(labels[labels >= 0]))
+        if found[middle] == n_modules:
+            break
+        low, high = (middle, high) if found[middle] < n_modules else (low, middle)
+    return float(np.exp(min(found, key=lambda r: abs(found[r] - n_modules))))

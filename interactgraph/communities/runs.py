@@ -1,0 +1,95 @@
+"""Runs of a search from several seeds, and how well they agree."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import combinations
+
+import numpy as np
+
+from ..errors import InteractGraphError
+from .leiden import Leiden
+from .mutual_information import adjusted_mutual_information
+from .objective import Objective, PooledObjective
+from .spectral import Spectrum
+from .sweeps import Sweeps
+
+__all__ = ["ALGORITHMS", "choose_algorithm", "mean_agreement", "search", "sweep_runs"]
+
+ALGORITHMS = ("leiden+sweeps", "leiden", "sweeps", "networkit")
+
+_LARGE = 2_000_000  # edges from which random starts are left out
+_GROUPS = (100, 48)  # of spectral starts
+
+
+def choose_algorithm(algorithm: str, objective: Objective | PooledObjective) -> str:
+    """Resolves "auto".
+
+    Raises:
+        InteractGraphError: not known, or sweeps for a null model that is blind to layers.
+    """
+    if algorithm not in (*ALGORITHMS, "auto"):
+        raise InteractGraphError(
+            f"algorithm {algorithm!r} is not known; choose auto, {', '.join(ALGORITHMS)}"
+        )
+    if isinstance(objective, PooledObjective):
+        if algorithm not in ("auto", "leiden"):
+            raise InteractGraphError(
+                f"algorithm {algorithm!r} needs a null model per block (layered, cpm); the null "
+                f"model {objective.null!r} is found by leiden"
+            )
+        return "leiden"
+    return "sweeps" if algorithm == "auto" else algorithm
+
+
+def search(
+    objective: Objective | PooledObjective, algorithm: str, n_runs: int, seed: int
+) -> list[np.ndarray]:
+    """Labels of every run, each `[nodes]`."""
+    seeds = range(seed, seed + n_runs)
+    starts: list[np.ndarray] = []
+    if "leiden" in algorithm:
+        leiden = Leiden(objective)
+        starts = [leiden.run(run_seed) for run_seed in seeds]
+        if algorithm == "leiden":
+            return starts
+    assert isinstance(objective, Objective)
+    if algorithm == "networkit":
+        from .networkit_leiden import networkit_starts
+
+        starts = networkit_starts(objective, list(seeds))
+    if starts:
+        sweeps = Sweeps(objective)
+        return [sweeps.polish(labels) for labels in starts]
+    return sweep_runs(objective, seeds)
+
+
+def sweep_runs(objective: Objective, seeds: Sequence[int]) -> list[np.ndarray]:
+    """Sweeps from spectral and random starts in turn; from spectral ones only on large graphs.
+
+    Random starts find more of sparse graphs, spectral ones far more of large dense ones, where they
+    are faster as well.
+    """
+    sweeps, spectrum = Sweeps(objective), Spectrum(objective, seeds[0])
+    large = objective.network.n_edges > _LARGE
+    runs = []
+    for number, seed in enumerate(seeds):
+        if large or number % 2 == 0:
+            groups = _GROUPS[number // 2 % 2]
+            runs.append(sweeps.polish(spectrum.start(seed, groups)))
+        else:
+            runs.append(sweeps.run(seed))
+    return runs
+
+
+def mean_agreement(runs: list[np.ndarray]) -> float:
+    """Adjusted mutual information, mean over pairs of runs; NaN for one run."""
+    if len(runs) < 2:
+        return math.nan
+    placed = runs[0] >= 0
+    return float(
+        np.mean(
+            [adjusted_mutual_information(a[placed], b[placed]) for a, b in combinations(runs, 2)]
+        )
+    )

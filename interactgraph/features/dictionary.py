@@ -1,0 +1,273 @@
+"""Sparse dictionaries: the codes of an autoencoder, and what it leaves out as one more feature."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from ..errors import InteractGraphError
+from .feature_map import FeatureMap
+
+if TYPE_CHECKING:
+    from .fitting import FittingData
+
+__all__ = ["Dictionary"]
+
+ACTIVATIONS = ("relu", "jumprelu", "topk", "none")
+
+
+@dataclass(frozen=True, eq=False)
+class Dictionary(FeatureMap):
+    """z = act(E (f - m) + c), f = D z + b + error.
+
+    The error of a sample at a position is one more feature, the last one: its coordinate along
+    the error's own direction e / |e|, which stays fixed when features are moved. So it is |e| at
+    the sample, decoding is exact there, and completeness holds. That direction belongs to the
+    sample: `at(activation)` gives the map that knows it. Without it, `decode` leaves the error out.
+
+    Attributes:
+        encoder: E, `[features, activation size]`.
+        decoder: D, `[activation size, features]`.
+        encoder_bias: c, `[features]`; None: zero.
+        decoder_bias: b, `[activation size]`; None: zero.
+        offset: m, what is taken off before encoding, `[activation size]`; None: zero.
+        activation: "relu", "jumprelu" (the pre-activation where it is above the threshold, else
+            zero; Rajamanoharan et al., arXiv 2407.14435), "topk" (the k largest, after a ReLU; Gao
+            et al., arXiv 2406.04093) or "none".
+        threshold: of "jumprelu", `[features]` or one number.
+        k: of "topk".
+        error: whether the error is a feature.
+        drop_dead: leave out features that never fire on the data; they are found in one pass.
+        feature_dim: the axis of the activation that is mapped; None: as for `Neurons`.
+        alive: numbers of the features that fire, in the dictionary as given; set by fitting.
+        n_given: features of the dictionary as given; set by fitting.
+        direction: direction of the error, `[b, *positions, size]`; set by `at`.
+        rate: share of samples and positions at which each feature fires; set by fitting.
+    """
+
+    kind: ClassVar[str] = "dictionary"
+    encoder: Tensor
+    decoder: Tensor
+    encoder_bias: Tensor | None = None
+    decoder_bias: Tensor | None = None
+    offset: Tensor | None = None
+    activation: Literal["relu", "jumprelu", "topk", "none"] = "relu"
+    threshold: Tensor | float | None = None
+    k: int | None = None
+    error: bool = True
+    drop_dead: bool = False
+    feature_dim: int | None = None
+    alive: Tensor | None = None
+    n_given: int | None = None
+    direction: Tensor | None = None
+    rate: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.encoder.ndim != 2 or self.decoder.shape != self.encoder.shape[::-1]:
+            raise InteractGraphError(
+                f"dictionary: encoder {tuple(self.encoder.shape)} and decoder "
+                f"{tuple(self.decoder.shape)} do not fit; they must be [features, size] and "
+                "[size, features]. Transpose what is stored the other way round"
+            )
+        features, size = self.encoder.shape
+        for name, length in (("encoder_bias", features), ("decoder_bias", size), ("offset", size)):
+            value = getattr(self, name)
+            if value is None:
+                object.__setattr__(self, name, self.encoder.new_zeros(length))
+            elif value.shape != (length,):
+                raise InteractGraphError(
+                    f"dictionary: {name} has shape {tuple(value.shape)}; it must be {(length,)}"
+                )
+        if self.activation not in ACTIVATIONS:
+            raise InteractGraphError(
+                f"dictionary: activation={self.activation!r} is unknown; choose one of "
+                + ", ".join(ACTIVATIONS)
+            )
+        if self.activation == "jumprelu":
+            if self.threshold is None:
+                raise InteractGraphError("dictionary: activation='jumprelu' needs threshold=...")
+            given = torch.as_tensor(self.threshold).to(self.encoder)
+            if given.shape not in ((), (features,)):
+                raise InteractGraphError(
+                    f"dictionary: threshold has shape {tuple(given.shape)}; it must be one number "
+                    f"or {(features,)}"
+                )
+            object.__setattr__(self, "threshold", given.expand(features).contiguous())
+        if self.activation == "topk" and not (self.k and 1 <= self.k <= features):
+            raise InteractGraphError(
+                f"dictionary: activation='topk' needs k between 1 and {features}, got k={self.k}"
+            )
+
+    @classmethod
+    def from_module(cls, module: nn.Module, **options: Any) -> Dictionary:
+        """The dictionary that a module holds as parameters.
+
+        Names as in most sparse-autoencoder code: `W_enc [size, features]`, `b_enc`,
+        `W_dec [features, size]`, `b_dec`, `threshold`; or linear layers `encoder` and `decoder`.
+
+        Args:
+            module: the autoencoder.
+            options: further arguments of `Dictionary`, which win.
+        """
+        found: dict[str, Any] = {}
+        if isinstance(getattr(module, "W_enc", None), Tensor):
+            names = {"encoder": "W_enc", "decoder": "W_dec", "encoder_bias": "b_enc",
+                     "decoder_bias": "b_dec", "threshold": "threshold"}  # fmt: skip
+            found = {key: getattr(module, name, None) for key, name in names.items()}
+            found = {
+                key: value.detach().mT if value.ndim == 2 else value.detach()
+                for key, value in found.items()
+                if isinstance(value, Tensor)
+            }
+        else:
+            layers = {"encoder": "encoder_bias", "decoder": "decoder_bias"}
+            for name, bias in layers.items():
+                layer = getattr(module, name, None)
+                if isinstance(layer, nn.Linear):
+                    found[name] = layer.weight.detach()
+                    if layer.bias is not None:
+                        found[bias] = layer.bias.detach()
+        if not {"encoder", "decoder"} <= set({**found, **options}):
+            raise InteractGraphError(
+                f"{type(module).__name__} holds neither W_enc and W_dec nor linear layers encoder "
+                "and decoder; give the tensors: Dictionary(encoder=..., decoder=...)"
+            )
+        if "threshold" in found and "activation" not in options:
+            options["activation"] = "jumprelu"
+        return cls(**{**found, **options})
+
+    @classmethod
+    def random(cls, size: int, n_features: int, *, k: int = 8, seed: int = 0) -> Dictionary:
+        """The control: random unit directions, the k best matching ones active.
+
+        Args:
+            size: activation size.
+            n_features: features.
+            k: active features.
+            seed: of the directions.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        rows = torch.randn(n_features, size, generator=generator, dtype=torch.float64)
+        rows = rows / rows.norm(dim=1, keepdim=True)
+        # The k codes of nearly orthogonal directions are about the coordinates along them.
+        return cls(rows, rows.mT.contiguous(), activation="topk", k=min(k, n_features))
+
+    # --- the map ---------------------------------------------------------------------------------
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether dead features have been looked for, where that is asked."""
+        return not self.drop_dead or self.alive is not None
+
+    @property
+    def depends_on_sample(self) -> bool:
+        """The direction of the error does."""
+        return self.error
+
+    @property
+    def n_features(self) -> int:
+        """Features of the dictionary, and the error."""
+        return self.encoder.shape[0] + int(self.error)
+
+    def bind(self, layer: str, shape: torch.Size, feature_dim: int) -> Dictionary:
+        """See `FeatureMap.bind`."""
+        asked = feature_dim if self.feature_dim is None else self.feature_dim
+        dim = asked + len(shape) if asked < 0 else asked
+        size = self.encoder.shape[1]
+        if not 1 <= dim < len(shape) or shape[dim] != size:
+            raise InteractGraphError(
+                f"the dictionary of layer {layer!r} reads {size} coordinates on axis {dim}, but "
+                f"activations there have shape {tuple(shape)}; give the dictionary of this layer, "
+                "or set feature_dim"
+            )
+        return replace(self, feature_dim=dim)
+
+    def fit(self, layer: str, data: FittingData) -> Dictionary:
+        """Finds which features fire and drops the others. See `FeatureMap.fit`."""
+        fired = torch.zeros(len(self.encoder), dtype=torch.int64, device=self.encoder.device)
+        count = 0
+        for rows in data.rows(layer, f"dictionary of {layer}: features that fire"):
+            fired += (self._codes(rows) != 0).sum(0)
+            count += len(rows)
+        alive = fired.nonzero().flatten()
+        if not len(alive):
+            raise InteractGraphError(
+                f"no feature of the dictionary of layer {layer!r} fires on the data; it belongs to "
+                "another layer, or its input must be scaled as in its training"
+            )
+        assert self.encoder_bias is not None
+        return replace(
+            self,
+            encoder=self.encoder[alive],
+            decoder=self.decoder[:, alive].contiguous(),
+            encoder_bias=self.encoder_bias[alive],
+            threshold=self.threshold[alive] if isinstance(self.threshold, Tensor) else None,
+            k=None if self.k is None else min(self.k, len(alive)),
+            alive=alive,
+            n_given=len(self.encoder),
+            rate=(fired[alive] / max(count, 1)).to(self.encoder),
+        )
+
+    def at(self, activation: Tensor) -> Self:
+        """The map that knows the direction of the error of these samples."""
+        if not self.error:
+            return self
+        last = self._last(activation)
+        error = last - self._reconstruct(self._codes(last))
+        norm = error.norm(dim=-1, keepdim=True)
+        tiny = torch.finfo(error.dtype).tiny
+        return replace(self, direction=error / norm.clamp_min(tiny))
+
+    def encode(self, activation: Tensor) -> Tensor:
+        """See `FeatureMap.encode`. The error is measured along its direction, see `at`."""
+        last = self._last(activation)
+        codes = self._codes(last)
+        if not self.error:
+            return codes
+        error = last - self._reconstruct(codes)
+        if self.direction is None:
+            along = error.norm(dim=-1, keepdim=True)
+        else:
+            along = (error * self.direction).sum(-1, keepdim=True)
+            codes = codes.expand(*along.shape[:-1], -1)
+        return torch.cat([codes, along], -1)
+
+    def decode(self, features: Tensor) -> Tensor:
+        """See `FeatureMap.decode`."""
+        if not self.error:
+            last = self._reconstruct(features)
+        else:
+            last = self._reconstruct(features[..., :-1])
+            if self.direction is not None:
+                last = last + features[..., -1:] * self.direction
+        return last.movedim(-1, -1 if self.feature_dim is None else self.feature_dim)
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """See `FeatureMap.state`; the directions of a batch are no part of the map."""
+        return FeatureMap.state(replace(self, direction=None))
+
+    def _last(self, activation: Tensor) -> Tensor:
+        return activation.movedim(-1 if self.feature_dim is None else self.feature_dim, -1)
+
+    def _codes(self, last: Tensor) -> Tensor:
+        assert self.offset is not None
+        assert self.encoder_bias is not None
+        p = (last - self.offset) @ self.encoder.mT + self.encoder_bias
+        if self.activation == "none":
+            return p
+        if self.activation == "jumprelu":
+            assert isinstance(self.threshold, Tensor)
+            return torch.where(p > self.threshold, p, torch.zeros_like(p))
+        if self.activation == "topk":
+            assert self.k is not None
+            lowest = p.topk(self.k, dim=-1).values[..., -1:]
+            return torch.where(p >= lowest, p, torch.zeros_like(p)).relu()
+        return p.relu()
+
+    def _reconstruct(self, codes: Tensor) -> Tensor:
+        assert self.decoder_bias is not None
+        return codes @ self.decoder.mT + self.decoder_bias

@@ -1,0 +1,146 @@
+"""Drawn source features: unbiased, with the right standard errors; path nodes by tolerance."""
+
+import networks
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import interactgraph as itg
+from interactgraph import InteractGraphError
+
+ALL = ("rms", "mean_abs", "mean", "max")
+
+
+def net():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(6, 9), nn.GELU(), nn.LayerNorm(9), nn.Linear(9, 8), nn.Tanh(), nn.Linear(8, 4)
+    )
+    return model.double(), torch.randn(400, 6, dtype=torch.float64)
+
+
+def run(model, x, **options):
+    return itg.interaction_graph(
+        model, list(x.split(50)), ["0", "5"], engine="forward", n_steps=2, progress=False,
+        strengths=ALL, **options,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("sampling", ["importance", "uniform"])
+@pytest.mark.parametrize("sources", [1, 3])
+def test_unbiased_over_seeds_and_errors_cover(sampling, sources):
+    model, x = net()
+    exact = run(model, x)
+    draws = [run(model, x, sources=sources, sampling=sampling, seed=s) for s in range(40)]
+    assert draws[0].metadata["plans"][0]["way"] == "drawn columns"
+    for name in ("mean", "mean_abs"):
+        found = torch.stack([g.weights("0", "5", name) for g in draws])
+        true = exact.weights("0", "5", name)
+        off = (found.mean(0) - true) / (found.std(0) / len(draws) ** 0.5)
+        # A mean of 40 draws: standard normal, entry by entry.
+        assert float(off.abs().mean()) < 1.1
+        assert float(off.mean().abs()) < 0.6
+    squares = torch.stack([g.weights("0", "5", "rms").square() for g in draws])
+    true = exact.weights("0", "5", "rms").square()
+    off = (squares.mean(0) - true) / (squares.std(0) / len(draws) ** 0.5)
+    assert float(off.abs().mean()) < 1.1
+    # Standard errors are those of the whole estimate, data and draws together; against the exact
+    # value on the same data they are a little too large, never too small.
+    error = torch.stack([g.standard_error("0", "5", "mean") for g in draws])
+    deviation = torch.stack([g.weights("0", "5", "mean") for g in draws]) - exact.weights(
+        "0", "5", "mean"
+    )
+    covered = float((deviation.abs() <= 2 * error).double().mean())
+    assert 0.93 <= covered <= 1.0
+    ratio = deviation.square().mean() / error.square().mean()
+    assert 0.4 < float(ratio) < 1.1
+
+
+def test_largest_is_a_lower_bound():
+    model, x = net()
+    exact, drawn = run(model, x), run(model, x, sources=2)
+    assert (drawn.weights("0", "5", "max") <= exact.weights("0", "5", "max") + 1e-12).all()
+
+
+def test_importance_beats_uniform_where_features_differ():
+    model, x = net()
+    model[3].weight.data[:, :7] *= 0.05
+    exact = run(model, x).weights("0", "5")
+
+    def miss(sampling):
+        drawn = [run(model, x, sources=1, sampling=sampling, seed=s) for s in range(8)]
+        return np.mean([float((g.weights("0", "5") - exact).norm()) for g in drawn])
+
+    assert miss("importance") < miss("uniform")
+
+
+def test_one_seed_decides_everything():
+    model, x = net()
+    a, b, c = (run(model, x, sources=1, seed=s).weights("0", "5") for s in (1, 1, 2))
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+
+
+def test_sequences_with_masks_are_unbiased_too():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), networks.Block(6)).double()
+    x = torch.randn(60, 5, 4, dtype=torch.float64)
+    keep = torch.arange(5) < torch.randint(1, 6, (60, 1))
+    data = [(x, keep)]
+    options = {
+        "strengths": ("mean",), "n_steps": 2, "engine": "forward", "progress": False,
+        "position_mask": lambda batch: batch[1],
+    }  # fmt: skip
+    exact = itg.interaction_graph(model, data, ["0", "1"], **options).weights("0", "1")
+    drawn = [
+        itg.interaction_graph(model, data, ["0", "1"], sources=2, seed=s, **options)
+        for s in range(30)
+    ]
+    found = torch.stack([g.weights("0", "1") for g in drawn])
+    off = (found.mean(0) - exact) / (found.std(0) / len(drawn) ** 0.5)
+    assert float(off.abs().mean()) < 1.1
+
+
+def test_exact_closed_form_is_taken_where_it_costs_less():
+    case = networks.make("mlp")
+    graph = itg.interaction_graph(
+        case.model, case.batches, ["input", "1"], sources=1, progress=False, n_steps=8
+    )
+    assert graph.metadata["plans"][0]["engine"] == "closed_form"
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"sources": 0}, "sources=0"),
+        ({"sources": 1, "engine": "reverse"}, "engine='reverse' does not"),
+        ({"sampling": "magic"}, "sampling='magic' is unknown"),
+        ({"tolerance": 0.0}, "tolerance=0.0"),
+    ],
+)
+def test_options(options, match):
+    model, x = net()
+    with pytest.raises(InteractGraphError, match=match):
+        itg.interaction_graph(model, x, ["0", "5"], progress=False, **options)
+
+
+def test_tolerance_doubles_path_nodes_until_the_residual_is_below_it():
+    model, x = net()
+    options = {"engine": "forward", "n_steps": 1, "progress": False, "baseline": torch.ones(9)}
+    coarse = itg.interaction_graph(model, [x], ["0", "5"], **options)
+    assert coarse.completeness["0", "5"] > 1e-4
+    for engine in ("forward", "reverse"):
+        options["engine"] = engine
+        fine = itg.interaction_graph(model, [x], ["0", "5"], tolerance=1e-5, **options)
+        assert fine.completeness["0", "5"] <= 1e-5
+        assert fine.metadata["notes"] == []
+
+
+def test_tolerance_that_cannot_be_reached_is_reported():
+    model, x = net()
+    model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 5), nn.ReLU()).double()
+    graph = itg.interaction_graph(
+        model, [x[:5]], ["0", "3"], engine="reverse", tolerance=1e-13, progress=False
+    )
+    assert "stays above tolerance=1e-13 with 512 path nodes" in graph.metadata["notes"][0]

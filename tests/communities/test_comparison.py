@@ -1,0 +1,43 @@
+import numpy as np
+import pytest
+
+from interactgraph import InteractGraphError
+from interactgraph.communities import Partition, compare
+
+
+def test_renamed_modules_match():
+    a = Partition({"x": [0, 0, 1, 1], "y": [0, 0, 1, -1]}, quality=0.0)
+    b = Partition({"x": [1, 1, 0, 0], "y": [1, 1, 0, 0]}, quality=0.0)
+    result = compare(a, b)
+    assert result.adjusted_mutual_information == pytest.approx(1)
+    assert result.adjusted_rand_index == pytest.approx(1)
+    assert [(m.first, m.second, m.shared, m.overlap) for m in result.matches] == [
+        (0, 1, 4, 1.0),
+        (1, 0, 3, 1.0),
+    ]
+    assert all(len(features) == 0 for features in result.moved.values())
+    assert "0 features moved" in result.summary()
+
+
+def test_what_moved_is_listed():
+    a = Partition({"x": [0, 0, 0, 1, 1, 1]}, quality=0.0)
+    b = Partition({"x": [0, 0, 1, 1, 1, 1]}, quality=0.0)
+    result = compare(a, b)
+    assert result.moved["x"].tolist() == [2]
+    assert {m.overlap for m in result.matches} == {2 / 3, 3 / 4}
+
+
+def test_matching_is_the_best_one_overall():
+    """Greedy would pair 0 with 0 (five shared) and leave one shared; the best total is eight."""
+    first = np.array([0] * 9 + [1] * 4)
+    second = np.array([0] * 5 + [1] * 4 + [0] * 4)
+    result = compare(Partition({"x": first}, quality=0.0), Partition({"x": second}, quality=0.0))
+    assert {(m.first, m.second) for m in result.matches} == {(0, 1), (1, 0)}
+
+
+def test_only_the_same_features_compare():
+    a = Partition({"x": [0, 0]}, quality=0.0)
+    with pytest.raises(InteractGraphError, match="no layer in common"):
+        compare(a, Partition({"y": [0, 0]}, quality=0.0))
+    with pytest.raises(InteractGraphError, match="2 features in one partition and 3"):
+        compare(a, Partition({"x": [0, 0, 0]}, quality=0.0))

@@ -1,0 +1,50 @@
+import numpy as np
+import torch
+from communities.planted_graphs import planted
+
+from interactgraph.communities.held_out import folds_of, held_out, rank_one_fit
+from interactgraph.communities.network import Network
+from interactgraph.communities.weighting import root_normalised
+
+
+def test_each_entry_is_hidden_once():
+    network = Network.from_graph(planted(0)[0])
+    folds = list(folds_of(network, 5, 0))
+    for k in range(2):
+        times = torch.stack([fold.hidden[k] for fold in folds]).sum(0)
+        assert (times == 1).all()
+        sizes = [int(fold.hidden[k].sum()) for fold in folds]
+        assert max(sizes) - min(sizes) <= 1
+
+
+def test_the_search_sees_nothing_of_what_is_hidden():
+    network = Network.from_graph(planted(0)[0])
+    first = next(folds_of(network, 5, 0))
+    changed = network.map(lambda b: b.weight)
+    for block, hidden in zip(changed.blocks, first.hidden, strict=True):
+        block.weight[hidden] = 1e3 * torch.rand(int(hidden.sum()), dtype=torch.float64)
+    second = next(folds_of(changed, 5, 0))
+    for a, b in zip(first.visible.blocks, second.visible.blocks, strict=True):
+        torch.testing.assert_close(a.weight, b.weight)
+
+
+def test_rank_one_graphs_leave_nothing():
+    network = Network.from_graph(planted(0)[0])
+    exact = network.map(lambda b: rank_one_fit(b.weight, torch.ones_like(b.weight) > 0))
+    result = held_out(exact, lambda n: n.map(root_normalised), n_folds=4, n_starts=2, seed=0)
+    assert abs(result.excess) < 1e-6
+
+
+def test_excess_is_the_modularity_of_hidden_entries():
+    """With modules that are certain, it is near the modularity of the roots under them."""
+    graph, truth = planted(1, 10.0)
+    network = Network.from_graph(graph)
+    result = held_out(network, lambda n: n.map(root_normalised), n_folds=5, n_starts=3, seed=0)
+    parts = np.split(truth, [24, 72])
+    expected = []
+    for k, block in enumerate(network.blocks):
+        v = block.weight.sqrt().numpy()
+        residual = v - np.outer(v.sum(1), v.sum(0)) / v.sum()
+        expected.append(residual[parts[k + 1][:, None] == parts[k]].sum() / v.sum())
+    assert 0.85 < result.excess / np.mean(expected) < 1.15
+    assert result.z_score > 5

@@ -1,0 +1,173 @@
+"""Dictionaries: codes, the error as a feature, dead features, modules as they come."""
+
+import pytest
+import torch
+from torch import nn
+
+from interactgraph import InteractGraphError, features
+from interactgraph.features import Dictionary, Neurons, from_state
+
+D, F = 5, 12
+
+
+def tensors():
+    generator = torch.Generator().manual_seed(0)
+
+    def r(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    return {"encoder": r(F, D), "decoder": r(D, F), "encoder_bias": r(F), "decoder_bias": r(D),
+            "offset": r(D)}  # fmt: skip
+
+
+def activation():
+    return torch.randn(7, 3, D, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+OPTIONS = {
+    "relu": {},
+    "jumprelu": {"threshold": 0.5},
+    "topk": {"k": 3},
+    "none": {},
+}
+
+
+@pytest.mark.parametrize("name", list(OPTIONS))
+def test_codes(name):
+    t, f = tensors(), activation()
+    found = Dictionary(**t, activation=name, **OPTIONS[name]).encode(f)[..., :-1]
+    for b in range(7):
+        for s in range(3):
+            p = t["encoder"] @ (f[b, s] - t["offset"]) + t["encoder_bias"]
+            if name == "relu":
+                p = p.clamp_min(0)
+            elif name == "jumprelu":
+                p[p <= 0.5] = 0
+            elif name == "topk":
+                p[p.argsort(descending=True)[3:]] = 0
+                p = p.clamp_min(0)
+            torch.testing.assert_close(found[b, s], p)
+
+
+@pytest.mark.parametrize("name", list(OPTIONS))
+def test_the_error_feature_makes_decoding_exact(name):
+    f = activation()
+    plain = Dictionary(**tensors(), activation=name, **OPTIONS[name])
+    here = plain.at(f)
+    z = here.encode(f)
+    assert z.shape == (7, 3, F + 1)
+    torch.testing.assert_close(here.decode(z), f)
+    t = tensors()
+    error = f - (z[..., :-1] @ t["decoder"].T + t["decoder_bias"])
+    torch.testing.assert_close(z[..., -1], error.norm(dim=-1))
+    # Moving the error feature alone moves along the error.
+    half = z.clone()
+    half[..., -1] /= 2
+    torch.testing.assert_close(here.decode(half), f - error / 2)
+    # Without the direction, the error's size is known and decoding leaves it out.
+    torch.testing.assert_close(plain.encode(f), z)
+    torch.testing.assert_close(plain.decode(z), f - error)
+
+
+def test_one_activation_around_many_samples():
+    """A baseline of one sample is encoded along the error directions of all."""
+    f = activation()
+    here = Dictionary(**tensors()).at(f)
+    z0 = here.encode(torch.zeros_like(f[:1]))
+    assert z0.shape == (7, 3, F + 1)
+    assert (z0[..., -1].std(0) > 0).all()
+
+
+def test_dead_features_are_dropped():
+    t = tensors()
+    t["encoder_bias"][[2, 7]] = -100.0
+    model = nn.Sequential(nn.Identity(), nn.Linear(D, 2)).double()
+    f = activation()[:, 0]
+    given = Dictionary(**t, activation="jumprelu", threshold=0.1, drop_dead=True)
+    assert not given.is_fitted
+    found = features.fit_features(model, f, {"0": given, "1": Neurons()}, progress=False)["0"]
+    codes = Dictionary(**t, activation="jumprelu", threshold=0.1).encode(f)[:, :-1]
+    alive = (codes != 0).any(0).nonzero().flatten()
+    assert not {2, 7} & set(alive.tolist())
+    assert found.alive.tolist() == alive.tolist()
+    assert found.n_given == F
+    assert found.n_features == len(alive) + 1
+    torch.testing.assert_close(found.rate, (codes[:, alive] != 0).double().mean(0))
+    torch.testing.assert_close(found.encode(f)[:, :-1], codes[:, alive])
+
+
+def test_state_round_trip():
+    f = activation()
+    given = Dictionary(**tensors(), activation="jumprelu", threshold=0.3).bind("x", f.shape, 2)
+    again = from_state(*given.at(f).state())
+    assert again.direction is None
+    torch.testing.assert_close(again.encode(f), given.encode(f), rtol=0, atol=0)
+
+
+def test_modules():
+    t = tensors()
+
+    class Autoencoder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.W_enc, self.W_dec = nn.Parameter(t["encoder"].T), nn.Parameter(t["decoder"].T)
+            self.b_enc, self.b_dec = (
+                nn.Parameter(t["encoder_bias"]),
+                nn.Parameter(t["decoder_bias"]),
+            )
+
+    class Layers(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder, self.decoder = nn.Linear(D, F).double(), nn.Linear(F, D).double()
+
+    f = activation()
+    one = Dictionary.from_module(Autoencoder(), offset=t["offset"])
+    torch.testing.assert_close(one.encode(f), Dictionary(**t).encode(f))
+    layers = Layers()
+    two = Dictionary.from_module(layers, error=False)
+    torch.testing.assert_close(two.encode(f), layers.encoder(f).relu())
+    torch.testing.assert_close(two.decode(two.encode(f)), layers.decoder(layers.encoder(f).relu()))
+    with pytest.raises(InteractGraphError, match=r"Linear holds neither W_enc"):
+        Dictionary.from_module(nn.Linear(2, 2))
+
+
+def test_random_control():
+    f = activation()
+    one = Dictionary.random(D, 40, k=4, seed=3)
+    assert ((one.encode(f)[..., :-1] != 0).sum(-1) <= 4).all()
+    torch.testing.assert_close(one.encoder.norm(dim=1), torch.ones(40).double())
+    torch.testing.assert_close(one.encoder, Dictionary.random(D, 40, seed=3).encoder)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"decoder": torch.ones(F, D).double()}, "do not fit"),
+        ({"encoder_bias": torch.ones(3).double()}, "encoder_bias has shape"),
+        ({"activation": "gelu"}, "'gelu' is unknown"),
+        ({"activation": "jumprelu"}, "needs threshold"),
+        ({"activation": "jumprelu", "threshold": torch.ones(3)}, "threshold has shape"),
+        ({"activation": "topk"}, "k between 1 and 12"),
+        ({"activation": "topk", "k": 13}, "k between 1 and 12"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(InteractGraphError, match=message):
+        Dictionary(**{**tensors(), **options})
+
+
+def test_bound_to_another_size():
+    with pytest.raises(InteractGraphError, match="reads 5 coordinates"):
+        Dictionary(**tensors()).bind("fc", torch.Size([2, 4]), 1)
+
+
+def test_a_dictionary_that_never_fires():
+    t = tensors()
+    t["encoder_bias"] -= 1000
+    model = nn.Sequential(nn.Identity(), nn.Linear(D, 2)).double()
+    with pytest.raises(InteractGraphError, match="no feature of the dictionary of layer '0' fires"):
+        features.fit_features(
+            model, activation()[:, 0], {"0": Dictionary(**t, drop_dead=True), "1": Neurons()},
+            progress=False,
+        )  # fmt: skip
