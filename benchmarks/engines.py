@@ -160,8 +160,8 @@ def transformer_table(quick: bool) -> list[str]:
         timed(lambda: graph(model, [x], ["0", "1"], engine="reverse", n_steps=1)) if quick else 0.0
     )
     rows = [
-        f"### 3-block GPT-2-like model, width {size}, {positions} positions, {n} samples, one pair, "
-        "one path node",
+        f"### 3-block GPT-2-like model, width {size}, {positions} positions, {n} samples, one "
+        "pair, one path node",
         "",
         "| exact reverse mode | times slower than forward mode |",
         "| --- | --- |",

@@ -93,7 +93,7 @@ class DenseMaps:
         diagonal = self.before.diagonal()
         return diagonal if torch.equal(self.before, torch.diag(diagonal)) else None
 
-    def slopes(self, problem: PairProblem, gradient: bool) -> tuple[Tensor, Tensor]:
+    def slopes(self, problem: PairProblem, *, gradient: bool) -> tuple[Tensor, Tensor]:
         """(slopes g, steps dp) of the pre-activation, `[b, s, k]`.
 
         Args:
@@ -117,12 +117,12 @@ class DenseMaps:
             slope = secant_slope(phi, p0_traced, dp_traced, scalar=False)
         return self.from_traced(slope), dp
 
-    def factors(self, problem: PairProblem, gradient: bool) -> Factors:
+    def factors(self, problem: PairProblem, *, gradient: bool) -> Factors:
         """A as a product, for segments with one map."""
         if self.before is None:
             assert self.skip is not None
             return Factors(None, problem.dz, problem.dz @ self.skip.mT)
-        slope, dp = self.slopes(problem, gradient)
+        slope, dp = self.slopes(problem, gradient=gradient)
         if self.after is None:
             return Factors(slope, problem.dz, slope * dp)
         return Factors(None, slope * problem.dz, (slope * dp) @ self.after.mT)

@@ -330,12 +330,14 @@ class PairEngine:
         shape = self._trace(problem, batch)
         if self.plan.way in ("columns", "rows"):
             inputs, _ = tensors_of(batch)
-            straight = straighten(shape.structure, inputs, problem, gradient=gradient)
-            total = straight(problem.z) - straight(problem.z - problem.dz)
-            self._confirm(total, problem)
+            straight = straighten(shape.structure, inputs, problem)
+            self._confirm(straight(problem.z) - straight(problem.z - problem.dz), problem)
+            if gradient:
+                straight = straighten(shape.structure, inputs, problem, gradient=True)
             # Affine, so that any one node of the path is exact.
             add = self._add_columns if self.plan.way == "columns" else self._add_rows
-            add(straight.problem(problem), at_sample(), positions, tick)
+            total = add(straight.problem(problem), at_sample(), positions, tick)
+            self.completeness.add(total, problem)
             return
         maps = shape.maps
         if maps is None:
@@ -343,8 +345,11 @@ class PairEngine:
         if shape.y0 is not None:
             problem = problem.with_y0(shape.y0)
         if self.plan.way == "one map":
-            factors = maps.factors(problem, gradient)
+            factors = maps.factors(problem, gradient=False)
             self._confirm(factors.total, problem)
+            if gradient:
+                factors = maps.factors(problem, gradient=True)
+            self.completeness.add(factors.total, problem)
             mask = problem.mask
             right = factors.right if mask is None else factors.right * mask[..., None]
             if self._outer is None:
@@ -352,8 +357,11 @@ class PairEngine:
                 self._outer = OuterSums(self.sums, maps.one_map)
             self._outer.add(factors.left, right, positions)
         else:
-            slopes, steps = maps.slopes(problem, gradient)
+            slopes, steps = maps.slopes(problem, gradient=False)
             self._confirm(maps.total(problem, slopes, steps), problem)
+            if gradient:
+                slopes, steps = maps.slopes(problem, gradient=True)
+            self.completeness.add(maps.total(problem, slopes, steps), problem)
             per_sample = maps.block_bytes(problem) + self._reduced_bytes(problem)
             samples = max(1, self._free() // per_sample)
             for here, a in maps.blocks(problem, slopes, samples):
@@ -362,15 +370,17 @@ class PairEngine:
         tick(self.plan.passes)
 
     def _confirm(self, total: Tensor, problem: PairProblem) -> None:
-        """Adds to the completeness; a closed form whose residual is no rounding error is wrong.
+        """A closed form is exact: a residual that is no rounding error means it does not hold.
+
+        Args:
+            total: sum_j A of integrated gradients, whatever the method.
+            problem: the pair on the batch.
 
         Raises:
-            NoClosedForm: it is wrong.
+            NoClosedForm: it does not; nothing of the batch has been added.
         """
-        tolerance = None
-        if self.method == "integrated_gradients":
-            tolerance = 1e-6 if total.dtype == torch.float64 else 1e-2
-        self.completeness.add(total, problem, tolerance)
+        tolerance = 1e-6 if total.dtype == torch.float64 else 1e-2
+        Completeness().add(total, problem, tolerance)
 
     def _reduced_bytes(self, problem: PairProblem) -> int:
         entries = problem.y.shape[2] * problem.z.shape[2]

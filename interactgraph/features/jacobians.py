@@ -195,7 +195,7 @@ class MeanSquareJacobian:
 
 
 def rows_of(function: Callable[[Tensor], Tensor], point: Tensor, cotangents: Tensor) -> Tensor:
-    """Products c'J for many cotangents c `[c, b, t, i]` at one point `[b, s, d]`; gives `[c, b, s, d]`."""
+    """Products c'J for cotangents c `[c, b, t, i]` at a point `[b, s, d]`: `[c, b, s, d]`."""
     return _linear_pull_back(function, point)(cotangents)
 
 

@@ -162,8 +162,7 @@ def fit_sparse_rotations(
     *,
     rotation: SparseRotation | None = None,
     order: Literal["joint", "from_output", "from_input"] = "joint",
-    last: FeatureMap | None = None,
-    first: FeatureMap | None = None,
+    keep: Mapping[str, FeatureMap] | None = None,
     match: bool = False,
     forward: Forward | None = None,
     progress: bool = True,
@@ -177,8 +176,8 @@ def fit_sparse_rotations(
         rotation: the options of the search.
         order: "joint": all layers at once; "from_output": the last layer first, every layer
             against the next one's; "from_input": the first layer first.
-        last: a basis that the last layer keeps, for example `Neurons()` for logits.
-        first: a basis that the first layer keeps.
+        keep: bases that some layers keep, for example {"logits": Neurons()}; those that are not
+            fitted yet are.
         match: also answer whether the sparse output channels of X -> Y are the sparse input
             channels of Y -> Z; learns every pair on its own.
         forward: `forward(model, batch)` calls the model on a batch.
@@ -195,8 +194,9 @@ def fit_sparse_rotations(
     pairs = list(pairwise(names))
     runner = Runner.on(model, forward, None, None)
     maps: dict[str, FeatureMap] = dict.fromkeys(names, options)
-    kept = {names[-1]: last, names[0]: first}
-    maps.update({layer: given for layer, given in kept.items() if given is not None})
+    if unknown := [layer for layer in keep or {} if layer not in names]:
+        raise InteractGraphError(f"keep names {unknown}, which are not in layers={names}")
+    maps.update(keep or {})
     with prepared(runner.model):
         fitting = fitting_data(runner, check_data(data), sites, pairs, maps, progress=progress)
         for layer in reversed(names):

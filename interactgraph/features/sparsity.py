@@ -15,7 +15,7 @@ SparsityMeasure = Callable[[Tensor, float], Tensor]
 
 
 def log(squares: Tensor, eps: float) -> Tensor:
-    """Mean of log(1 + x^2 / eps): the gain of a small entry that becomes zero is largest."""
+    """The mean logarithm of 1 + x^2 / eps: what a small entry gains by becoming zero is largest."""
     return (squares / eps).log1p().mean()
 
 

@@ -32,7 +32,7 @@ def log_likelihood(output: Tensor, batch: Any, intact: Tensor) -> Tensor:
 
 
 def log_agreement(output: Tensor, batch: Any, intact: Tensor) -> Tensor:
-    """Log-probability of the intact model's answer: a smooth stand-in for `agreement` and `accuracy`."""
+    """Log-probability of the intact model's answer: smooth, where `accuracy` is not."""
     return -F.cross_entropy(output, intact.argmax(-1), reduction="none")
 
 

@@ -183,6 +183,21 @@ def test_wrong_structure_is_caught_and_replaced():
     torch.testing.assert_close(graph.weights("input", "output"), total, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("method", ["integrated_gradients", "gradient"])
+def test_wrong_structure_is_an_error_where_the_closed_form_was_asked_for(method):
+    class Scaled(nn.Module):
+        def forward(self, x, gate):
+            return x * float(gate.max())
+
+    x = torch.rand(6, 4, dtype=torch.float64)
+    data = [{"x": x, "gate": x}, {"x": x, "gate": 3 * x}]
+    with pytest.raises(itg.InteractGraphError, match="does not hold on every batch: residual"):
+        itg.interaction_graph(
+            Scaled(), data, ["input", "output"], engine="closed_form", method=method,
+            progress=False,
+        )  # fmt: skip
+
+
 def test_two_maps_on_a_transformers_feed_forward_part():
     case = networks.make("transformer")
     model = case.model

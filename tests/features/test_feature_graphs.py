@@ -49,7 +49,7 @@ def test_strengths_in_fitted_bases():
         z = one.encode(model[:2](x).detach())[:, None]
         z0 = one.encode(torch.zeros(1, 6).double())[:, None].expand_as(z)
         a.append(reference.attributions(
-            lambda z: two.encode(model[2:4](one.decode(z))), z, z0, 4
+            lambda z: two.encode(model[2:4](one.decode(z[:, 0])))[:, None], z, z0, 4
         ))  # fmt: skip
     expected = torch.from_numpy(reference.strengths(a)["rms"])
     torch.testing.assert_close(graph.weights("1", "3"), expected, rtol=1e-9, atol=1e-12)

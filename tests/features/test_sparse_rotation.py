@@ -1,0 +1,171 @@
+"""Sparse rotations: a hidden one is found; the pieces of the search against formulas."""
+
+import pytest
+import torch
+from torch import nn
+
+import interactgraph as itg
+from interactgraph import InteractGraphError, features
+from interactgraph.features import Neurons, SparseRotation, fit_sparse_rotations
+from interactgraph.features.matching import match_rows
+from interactgraph.features.random_rotation import random_orthogonal
+from interactgraph.features.rotation_search import PairJacobians, rotated_squares
+from interactgraph.features.sparsity import SPARSITIES, relative_size
+
+
+class Hidden(nn.Module):
+    """Layers a -> b -> c with two inputs to every unit, each layer behind a random rotation.
+
+    Layers widen, so that there are more units than directions to explain: otherwise a rotation
+    that makes the weights diagonal would be sparser than the true one.
+    """
+
+    def __init__(self, size, seed):
+        super().__init__()
+        torch.manual_seed(seed)
+        sizes = [size, 2 * size, 4 * size]
+        self.weights = []
+        for n_in, n_out in zip(sizes, sizes[1:], strict=False):
+            weight = torch.zeros(n_out, n_in, dtype=torch.float64)
+            for row in weight:
+                row[torch.randperm(n_in)[:2]] = (1 + torch.rand(2).double()) * torch.randn(2).sign()
+            self.weights.append(weight)
+        self.rotations = [random_orthogonal(n, seed + 10 + k) for k, n in enumerate(sizes)]
+        self.a, self.b, self.c = nn.Identity(), nn.Identity(), nn.Identity()
+
+    def forward(self, x):
+        q = self.rotations
+        x = torch.tanh(self.a(x) @ q[0].T @ self.weights[0].T)
+        x = torch.tanh(self.b(x @ q[1]) @ q[1].T @ self.weights[1].T)
+        return self.c(x @ q[2])
+
+
+FAST = SparseRotation(init="svd", sparsity="l1", eps=1e-4, steps=300, lr=0.1)
+
+
+@pytest.mark.parametrize("size", [12, 16, 20])
+def test_a_hidden_rotation_is_recovered(size):
+    model = Hidden(size, 0)
+    x = torch.randn(512, size, dtype=torch.float64)
+    fit = fit_sparse_rotations(model, x, ["a", "b", "c"], rotation=FAST, progress=False)
+    cosines = [
+        match_rows(fit.maps[layer].rotation, true)
+        for layer, true in zip("abc", model.rotations, strict=True)
+    ]
+    assert sum(match.mean for match in cosines) / 3 > 0.95
+    assert max(match.control.max() for match in cosines) < 0.8
+    for share in fit.sparsity.values():
+        assert share["after"] < 0.5 * min(share["before"], share["random"])
+    assert fit.curves[0][-1] < 0.7 * fit.curves[0][0]
+
+
+@pytest.mark.parametrize("order", ["from_output", "from_input"])
+def test_layer_by_layer(order):
+    """From a preferred basis at one end, the others follow."""
+    model = Hidden(10, 0)
+    x = torch.randn(512, 10, dtype=torch.float64)
+    end = "c" if order == "from_output" else "a"
+    true = model.rotations["abc".index(end)]
+    fit = fit_sparse_rotations(
+        model, x, ["a", "b", "c"], rotation=FAST, order=order, progress=False,
+        keep={end: features.Linear(true, true.T.contiguous())},
+    )  # fmt: skip
+    assert set(fit.maps) == set("abc") - {end}
+    assert match_rows(fit.maps["b"].rotation, model.rotations[1]).mean > 0.9
+
+
+def test_output_channels_match_input_channels():
+    model = Hidden(10, 0)
+    x = torch.randn(512, 10, dtype=torch.float64)
+    fit = fit_sparse_rotations(
+        model, x, ["a", "b", "c"], rotation=FAST, match=True, progress=False
+    )  # fmt: skip
+    match = fit.matching["b"]
+    assert set(fit.matching) == {"b"}
+    assert match.mean > match.control.max() + 0.1
+
+
+def test_rotated_squares():
+    torch.manual_seed(0)
+    j, step = torch.randn(6, 2, 3, 4).double(), torch.randn(6, 2, 4).double()
+    source, target = random_orthogonal(4, 0), random_orthogonal(3, 1)
+    squares = rotated_squares(PairJacobians("x", "y", j), source, target)
+    for b in range(6):
+        for s in range(2):
+            torch.testing.assert_close(squares[b, s], (target @ j[b, s] @ source.T) ** 2)
+    # With a step: the square of the rms of gradient x activation, positions summed before.
+    squares = rotated_squares(PairJacobians("x", "y", j, step), source, target)
+    a = torch.stack([
+        sum((target @ j[b, s] @ source.T) * (source @ step[b, s]) for s in range(2))
+        for b in range(6)
+    ])  # fmt: skip
+    torch.testing.assert_close(squares, (a**2).mean(0))
+
+
+@pytest.mark.parametrize("name", list(SPARSITIES))
+def test_measures_prefer_zeros(name):
+    sparse = torch.tensor([2.0, 0.0, 0.0, 0.0], dtype=torch.float64)
+    spread = torch.tensor([1.0, 1.0, 1.0, 1.0], dtype=torch.float64)
+    measure = SPARSITIES[name]
+    assert measure(sparse**2, 1e-3) < measure(spread**2, 1e-3)
+    assert relative_size(sparse**2) == pytest.approx(0.25)
+    assert relative_size(spread**2) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("parametrisation", ["matrix_exp", "cayley", "householder"])
+@pytest.mark.parametrize("init", ["identity", "pca", "svd", "random"])
+def test_every_map_is_orthogonal(parametrisation, init):
+    model = Hidden(4, 0)
+    x = torch.randn(64, 4, dtype=torch.float64)
+    options = SparseRotation(init=init, parametrisation=parametrisation, steps=5, restarts=1)
+    fit = fit_sparse_rotations(model, x, ["a", "b"], rotation=options, progress=False)
+    for feature_map in fit.maps.values():
+        r = feature_map.rotation
+        torch.testing.assert_close(r @ r.T, torch.eye(len(r)).double(), atol=1e-9, rtol=0)
+    assert len(fit.curves) == 2
+    f = model.a(x)
+    found = fit.maps["a"]
+    torch.testing.assert_close(found.decode(found.encode(f)), f)
+
+
+def test_as_the_features_of_a_graph(tmp_path):
+    """By name and by layer; strengths in the local interaction basis; saved with the graph."""
+    model = Hidden(6, 0)
+    x = torch.randn(200, 6, dtype=torch.float64)
+    option = SparseRotation(base="lib", of="strength", init="identity", rank=4, steps=60)
+    graph = itg.interaction_graph(
+        model, x, ["a", "b", "c"], features={"a": option, "b": "lib", "c": Neurons()},
+        baseline="mean", method="gradient", progress=False,
+    )  # fmt: skip
+    plain = itg.interaction_graph(
+        model, x, ["a", "b", "c"], features={"a": "lib", "b": "lib"}, baseline="mean",
+        method="gradient", progress=False,
+    )  # fmt: skip
+    before, after = (g.weights("a", "b")[:, :4].sum() for g in (plain, graph))
+    assert after < before
+    graph.save(tmp_path / "g.safetensors")
+    again = itg.load(tmp_path / "g.safetensors").features["a"]
+    torch.testing.assert_close(again.encode(x), graph.features["a"].encode(x), rtol=0, atol=0)
+    assert again.rotation.shape == (6, 6)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: SparseRotation(sparsity="l0"), "'l0' is unknown"),
+        (lambda: SparseRotation(init="zeros"), "init='zeros'"),
+        (lambda: SparseRotation(steps=0), "steps=0"),
+        (lambda: SparseRotation(eps=0.0), "eps=0.0"),
+        (lambda: fit_sparse_rotations(nn.Identity(), torch.ones(2, 2), ["input"]), "two layers"),
+        (lambda: match_rows(torch.ones(2, 3), torch.ones(2, 4)), "cannot match"),
+        (
+            lambda: fit_sparse_rotations(
+                Hidden(4, 0), torch.ones(8, 4).double(), ["a", "b"], keep={"z": Neurons()}
+            ),
+            r"keep names \['z'\]",
+        ),
+    ],
+)
+def test_bad_input(make, message):
+    with pytest.raises(InteractGraphError, match=message):
+        make()
