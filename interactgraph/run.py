@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import RandomSampler
 from tqdm import tqdm
 
 from . import __version__
@@ -24,6 +26,7 @@ from .attribution import (
 )
 from .attribution.baseline import Baseline, check_baseline, mean_activations, place
 from .attribution.memory import default_budget
+from .checkpoint import Checkpoint, fingerprint
 from .errors import InteractGraphError
 from .features import FeatureMap, fit_feature_maps, guess_feature_dim, named_map
 from .graph import InteractionGraph, Pair
@@ -46,7 +49,7 @@ from .model import (
 
 __all__ = ["interaction_graph"]
 
-METHODS = ("integrated_gradients", "gradient")
+METHODS = ("integrated_gradients", "gradient", "ablation", "shapley")
 _PLANNED = 32  # samples of the first batch that the run is planned with
 
 Features = str | FeatureMap | Mapping[str, "str | FeatureMap"]
@@ -60,7 +63,7 @@ def interaction_graph(
     *,
     pairs: Sequence[Pair] | None = None,
     features: Features = "neurons",
-    method: Literal["integrated_gradients", "gradient"] = "integrated_gradients",
+    method: str | type = "integrated_gradients",
     baseline: Baseline = "zero",
     strengths: Sequence[str] = ("rms",),
     n_steps: int = 8,
@@ -75,6 +78,8 @@ def interaction_graph(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     memory_budget: int | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_seconds: float = 60.0,
     progress: bool = True,
 ) -> InteractionGraph:
     """How strongly every feature of one layer drives every feature of the next, over a dataset.
@@ -96,7 +101,10 @@ def interaction_graph(
         pairs: (source, target) layers; default: consecutive layers.
         features: "neurons", another name of `interactgraph.features.NAMES` ("pca",
             "local_interaction_basis", ...), a `FeatureMap`, or {layer: one of these}.
-        method: "integrated_gradients", or "gradient" (gradient at the sample times z - z0).
+        method: "integrated_gradients"; "gradient" (gradient at the sample times z - z0);
+            "ablation" (each source feature set to its baseline); "shapley" (sampled Shapley values,
+            `n_steps` random orders); or a captum attribution class that takes a forward function,
+            such as `captum.attr.FeatureAblation`.
         baseline: "zero", "mean" (over samples and positions), a tensor, or {layer: one of these},
             in activation space.
         strengths: of "rms" sqrt(mean A^2), "mean_abs" mean |A|, "mean" (signed), "max" max |A|; the
@@ -119,6 +127,9 @@ def interaction_graph(
         dtype: what to compute in; a model in another dtype is copied.
         memory_budget: bytes of working memory, besides the model, its activations and the graph;
             default: half of what is free, at most 2 GiB on a CPU.
+        checkpoint: a folder; the run saves there how far it is, and the same call goes on from
+            there after it was killed, to the same numbers. Data must come in the same order.
+        checkpoint_seconds: time between two saves; so much is lost at most.
         progress: show a progress bar with the time left.
 
     Returns:
@@ -133,7 +144,7 @@ def interaction_graph(
     chosen = _check_pairs(list(sites), pairs)
     source_layers = list(dict.fromkeys(source for source, _ in chosen))
     names = check_strengths(strengths)
-    _check_choice("method", method, METHODS)
+    _check_method(method, engine, sources, tolerance)
     _check_choice("engine", engine, ENGINES)
     if n_steps < 1 or n_steps != int(n_steps):
         raise InteractGraphError(f"n_steps={n_steps!r}; it must be a whole number of at least 1")
@@ -150,15 +161,41 @@ def interaction_graph(
     asked_maps = _check_features(features, list(sites))
     baselines = check_baseline(baseline, source_layers)
 
+    recipe = {
+        "interactgraph": __version__,
+        "torch": torch.__version__,
+        "model": f"{type(model).__module__}.{type(model).__qualname__}",
+        "layers": list(sites),
+        "pairs": [list(pair) for pair in chosen],
+        "features": {layer: feature_map.kind for layer, feature_map in asked_maps.items()},
+        "method": method if isinstance(method, str) else f"captum.{method.__name__}",
+        "baseline": {k: v if isinstance(v, str) else "tensor" for k, v in baselines.items()},
+        "strengths": list(names),
+        "n_steps": int(n_steps),
+        "tolerance": tolerance,
+        "engine": engine,
+        "sources": sources,
+        "sampling": sampling,
+        "seed": seed,
+    }
     runner = Runner.on(model, forward, device, dtype)
     with prepared(runner.model), torch.no_grad():
         run = _Run(runner, data, sites, chosen, asked_maps, baselines, position_mask, progress)
+        saved = None
+        if checkpoint is not None:
+            _check_order(data)
+            identity = {"weights": fingerprint(model.state_dict()), "memory": memory_budget}
+            run.checkpoint = Checkpoint(checkpoint, {**recipe, **identity}, checkpoint_seconds)
+            saved = run.checkpoint.load()
         run.maps = fit_feature_maps(
             runner, data, sites, chosen, asked_maps, run._mask, progress=progress
         )
         sample = run.look(_first(data))
-        run.find_means()
-        budget = memory_budget or default_budget(run.device)
+        if saved is None:
+            run.find_means()
+            budget = memory_budget or default_budget(run.device)
+        else:
+            run.baselines, budget = saved["baselines"], saved["budget"]
         engines = {
             pair: PairEngine(
                 pair,
@@ -178,24 +215,12 @@ def interaction_graph(
         problems = run.problems(sample, 0)
         for pair, pair_engine in engines.items():
             pair_engine.prepare(problems[pair], sample)
+        if saved is not None:
+            run.restore(saved, engines)
         run.accumulate(engines)
 
     metadata = {
-        "interactgraph": __version__,
-        "torch": torch.__version__,
-        "model": f"{type(model).__module__}.{type(model).__qualname__}",
-        "layers": list(sites),
-        "pairs": [list(pair) for pair in chosen],
-        "features": {layer: feature_map.kind for layer, feature_map in run.maps.items()},
-        "method": method,
-        "baseline": {k: v if isinstance(v, str) else "tensor" for k, v in baselines.items()},
-        "strengths": list(names),
-        "n_steps": int(n_steps),
-        "tolerance": tolerance,
-        "engine": engine,
-        "sources": sources,
-        "sampling": sampling,
-        "seed": seed,
+        **recipe,
         "plans": [e.plan.as_metadata() for e in engines.values() if e.plan],
         "n_samples": run.n_samples,
         "n_batches": run.n_batches,
@@ -206,7 +231,29 @@ def interaction_graph(
         "notes": [note for e in engines.values() for note in e.notes],
         "seconds": round(time.perf_counter() - started, 3),
     }
-    return _graph(list(sites), engines, run, labels, metadata)
+    graph = _graph(list(sites), engines, run, labels, metadata)
+    if run.checkpoint is not None:
+        run.checkpoint.done()
+    return graph
+
+
+def _check_method(method: Any, engine: str, sources: int | None, tolerance: float | None) -> None:
+    if not (isinstance(method, type) and hasattr(method, "attribute")):
+        _check_choice("method", method, METHODS)
+    if method not in METHODS[:2] and (engine != "auto" or sources or tolerance):
+        raise InteractGraphError(
+            f"method={getattr(method, '__name__', method)!r} differentiates nothing, so engine, "
+            "sources and tolerance do not apply; leave them out"
+        )
+
+
+def _check_order(data: Any) -> None:
+    """A run can only go on where it stopped if the data comes in the same order again."""
+    if isinstance(getattr(data, "sampler", None), RandomSampler):
+        raise InteractGraphError(
+            "checkpoint needs batches in the same order each time, and this DataLoader shuffles; "
+            "give one with shuffle=False"
+        )
 
 
 def _check_pairs(layers: list[str], pairs: Sequence[Pair] | None) -> list[Pair]:
@@ -271,6 +318,7 @@ class _Run:
     sizes: dict[str, int] = field(default_factory=dict)
     ranges: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     divisible: bool = True
+    checkpoint: Checkpoint | None = None
     n_samples: int = 0
     n_batches: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -369,8 +417,12 @@ class _Run:
     def accumulate(self, engines: dict[Pair, PairEngine]) -> None:
         """One pass over the data that adds every batch to every pair."""
         limit = min(engine.max_samples() for engine in engines.values())
+        done = self.n_batches
         with self._bar_of_passes(engines) as bar:
+            bar.update(done * self._passes(engines))
             for number, batch in enumerate(batches_of(self.data)):
+                if number < done:
+                    continue
                 for piece in self._pieces(self.runner.convert(batch), limit):
                     problems = self.problems(piece, number)
                     for pair, engine in engines.items():
@@ -378,8 +430,31 @@ class _Run:
                         engine.add(problems[pair], piece, bar.update)
                     self.n_samples += next(iter(problems.values())).n_samples
                 self.n_batches += 1
+                if self.checkpoint is not None and self.checkpoint.due:
+                    self.checkpoint.save(self.state(engines))
             for engine in engines.values():
                 engine.finish()
+
+    def state(self, engines: dict[Pair, PairEngine]) -> dict[str, Any]:
+        """Where the run is, for a checkpoint between two batches."""
+        return {
+            "baselines": self.baselines,
+            "budget": next(iter(engines.values())).memory_budget,
+            "ranges": {layer: list(ends) for layer, ends in self.ranges.items()},
+            "n_samples": self.n_samples,
+            "n_batches": self.n_batches,
+            "engines": [engine.state() for engine in engines.values()],
+        }
+
+    def restore(self, state: dict[str, Any], engines: dict[Pair, PairEngine]) -> None:
+        """Goes back to what `state` gave."""
+        self.ranges = {
+            layer: (low.to(self.device), high.to(self.device))
+            for layer, (low, high) in state["ranges"].items()
+        }
+        self.n_samples, self.n_batches = state["n_samples"], state["n_batches"]
+        for engine, saved in zip(engines.values(), state["engines"], strict=True):
+            engine.restore(saved)
 
     def _pieces(self, batch: Any, limit: int) -> Iterator[Any]:
         """The batch, in parts where the memory budget asks for it and the batch can be cut."""
@@ -481,6 +556,10 @@ class _Run:
     def _positions(self, layer: str, activation: Tensor) -> int:
         return int(self.maps[layer].encode(activation[:1]).shape[1:-1].numel())
 
+    @staticmethod
+    def _passes(engines: dict[Pair, PairEngine]) -> float:
+        return sum(engine.plan.passes for engine in engines.values() if engine.plan)
+
     def _n_batches(self) -> int | None:
         try:
             return len(self.data)  # type: ignore[arg-type]
@@ -493,7 +572,7 @@ class _Run:
         )
 
     def _bar_of_passes(self, engines: dict[Pair, PairEngine]) -> tqdm:
-        passes = sum(engine.plan.passes for engine in engines.values() if engine.plan)
+        passes = self._passes(engines)
         n_batches = self._n_batches()
         return tqdm(
             desc="interactions",

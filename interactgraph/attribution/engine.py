@@ -16,6 +16,7 @@ from .dense import DenseMaps, dense_maps, one_row
 from .forward import along_path, column_blocks
 from .memory import Footprint, footprint
 from .outer import OuterSums
+from .perturbation import ablation_blocks, captum_rows, shapley_columns
 from .planner import Plan, choose
 from .problem import FeatureFunction, PairProblem
 from .quadrature import PathRule, at_sample, gauss_legendre
@@ -96,7 +97,7 @@ class PairEngine:
         make_function: batch -> segment in feature coordinates on that batch.
         strengths: names of the strengths.
         engine: `auto`, `closed_form`, `forward` or `reverse`.
-        method: `integrated_gradients` or `gradient`.
+        method: `integrated_gradients`, `gradient`, `ablation`, `shapley` or a captum class.
         n_steps: path nodes of the quadrature.
         memory_budget: bytes of working memory.
         sources: source features drawn for each sample; None: all of them.
@@ -110,7 +111,7 @@ class PairEngine:
     make_function: Callable[[Any], FeatureFunction]
     strengths: tuple[str, ...]
     engine: str
-    method: Literal["integrated_gradients", "gradient"]
+    method: str | type
     n_steps: int
     memory_budget: int
     sources: int | None = None
@@ -142,8 +143,52 @@ class PairEngine:
         Raises:
             InteractGraphError: the engine asked for cannot do it, or the memory does not suffice.
         """
-        n_targets, n_sources = problem.y.shape[2], problem.z.shape[2]
         self._footprint = footprint(problem.function, problem.z)
+        if self.method in ("integrated_gradients", "gradient"):
+            self.plan = self._choose(problem, batch)
+            if self.plan.way == "columns":
+                self._try_passes(problem)
+        else:
+            self.plan = self._perturbation_plan(problem)
+        shape = (problem.y.shape[2], problem.z.shape[2])
+        needed = StrengthSums.n_bytes(self.strengths, shape)
+        if needed > self.memory_budget:
+            raise InteractGraphError(
+                f"the sums of {' -> '.join(self.pair)} ({shape[0]} x {shape[1]} features, "
+                f"{', '.join(self.strengths)}) take {needed / 2**30:.2f} GiB, more than the memory "
+                f"budget of {self.memory_budget / 2**30:.2f} GiB; raise memory_budget or ask for "
+                "fewer strengths"
+            )
+        self.sums = StrengthSums(self.strengths, shape, problem.z.device)
+        if self.plan.way == "drawn columns":
+            self._sampler = SourceSampler(
+                shape[1],
+                self.sampling,
+                2 if self.strengths[0] == "rms" else 1,
+                torch.Generator().manual_seed(self.seed),
+            )
+        self._orders = torch.Generator().manual_seed(self.seed)
+        by_rows = self.plan.way == "rows"
+        pass_bytes = self._pass_bytes(problem, by_rows=by_rows)
+        if self.method == "shapley":
+            pass_bytes *= shape[1]  # all columns grow side by side
+        self._sample_bytes = max(1, pass_bytes // problem.n_samples)
+        return self.plan
+
+    def _perturbation_plan(self, problem: PairProblem) -> Plan:
+        """Perturbation has one way for each method."""
+        n_sources = problem.z.shape[2]
+        n_rows = problem.y.shape[1] * problem.y.shape[2]
+        reason = "what the method needs"
+        if self.method == "ablation":
+            return Plan("perturbation", "columns", 0, float(n_sources), {}, reason)
+        if self.method == "shapley":
+            passes = float(n_sources * self.n_steps)
+            return Plan("perturbation", "columns", self.n_steps, passes, {}, reason)
+        return Plan("perturbation", "rows", 0, float(n_rows), {}, f"{reason}; calls of captum")
+
+    def _choose(self, problem: PairProblem, batch: Any) -> Plan:
+        """The cheapest way to differentiate."""
         closed: Literal["one map", "two maps", "passes"] | None = None
         obstacle = ""
         if self.engine in ("auto", "closed_form"):
@@ -154,10 +199,10 @@ class PairEngine:
                     closed = "one map" if shape.maps.one_map is not None else "two maps"
             except NoClosedForm as error:
                 obstacle = str(error)
-        self.plan = choose(
+        return choose(
             engine=self.engine,
-            n_sources=n_sources,
-            n_targets=n_targets,
+            n_sources=problem.z.shape[2],
+            n_targets=problem.y.shape[2],
             n_target_positions=problem.y.shape[1],
             n_sums=sum(1 if name == "max" else 2 for name in self.strengths),
             n_steps=len(self.rule.nodes),
@@ -166,28 +211,6 @@ class PairEngine:
             obstacle=obstacle or "not looked for",
             pair=" -> ".join(self.pair),
         )
-        if not self.plan.way.endswith(("map", "maps")):
-            self._try_passes(problem)
-        needed = StrengthSums.n_bytes(self.strengths, (n_targets, n_sources))
-        if needed > self.memory_budget:
-            raise InteractGraphError(
-                f"the sums of {' -> '.join(self.pair)} ({n_targets} x {n_sources} features, "
-                f"{', '.join(self.strengths)}) take {needed / 2**30:.2f} GiB, more than the memory "
-                f"budget of {self.memory_budget / 2**30:.2f} GiB; raise memory_budget or ask for "
-                "fewer strengths"
-            )
-        self.sums = StrengthSums(self.strengths, (n_targets, n_sources), problem.z.device)
-        if self.plan.way == "drawn columns":
-            self._sampler = SourceSampler(
-                n_sources,
-                self.sampling,
-                2 if self.strengths[0] == "rms" else 1,
-                torch.Generator().manual_seed(self.seed),
-            )
-        by_rows = self.plan.way == "rows"
-        pass_bytes = self._pass_bytes(problem, by_rows=by_rows)
-        self._sample_bytes = max(1, pass_bytes // problem.n_samples)
-        return self.plan
 
     @property
     def rule(self) -> PathRule:
@@ -216,8 +239,6 @@ class PairEngine:
     def _try_passes(self, problem: PairProblem) -> None:
         """Forward mode misses some operations; say so and use reverse mode instead."""
         assert self.plan is not None
-        if self.plan.way != "columns":
-            return
         try:
             next(iter(column_blocks(problem, at_sample(), 1)))
         except (RuntimeError, NotImplementedError) as error:
@@ -274,6 +295,10 @@ class PairEngine:
         """
         assert self.plan is not None
         positions = self._count(problem)
+        if self.plan.engine == "perturbation":
+            total = self._add_perturbed(problem, positions, tick)
+            self.completeness.add(total, problem)
+            return
         if self.plan.engine == "closed_form":
             try:
                 self._add_closed_form(problem, batch, positions, tick)
@@ -301,6 +326,35 @@ class PairEngine:
             )
             add = self._add_columns if by_columns else self._add_rows
             self.completeness.add(add(problem, rule, positions, tick), problem)
+
+    def state(self) -> dict[str, Any]:
+        """Everything that was added, for a checkpoint."""
+        return {
+            "sums": self.sums.state(),
+            "completeness": [self.completeness.residual, self.completeness.change],
+            "outer": None if self._outer is None else self._outer.state(),
+            "sampler": None if self._sampler is None else self._sampler.state(),
+            "n_steps_used": self.n_steps_used,
+            "n_added": self._n_added,
+            "orders": self._orders.get_state(),
+            "notes": self.notes,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes back to what `state` gave; to be called after `prepare`."""
+        self.sums.restore(state["sums"])
+        self.completeness = Completeness(*state["completeness"])
+        if state["outer"] is not None:
+            maps = next(shape.maps for shape in self._shapes.values())
+            assert maps is not None
+            assert maps.one_map is not None
+            self._outer = OuterSums(self.sums, maps.one_map)
+            self._outer.restore(state["outer"])
+        if self._sampler is not None:
+            self._sampler.restore(state["sampler"])
+        self.n_steps_used, self._n_added = state["n_steps_used"], state["n_added"]
+        self._orders.set_state(state["orders"])
+        self.notes = list(state["notes"])
 
     def finish(self) -> None:
         """Brings everything into `sums`; more batches may follow."""
@@ -411,6 +465,28 @@ class PairEngine:
             if note not in self.notes:
                 self.notes.append(note)
         return rule
+
+    def _add_perturbed(
+        self, problem: PairProblem, positions: Tensor, tick: Callable[[float], None]
+    ) -> Tensor:
+        """Adds a batch by perturbation and gives sum_j A, `[b, t, i]`."""
+        total = torch.zeros_like(problem.y)
+        if self.method == "ablation":
+            chunk = self._chunk(problem, problem.z.shape[2], by_rows=False)
+            for columns, a in ablation_blocks(problem, chunk, tick):
+                total += a.sum(-1)
+                sums = sum_positions(a, problem.mask, self.strengths)
+                self.sums.add(sums, positions, columns=columns)
+        elif self.method == "shapley":
+            a = shapley_columns(problem, self.n_steps, self._orders, tick)
+            total += a.sum(-1)
+            self.sums.add(sum_positions(a, problem.mask, self.strengths), positions)
+        else:
+            for i, row in captum_rows(problem, self.method, tick):
+                total[..., i] = row.sum(-1)
+                sums = sum_positions(row[:, :, None], problem.mask, self.strengths)
+                self.sums.add(sums, positions, rows=slice(i, i + 1))
+        return total
 
     def _add_drawn(
         self,

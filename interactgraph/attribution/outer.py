@@ -8,6 +8,7 @@ standard error needs are the next power; for sequences they need the product of 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,6 +54,25 @@ class OuterSums:
         self._rows.append((left, right, positions))
         if sum(l.shape[0] * l.shape[1] for l, _, _ in self._rows) >= _ROWS:  # noqa: E741
             self.flush()
+
+    def state(self) -> dict[str, Any]:
+        """Everything that is not in `sums` yet, for a checkpoint."""
+        return {
+            "rows": self._rows,
+            "first": self._first,
+            "second": self._second,
+            "cross": self._cross,
+            "scale": self._scale,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes back to what `state` gave."""
+        device = self.matrix.device
+        self._rows = [(a.to(device), b.to(device), c.to(device)) for a, b, c in state["rows"]]
+        for name in ("first", "second", "cross"):
+            table = {key: tensor.to(device) for key, tensor in state[name].items()}
+            setattr(self, f"_{name}", table)
+        self._scale = state["scale"]
 
     def flush(self) -> None:
         """Multiplies what has been gathered."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,6 +54,16 @@ class SourceSampler:
     def __post_init__(self) -> None:
         self.worth = torch.zeros(self.n_features, dtype=torch.float64)
         self.size = torch.zeros(self.n_features, dtype=torch.float64)
+
+    def state(self) -> dict[str, Any]:
+        """What has been learned and where the draws are, for a checkpoint."""
+        generator = self.generator.get_state()
+        return {"worth": self.worth, "size": self.size, "generator": generator}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes back to what `state` gave."""
+        self.worth, self.size = state["worth"], state["size"]
+        self.generator.set_state(state["generator"])
 
     def _steps(self, problem: PairProblem) -> Tensor:
         """How far each feature moves on each sample, to the power, `[b, j]`."""

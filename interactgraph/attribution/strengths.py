@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +19,11 @@ from torch import Tensor
 from ..errors import InteractGraphError
 
 __all__ = ["STRENGTHS", "StrengthSums", "check_strengths", "merge_positions", "sum_positions"]
+
+# What a checkpoint of the sums holds.
+_SAVED = (
+    "first", "second", "cross", "n_samples", "n_positions", "n_positions_squared", "per_sample"
+)  # fmt: skip
 
 STRENGTHS = ("rms", "mean_abs", "mean", "max")
 
@@ -98,6 +104,18 @@ class StrengthSums:
 
     def _zeros(self) -> Tensor:
         return torch.zeros(self.shape, dtype=torch.float64, device=self.device)
+
+    def state(self) -> dict[str, Any]:
+        """Everything that was added, for a checkpoint."""
+        return {name: getattr(self, name) for name in _SAVED}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes back to what `state` gave."""
+        for name in _SAVED:
+            value = state[name]
+            if isinstance(value, dict):
+                value = {key: tensor.to(self.device) for key, tensor in value.items()}
+            setattr(self, name, value)
 
     def begins_to_vary(self, positions: Tensor) -> bool:
         """Whether these samples are the first whose number of positions differs from the others.

@@ -45,8 +45,9 @@ def add_build_flags(command: argparse.ArgumentParser) -> None:
         "--pairs", nargs="+", metavar="SOURCE:TARGET", help="default: consecutive layers"
     )
     command.add_argument(
-        "--method", default="integrated_gradients", choices=["integrated_gradients", "gradient"]
-    )
+        "--method", default="integrated_gradients", metavar="NAME",
+        help="integrated_gradients, gradient, ablation, shapley or captum.CLASS",
+    )  # fmt: skip
     command.add_argument(
         "--baseline", nargs="+", default=["zero"], metavar="[LAYER=]zero|mean|FILE.py:NAME",
         help="zero, mean or a tensor, for all source layers or for one",
@@ -73,6 +74,8 @@ def add_build_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("--device", help="cpu, cuda, cuda:1, ...")
     command.add_argument("--dtype", choices=["float32", "float64", "bfloat16", "float16"])
     command.add_argument("--memory-budget", type=n_bytes, metavar="SIZE", help="such as 2GiB")
+    command.add_argument("--checkpoint", metavar="DIR", help="save there how far it is; resume")
+    command.add_argument("--checkpoint-seconds", type=float, default=60, metavar="N")
     command.add_argument("--no-progress", action="store_true", help="no progress bar")
 
 
@@ -96,7 +99,7 @@ def build_graph(options: argparse.Namespace) -> InteractionGraph:
         options.layers,
         pairs=pairs,
         features=_by_layer(options.features, "--features", ("neurons",)),
-        method=options.method,
+        method=_method(options.method),
         baseline=_by_layer(options.baseline, "--baseline", ("zero", "mean")),
         strengths=options.strengths,
         n_steps=options.n_steps,
@@ -111,8 +114,22 @@ def build_graph(options: argparse.Namespace) -> InteractionGraph:
         device=options.device,
         dtype=getattr(torch, options.dtype) if options.dtype else None,
         memory_budget=options.memory_budget,
+        checkpoint=options.checkpoint,
+        checkpoint_seconds=options.checkpoint_seconds,
         progress=not options.no_progress,
     )
+
+
+def _method(name: str) -> Any:
+    """A method's name, or the captum class of `captum.CLASS`."""
+    if not name.startswith("captum."):
+        return name
+    import captum.attr
+
+    found = getattr(captum.attr, name.removeprefix("captum."), None)
+    if found is None:
+        raise InteractGraphError(f"--method {name}: captum.attr has no such class")
+    return found
 
 
 def _split_pair(text: str) -> tuple[str, str]:

@@ -75,6 +75,18 @@ def test_amplitudes_and_squares_of_a_concentrated_graph_weigh_alike():
     assert correlation > 0.8
 
 
+def test_concentration_is_the_least_that_leaves_few_features():
+    draw = np.random.default_rng(0)
+    s, t = (np.exp(2.5 * draw.normal(size=n)) for n in (100, 80))
+    block = Block(0, 1, torch.as_tensor(np.outer(t, s) / (t.max() * s.max())))
+    shares = {a: effective_share(block, a) for a in np.arange(1, 2.01, 0.125)}
+    exponent = min(a for a, share in shares.items() if share <= 0.08)
+    assert 1 < exponent < 2
+    w = block.weight.numpy() ** exponent
+    expected = w / np.sqrt(w.sum(1, keepdims=True) * w.sum(0))
+    np.testing.assert_allclose(concentrate(block).numpy(), expected, rtol=1e-12)
+
+
 def test_noise_compresses_and_concentration_sharpens():
     noisy, decided = noise_aware(Network.from_graph(planted(0, 2.5, (64, 128, 64))[0]))
     assert decided["edges"] == "information"

@@ -1,5 +1,7 @@
 """Sparse rotations: a hidden one is found; the pieces of the search against formulas."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -25,7 +27,7 @@ class Hidden(nn.Module):
         torch.manual_seed(seed)
         sizes = [size, 2 * size, 4 * size]
         self.weights = []
-        for n_in, n_out in zip(sizes, sizes[1:], strict=False):
+        for n_in, n_out in pairwise(sizes):
             weight = torch.zeros(n_out, n_in, dtype=torch.float64)
             for row in weight:
                 row[torch.randperm(n_in)[:2]] = (1 + torch.rand(2).double()) * torch.randn(2).sign()

@@ -210,8 +210,8 @@ def test_bad_input():
         edges_required(graph, model, data, "1", "3", tolerance=-1, progress=False)
     with pytest.raises(InteractGraphError, match="ranking has shape"):
         edges_required(graph, model, data, "1", "3", ranking=torch.ones(2, 2), progress=False)
+    narrow = itg.interaction_graph(
+        model, data, ["1", "3"], features={"3": itg.features.PCA(rank=1)}, progress=False
+    )
     with pytest.raises(InteractGraphError, match="leave out what the model needs"):
-        narrow = itg.interaction_graph(
-            model, data, ["1", "3"], features={"3": itg.features.PCA(rank=1)}, progress=False
-        )
         edges_required(narrow, model, data, "1", "3", tolerance=0.0, progress=False)

@@ -1,0 +1,124 @@
+"""Interrupted at any moment, a run goes on to bit-identical numbers."""
+
+import networks
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import interactgraph as itg
+from interactgraph import InteractGraphError
+
+ALL = ("rms", "mean_abs", "mean", "max")
+
+
+class Interrupted:
+    """Data whose n-th batch is never reached."""
+
+    def __init__(self, batches, stop):
+        self.batches, self.stop, self.passes = batches, stop, 0
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __iter__(self):
+        for number, batch in enumerate(self.batches):
+            # The first look and the means are over before the run begins.
+            if number == self.stop:
+                raise KeyboardInterrupt
+            yield batch
+
+
+def nets():
+    torch.manual_seed(0)
+    one = nn.Sequential(nn.Linear(6, 7), nn.GELU(), nn.Linear(7, 5), nn.Tanh(), nn.Linear(5, 3))
+    two = nn.Sequential(nn.Linear(4, 6), networks.Block(6))
+    return {
+        "one map": (one, torch.randn(70, 6).split(9), ["input", "1", "3"], {}),
+        "two maps": (one, torch.randn(70, 6).split(9), ["input", "2"], {}),
+        "columns": (two, torch.randn(30, 5, 4).split(4), ["0", "1"], {"engine": "forward"}),
+        "rows": (two, torch.randn(30, 5, 4).split(4), ["0", "1"], {"engine": "reverse"}),
+        "drawn": (
+            two, torch.randn(30, 5, 4).split(4), ["0", "1"], {"engine": "forward", "sources": 2}
+        ),
+        "lengths": (
+            two, [torch.randn(4, n, 4) for n in (5, 5, 3, 2, 5, 5, 5, 5)], ["0", "1.up"], {}
+        ),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("stop", [1, 4, 7])
+@pytest.mark.parametrize("name", list(nets()))
+def test_resumed_run_is_bit_identical(name, stop, tmp_path):
+    model, batches, layers, options = nets()[name]
+    options = {"strengths": ALL, "n_steps": 2, "progress": False, **options}
+    whole = itg.interaction_graph(model, list(batches), layers, **options)
+    saves = {"checkpoint": tmp_path / "state", "checkpoint_seconds": 0}
+    with pytest.raises(KeyboardInterrupt):
+        itg.interaction_graph(model, Interrupted(batches, stop), layers, **options, **saves)
+    assert [path.name for path in (tmp_path / "state").iterdir()] == ["interactions.checkpoint"]
+    again = itg.interaction_graph(model, list(batches), layers, **options, **saves)
+    assert list((tmp_path / "state").iterdir()) == []
+    for pair in whole.pairs:
+        for strength in ALL:
+            assert torch.equal(again.weights(*pair, strength), whole.weights(*pair, strength))
+            if strength != "max":
+                assert torch.equal(
+                    again.standard_error(*pair, strength), whole.standard_error(*pair, strength)
+                )
+        assert again.completeness[pair] == whole.completeness[pair]
+    for key in ("n_samples", "n_batches", "baseline_outside_range", "plans"):
+        assert again.metadata[key] == whole.metadata[key]
+
+
+def test_resumes_after_the_mean_was_found(tmp_path):
+    model, batches, layers, _ = nets()["one map"]
+    options = {"baseline": "mean", "progress": False}
+    whole = itg.interaction_graph(model, list(batches), layers, **options)
+    saves = {"checkpoint": tmp_path, "checkpoint_seconds": 0}
+
+    class Once(Interrupted):
+        def __iter__(self):
+            self.passes += 1
+            # First look, features and means go through; the run itself is interrupted.
+            source = self.batches if self.passes < 3 else super().__iter__()
+            yield from source
+
+    with pytest.raises(KeyboardInterrupt):
+        itg.interaction_graph(model, Once(batches, 3), layers, **options, **saves)
+    again = itg.interaction_graph(model, list(batches), layers, **options, **saves)
+    for pair in whole.pairs:
+        assert torch.equal(again.weights(*pair), whole.weights(*pair))
+
+
+@pytest.fixture
+def interrupted(tmp_path):
+    model, batches, layers, _ = nets()["one map"]
+    saves = {"checkpoint": tmp_path, "checkpoint_seconds": 0, "progress": False}
+    with pytest.raises(KeyboardInterrupt):
+        itg.interaction_graph(model, Interrupted(batches, 3), layers, **saves)
+    return model, list(batches), layers, saves
+
+
+def test_checkpoint_of_another_recipe_is_refused(interrupted):
+    model, batches, layers, saves = interrupted
+    with pytest.raises(InteractGraphError, match=r"another run: its method is 'integrated_grad"):
+        itg.interaction_graph(model, batches, layers, method="gradient", **saves)
+    model[0].weight.data += 1
+    with pytest.raises(InteractGraphError, match=r"another run: its weights"):
+        itg.interaction_graph(model, batches, layers, **saves)
+
+
+def test_damaged_checkpoint(interrupted, tmp_path):
+    model, batches, layers, saves = interrupted
+    path = tmp_path / "interactions.checkpoint"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(InteractGraphError, match=r"no complete checkpoint"):
+        itg.interaction_graph(model, batches, layers, **saves)
+
+
+def test_shuffled_data_is_refused(tmp_path):
+    model, batches, layers, _ = nets()["one map"]
+    loader = DataLoader(TensorDataset(torch.cat(batches)), batch_size=9, shuffle=True)
+    with pytest.raises(InteractGraphError, match="same order"):
+        itg.interaction_graph(model, loader, layers, checkpoint=tmp_path, progress=False)
