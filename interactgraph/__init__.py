@@ -13,6 +13,7 @@ _HOME = {
     "interaction_graph": "run",
     "InteractionGraph": "graph",
     "load": "graph",
+    "compare": "graph",
     # modules
     "find_modules": "communities",
     "Partition": "communities",
@@ -32,6 +33,7 @@ __all__ = [
     "InteractionGraph",
     "Partition",
     "__version__",
+    "compare",
     "export",
     "features",
     "find_modules",
@@ -45,7 +47,7 @@ if TYPE_CHECKING:
     from .communities import Partition, find_modules
     from .errors import InteractGraphError, InteractGraphWarning
     from .exporters import export
-    from .graph import InteractionGraph, load
+    from .graph import InteractionGraph, compare, load
     from .run import interaction_graph
 
 

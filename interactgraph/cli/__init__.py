@@ -10,12 +10,12 @@ from typing import Any, NoReturn
 
 from .. import __version__
 from ..errors import InteractGraphError
-from . import build, demo, export, info, modules, run
+from . import build, compare, demo, export, info, modules, run
 from .config import with_config
 
 __all__ = ["main", "parser"]
 
-_COMMANDS = (demo, run, build, modules, export, info)
+_COMMANDS = (demo, run, build, modules, export, info, compare)
 
 _EXAMPLES = """examples:
   interactgraph demo

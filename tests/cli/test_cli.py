@@ -67,6 +67,17 @@ def test_build_modules_export_info(code, capsys):
     assert json.loads(capsys.readouterr().out) == dict(graph.metadata)
 
 
+def test_compare_and_perturbation_methods(code, capsys):
+    for name in ("integrated_gradients", "ablation", "captum.FeatureAblation"):
+        assert run("build", "code.py:net", "code.py:data", *LAYERS, "--method", name,
+                   "-o", f"{name}.safetensors") == 0  # fmt: skip
+    assert run("compare", "ablation.safetensors", "captum.FeatureAblation.safetensors") == 0
+    out = capsys.readouterr().out
+    assert "input -> 1" in out
+    assert " 100.0% of 48" in out
+    assert run("build", "code.py:net", "code.py:data", *LAYERS, "--method", "captum.No") == 1
+
+
 def test_run_writes_a_folder(code, capsys):
     assert (
         run("run", "code.py:net", "code.py:data", *LAYERS, "-o", "out", "--top-k-per-target", 2)

@@ -1,0 +1,44 @@
+"""`interactgraph compare`: two graph files side by side."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+__all__ = ["add", "execute"]
+
+
+def add(commands: Any) -> argparse.ArgumentParser:
+    """Adds the command's parser."""
+    command: argparse.ArgumentParser = commands.add_parser(
+        "compare",
+        help="put two graphs side by side",
+        description="Compares two graphs over the same features, pair by pair: rank correlation, "
+        "overlap of the strongest edges, relative difference.",
+        epilog="example: do gradients along the whole path differ from those at the end point?\n"
+        "  interactgraph build model.py:net data.py:loader --layers input 1 -o path.safetensors\n"
+        "  interactgraph build model.py:net data.py:loader --layers input 1 --method gradient \\\n"
+        "      -o point.safetensors\n"
+        "  interactgraph compare path.safetensors point.safetensors",
+    )
+    command.add_argument("graph", metavar="GRAPH", help="a graph file")
+    command.add_argument("other", metavar="OTHER", help="another one")
+    command.add_argument("--strength", help="which strength; default: the first")
+    command.add_argument("--top-k", type=int, default=100, help="strongest edges (default: 100)")
+    return command
+
+
+def execute(options: argparse.Namespace) -> None:
+    """Runs the command."""
+    from ..graph import load
+    from ..graph.comparison import compare
+
+    found = compare(
+        load(options.graph), load(options.other), strength=options.strength, top_k=options.top_k
+    )
+    print("pair                      rank correlation  strongest in common  relative difference")
+    for row in found:
+        print(
+            f"{' -> '.join(row.pair):<25} {row.rank_correlation:>16.4f}  "
+            f"{row.overlap:>13.1%} of {row.k:<3}  {row.difference:>18.2%}"
+        )
