@@ -18,6 +18,7 @@ from torch import Tensor
 from .network import Network
 from .objective import Objective, make_objective
 from .runs import sweep_runs
+from .threads import few_threads
 
 __all__ = ["Fold", "HeldOut", "folds_of", "held_out", "rank_one_fit"]
 
@@ -62,7 +63,8 @@ def folds_of(network: Network, n_folds: int, seed: int) -> Iterator[Fold]:
     roots = [block.weight.sqrt() for block in network.blocks]
     for round_number in range(n_folds):
         hidden = [number == round_number for number in numbers]
-        expected = [rank_one_fit(v, ~h) for v, h in zip(roots, hidden, strict=True)]
+        with few_threads(network):
+            expected = [rank_one_fit(v, ~h) for v, h in zip(roots, hidden, strict=True)]
         blocks = [
             block._replace(weight=torch.where(h, e.square(), block.weight))
             for block, h, e in zip(network.blocks, hidden, expected, strict=True)

@@ -14,6 +14,7 @@ from .mutual_information import adjusted_mutual_information
 from .objective import Objective, PooledObjective
 from .spectral import Spectrum
 from .sweeps import Sweeps
+from .threads import few_threads
 
 __all__ = ["ALGORITHMS", "choose_algorithm", "mean_agreement", "search", "sweep_runs"]
 
@@ -71,15 +72,16 @@ def sweep_runs(objective: Objective, seeds: Sequence[int]) -> list[np.ndarray]:
     Random starts find more of sparse graphs, spectral ones far more of large dense ones, where they
     are faster as well.
     """
-    sweeps, spectrum = Sweeps(objective), Spectrum(objective, seeds[0])
-    large = objective.network.n_edges > _LARGE
-    runs = []
-    for number, seed in enumerate(seeds):
-        if large or number % 2 == 0:
-            groups = _GROUPS[number // 2 % 2]
-            runs.append(sweeps.polish(spectrum.start(seed, groups)))
-        else:
-            runs.append(sweeps.run(seed))
+    with few_threads(objective.network):
+        sweeps, spectrum = Sweeps(objective), Spectrum(objective, seeds[0])
+        large = objective.network.n_edges > _LARGE
+        runs = []
+        for number, seed in enumerate(seeds):
+            if large or number % 2 == 0:
+                groups = _GROUPS[number // 2 % 2]
+                runs.append(sweeps.polish(spectrum.start(seed, groups)))
+            else:
+                runs.append(sweeps.run(seed))
     return runs
 
 

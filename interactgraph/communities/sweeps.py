@@ -16,21 +16,18 @@ number of modules. They run wherever torch runs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from .objective import Objective
+from .threads import few_threads
 
 __all__ = ["Sweeps"]
 
 _TOLERANCE = 1e-13  # of quality, which is at most 1: smaller gains are rounding
 _MERGED = 0.05  # pairs of modules merged between two rounds of sweeps, as a share of the modules
 _MOST = 1024  # modules at the start of a run
-_SMALL = 2_000_000  # weights in a network below which threads cost more than they bring
 
 
 class Sweeps:
@@ -66,7 +63,7 @@ class Sweeps:
         """
         if not self._objective.terms:
             return np.full(self._network.n_nodes, -1, np.int64)
-        with _few_threads(sum(term.weight.numel() for term in self._objective.terms) < _SMALL):
+        with few_threads(self._network):
             modules = self._sweep(self._split(labels))
             while merge:
                 merged = self._merge(modules)
@@ -152,15 +149,3 @@ class Sweeps:
             null_out = term.out.new_zeros(n).index_add_(0, out, term.out)
             result.addr_(null_out, null_into, alpha=-self._gamma)
         return result + result.T
-
-
-@contextmanager
-def _few_threads(single: bool) -> Iterator[None]:
-    """One thread for many short operations: waking others costs more than they bring."""
-    before = torch.get_num_threads()
-    if single:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

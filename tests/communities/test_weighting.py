@@ -77,7 +77,7 @@ def test_amplitudes_and_squares_of_a_concentrated_graph_weigh_alike():
 
 def test_concentration_is_the_least_that_leaves_few_features():
     draw = np.random.default_rng(0)
-    s, t = (np.exp(2.5 * draw.normal(size=n)) for n in (100, 80))
+    s, t = (np.exp(3.5 * draw.normal(size=n)) for n in (100, 80))
     block = Block(0, 1, torch.as_tensor(np.outer(t, s) / (t.max() * s.max())))
     shares = {a: effective_share(block, a) for a in np.arange(1, 2.01, 0.125)}
     exponent = min(a for a, share in shares.items() if share <= 0.08)

@@ -1,0 +1,26 @@
+"""How many threads torch uses for a search."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from .network import Network
+
+__all__ = ["few_threads"]
+
+_SMALL = 2_000_000  # weights in a network below which threads cost more than they bring
+
+
+@contextmanager
+def few_threads(network: Network) -> Iterator[None]:
+    """One thread on small networks: waking others for many short operations costs far more."""
+    before = torch.get_num_threads()
+    if sum(block.weight.numel() for block in network.blocks) < _SMALL:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
