@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -50,6 +51,7 @@ from .model import (
 __all__ = ["interaction_graph"]
 
 METHODS = ("integrated_gradients", "gradient", "ablation", "shapley")
+_LARGE_RESIDUAL = 0.1  # of the completeness, above which the result carries a note
 _PLANNED = 32  # samples of the first batch that the run is planned with
 
 Features = str | FeatureMap | Mapping[str, "str | FeatureMap"]
@@ -228,7 +230,7 @@ def interaction_graph(
         "dtype": str(run.dtype).removeprefix("torch."),
         "memory_budget": budget,
         "baseline_outside_range": run.outside(),
-        "notes": [note for e in engines.values() for note in e.notes],
+        "notes": [note for e in engines.values() for note in (*e.notes, *_remarks(e, method))],
         "seconds": round(time.perf_counter() - started, 3),
     }
     graph = _graph(list(sites), engines, run, labels, metadata)
@@ -244,6 +246,29 @@ def _check_method(method: Any, engine: str, sources: int | None, tolerance: floa
         raise InteractGraphError(
             f"method={getattr(method, '__name__', method)!r} differentiates nothing, so engine, "
             "sources and tolerance do not apply; leave them out"
+        )
+
+
+def _remarks(engine: PairEngine, method: Any) -> Iterator[str]:
+    """What a reader of the result has to know.
+
+    Raises:
+        InteractGraphError: the strengths are not numbers.
+    """
+    pair = " -> ".join(engine.pair)
+    strongest = max(float(engine.sums.strength(name).abs().max()) for name in engine.strengths)
+    residual = engine.completeness.relative
+    if not math.isfinite(strongest):
+        raise InteractGraphError(
+            f"interaction strengths of {pair} are not finite although the activations are: slopes "
+            "or their squares overflow; compute in a wider dtype (dtype=torch.float32 or float64)"
+        )
+    if strongest == 0:
+        yield f"{pair}: every interaction is zero; the target does not depend on the source"
+    if method == "integrated_gradients" and residual > _LARGE_RESIDUAL:
+        yield (
+            f"{pair}: the completeness residual is {residual:.2g}; raise n_steps, set tolerance, "
+            "or take a baseline away from where the segment bends sharply (baseline='mean')"
         )
 
 

@@ -58,6 +58,41 @@ def test_baseline_outside_the_data_is_reported():
     assert graph.metadata["baseline_outside_range"]["input"] == pytest.approx(2 / 3, abs=1e-6)
 
 
+def test_target_that_does_not_depend_on_the_source_is_reported():
+    class Branches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 5), nn.Linear(4, 6)
+
+        def forward(self, x):
+            return self.a(x).sum(1, keepdim=True) + self.b(x)
+
+    graph = itg.interaction_graph(Branches(), [torch.randn(5, 4)], ["a", "b"], progress=False)
+    assert graph.metadata["notes"] == [
+        "a -> b: every interaction is zero; the target does not depend on the source"
+    ]
+
+
+def test_large_residual_is_reported():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), networks.Block(6))
+    x = torch.randn(3, 5, 4)
+    graph = itg.interaction_graph(model, [x], ["0", "1"], n_steps=1, progress=False)
+    assert "completeness residual is" in graph.metadata["notes"][0]
+
+
+def test_strengths_that_are_not_finite_are_an_error():
+    class Steep(nn.Module):
+        def forward(self, x):
+            return x**0.5
+
+    with pytest.raises(itg.InteractGraphError, match="strengths of input -> output are not finite"):
+        itg.interaction_graph(
+            Steep(), [torch.zeros(2, 3)], ["input", "output"], method="gradient",
+            engine="forward", progress=False,
+        )  # fmt: skip
+
+
 def test_every_element_a_feature():
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 3)).double()
     x = torch.randn(5, 3, 2, 2, dtype=torch.float64)
