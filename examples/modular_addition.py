@@ -1,6 +1,6 @@
 """Which waves does a network add numbers with? Graphs in several bases, modules, edges required.
 
-    python examples/modular_addition.py [--modulus 31] [--seed 0]
+    python examples/modular_addition.py [--modulus 31] [--seed 0] [--quick]
 
 Trains a one-layer transformer on (x + y) mod p (a minute or two), builds its interaction graph in
 four bases, labels every feature by the Fourier frequency that explains it best, compares modules
@@ -39,7 +39,9 @@ HIDDEN = LAYERS[:3]
 SHARE = 1e-3  # of a pair's strength: weaker features are not compared with frequencies
 
 
-def bases(model: ModularAddition, tokens: torch.Tensor) -> dict[str, dict[str, FeatureMap]]:
+def bases(
+    model: ModularAddition, tokens: torch.Tensor, quick: bool
+) -> dict[str, dict[str, FeatureMap]]:
     """Basis name -> layer -> feature map; the logits stay as they are."""
     found: dict[str, dict[str, FeatureMap]] = {}
     for name, unfitted in (
@@ -49,6 +51,8 @@ def bases(model: ModularAddition, tokens: torch.Tensor) -> dict[str, dict[str, F
     ):
         maps: dict[str, FeatureMap] = dict.fromkeys(HIDDEN, unfitted)
         found[name] = fit_features(model, tokens, {**maps, "logits": Neurons()}, progress=False)
+    if quick:
+        return {"PCA": found["PCA"]}
     # Where a unit step matters equally in every direction, turn until few edges are left; what the
     # logits read is settled, so `final` stays.
     lib = found["local interaction basis"]
@@ -114,9 +118,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--modulus", type=int, default=31)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--quick", action="store_true", help="modulus 17 and PCA only")
     arguments = parser.parse_args()
 
-    p = arguments.modulus
+    p = 17 if arguments.quick else arguments.modulus
     model, seen, unseen = train_modular_addition(
         p, seed=arguments.seed, share=0.7, width=64, hidden=128,
         progress=lambda step, right: print(f"\rstep {step}: {right:.1%} of unseen pairs", end=""),
@@ -128,7 +133,7 @@ def main() -> None:
         return (output[:, :p].argmax(-1) == (batch[:, 0] + batch[:, 1]) % p).double()
 
     rows = []
-    for name, maps in bases(model, seen).items():
+    for name, maps in bases(model, seen, arguments.quick).items():
         graph, frequencies = graph_in(model, seen, maps)
         n_modules, match = agreement(graph, frequencies)
         for ranking in (None, "greedy") if name.startswith("sparse") else (None,):

@@ -63,9 +63,9 @@ def recovery(cache: Path) -> str:
         "frequencies (modular addition: the published model, p = 113, and one trained here, "
         "p = 83; strengths are mean squared attributions, or their roots). `noise_aware` is the "
         "default, best of 10 runs; other weightings best of 4, plain undirected a single run. The "
-        "constants of `noise_aware` were chosen on graphs of these same sets (planted seeds 0 to 2, "
-        "the published model, the 12 networks), so its row is not an independent test; the model "
-        "trained here was not used for that.\n\n" + table(head, rows)
+        "constants of `noise_aware` were chosen on graphs of these same sets (planted seeds 0 to "
+        "2, the published model, the 12 networks), so its row is not an independent test; the "
+        "model trained here was not used for that.\n\n" + table(head, rows)
     )
 
 
