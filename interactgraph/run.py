@@ -52,7 +52,8 @@ __all__ = ["interaction_graph"]
 
 METHODS = ("integrated_gradients", "gradient", "ablation", "shapley")
 _LARGE_RESIDUAL = 0.1  # of the completeness, above which the result carries a note
-_PLANNED = 32  # samples of the first batch that the run is planned with
+_RANGED = 512  # samples at a time in which values are looked at
+_PLANNED = 16  # samples of the first batch that the run is planned with
 
 Features = str | FeatureMap | Mapping[str, "str | FeatureMap"]
 PositionMask = str | Callable[[Any], Tensor]
@@ -221,6 +222,8 @@ def interaction_graph(
             run.restore(saved, engines)
         run.accumulate(engines)
 
+    kept = torch.float64 if run.dtype == torch.float64 else torch.float32
+    blocks, errors = _blocks(engines, kept)
     metadata = {
         **recipe,
         "plans": [e.plan.as_metadata() for e in engines.values() if e.plan],
@@ -230,10 +233,23 @@ def interaction_graph(
         "dtype": str(run.dtype).removeprefix("torch."),
         "memory_budget": budget,
         "baseline_outside_range": run.outside(),
-        "notes": [note for e in engines.values() for note in (*e.notes, *_remarks(e, method))],
+        "notes": [
+            note
+            for pair, e in engines.items()
+            for note in (*e.notes, *_remarks(e, blocks[pair], method))
+        ],
         "seconds": round(time.perf_counter() - started, 3),
     }
-    graph = _graph(list(sites), engines, run, labels, metadata)
+    graph = InteractionGraph(
+        layers=tuple(sites),
+        pairs=tuple(engines),
+        labels=_labels(run.sizes, labels),
+        blocks=blocks,
+        standard_errors=errors,
+        completeness={pair: e.completeness.relative for pair, e in engines.items()},
+        features={layer: feature_map.to("cpu") for layer, feature_map in run.maps.items()},
+        metadata=metadata,
+    )
     if run.checkpoint is not None:
         run.checkpoint.done()
     return graph
@@ -249,14 +265,33 @@ def _check_method(method: Any, engine: str, sources: int | None, tolerance: floa
         )
 
 
-def _remarks(engine: PairEngine, method: Any) -> Iterator[str]:
+def _blocks(
+    engines: dict[Pair, PairEngine], dtype: torch.dtype
+) -> tuple[dict[Pair, dict[str, Tensor]], dict[Pair, dict[str, Tensor]]]:
+    """Strengths and standard errors of every pair, by name."""
+    blocks: dict[Pair, dict[str, Tensor]] = {}
+    errors: dict[Pair, dict[str, Tensor]] = {}
+    for pair, engine in engines.items():
+        sums = engine.sums
+        blocks[pair] = {name: sums.strength(name, dtype).cpu() for name in engine.strengths}
+        errors[pair] = {
+            name: error.cpu()
+            for name in engine.strengths
+            if (error := sums.standard_error(name, dtype)) is not None
+        }
+    return blocks, errors
+
+
+def _remarks(engine: PairEngine, block: dict[str, Tensor], method: Any) -> Iterator[str]:
     """What a reader of the result has to know.
 
     Raises:
         InteractGraphError: the strengths are not numbers.
     """
     pair = " -> ".join(engine.pair)
-    strongest = max(float(engine.sums.strength(name).abs().max()) for name in engine.strengths)
+    strongest = max(
+        float(torch.linalg.vector_norm(strength, torch.inf)) for strength in block.values()
+    )
     residual = engine.completeness.relative
     if not math.isfinite(strongest):
         raise InteractGraphError(
@@ -343,6 +378,7 @@ class _Run:
     sizes: dict[str, int] = field(default_factory=dict)
     ranges: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     divisible: bool = True
+    _starts: dict[str, Tensor] = field(default_factory=dict)
     checkpoint: Checkpoint | None = None
     n_samples: int = 0
     n_batches: int = 0
@@ -528,24 +564,33 @@ class _Run:
         """The step z - z0, `[b, s, j]`, zero at positions that do not count."""
         start = place(self.baselines[layer], activation, self.feature_dims[layer], layer)
         z0 = flatten_positions(self.maps[layer].at(activation).encode(start))
-        low, high = z.amin((0, 1)), z.amax((0, 1))  # much faster than aminmax
-        if layer in self.ranges:
-            low = torch.minimum(low, self.ranges[layer][0])
-            high = torch.maximum(high, self.ranges[layer][1])
-        self.ranges[layer] = (low, high)
-        self._starts = {**getattr(self, "_starts", {}), layer: z0}
-        step = z - z0
+        self._widen(layer, z, z0)
+        step = z - z0 if z0.any() else z
         here = self._mask_for(mask, z.shape[1], layer)
         return step if here is None else step * here[..., None]
 
+    def _widen(self, layer: str, z: Tensor, z0: Tensor) -> None:
+        """Widens the range of values seen in the data, until it holds the baseline."""
+        self._starts[layer] = z0[0]
+        for rows in z.split(_RANGED):
+            if self._beyond(layer) == 0:
+                return
+            low, high = rows.amin((0, 1)), rows.amax((0, 1))  # much faster than aminmax
+            if layer in self.ranges:
+                low = torch.minimum(low, self.ranges[layer][0])
+                high = torch.maximum(high, self.ranges[layer][1])
+            self.ranges[layer] = (low, high)
+
+    def _beyond(self, layer: str) -> float:
+        """Share of the features whose baseline lies outside the values seen in the data."""
+        if layer not in self.ranges:
+            return 1.0
+        (low, high), z0 = self.ranges[layer], self._starts[layer]
+        return float(((z0 < low) | (z0 > high)).any(0).double().mean())
+
     def outside(self) -> dict[str, float]:
         """Layer -> share of its features whose baseline lies outside the values in the data."""
-        shares = {}
-        for layer, (low, high) in self.ranges.items():
-            z0 = self._starts[layer][0]
-            beyond = ((z0 < low) | (z0 > high)).any(0)
-            shares[layer] = round(float(beyond.double().mean()), 6)
-        return shares
+        return {layer: round(self._beyond(layer), 6) for layer in self.ranges}
 
     # --- masks and bars --------------------------------------------------------------------------
 
@@ -610,39 +655,16 @@ class _Run:
         )
 
 
-def _graph(
-    layers: list[str],
-    engines: dict[Pair, PairEngine],
-    run: _Run,
-    labels: Mapping[str, Sequence[str]] | None,
-    metadata: dict[str, Any],
-) -> InteractionGraph:
-    kept = torch.float64 if run.dtype == torch.float64 else torch.float32
-    named = {layer: [f"{layer}:{j}" for j in range(run.sizes[layer])] for layer in layers}
+def _labels(
+    sizes: dict[str, int], labels: Mapping[str, Sequence[str]] | None
+) -> dict[str, list[str]]:
+    named = {layer: [f"{layer}:{j}" for j in range(size)] for layer, size in sizes.items()}
     for layer, given in (labels or {}).items():
         if layer not in named:
-            raise InteractGraphError(f"labels name {layer!r}, which is not in layers={layers}")
-        if len(given) != run.sizes[layer]:
+            raise InteractGraphError(f"labels name {layer!r}, which is not in layers={[*named]}")
+        if len(given) != sizes[layer]:
             raise InteractGraphError(
-                f"layer {layer!r} has {run.sizes[layer]} features and {len(given)} labels"
+                f"layer {layer!r} has {sizes[layer]} features and {len(given)} labels"
             )
         named[layer] = [str(label) for label in given]
-    blocks, errors = {}, {}
-    for pair, engine in engines.items():
-        sums = engine.sums
-        blocks[pair] = {name: sums.strength(name).to(kept).cpu() for name in engine.strengths}
-        errors[pair] = {
-            name: error.to(kept).cpu()
-            for name in engine.strengths
-            if (error := sums.standard_error(name)) is not None
-        }
-    return InteractionGraph(
-        layers=tuple(layers),
-        pairs=tuple(engines),
-        labels=named,
-        blocks=blocks,
-        standard_errors=errors,
-        completeness={pair: engine.completeness.relative for pair, engine in engines.items()},
-        features={layer: feature_map.to("cpu") for layer, feature_map in run.maps.items()},
-        metadata=metadata,
-    )
+    return named

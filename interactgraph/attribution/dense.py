@@ -178,9 +178,11 @@ def dense_maps(
     z, n_targets = problem.z, problem.y.shape[2]
     generator = torch.Generator().manual_seed(seed)
 
+    guesses = [x for x in structure.constants(held) if x.ndim == 2]
+
     if structure.root is None:
         skip = _matrix(lambda v: jvps(lambda x: structure.affine(x, held, ()), z, v), z, n_targets,
-                       generator)  # fmt: skip
+                       guesses, generator)  # fmt: skip
         return None if skip is None else DenseMaps(structure, held, None, None, skip, _same, _same)
 
     p = structure.preactivation(z, held)
@@ -195,14 +197,14 @@ def dense_maps(
         def after(v: Tensor, to_traced: _Reshape = to_traced) -> Tensor:
             return jvps(lambda x: structure.after([x], z, held), h, torch.vmap(to_traced)(v))
 
-        w1 = _matrix(before, z, p_like.shape[2], generator)
-        w2 = None if w1 is None else _matrix(after, p_like, n_targets, generator)
+        w1 = _matrix(before, z, p_like.shape[2], guesses, generator)
+        w2 = None if w1 is None else _matrix(after, p_like, n_targets, guesses, generator)
         if w1 is None or w2 is None:
             continue
         w3 = None
         if structure.skips():
             w3 = _matrix(lambda v: jvps(lambda x: structure.after([h], x, held), z, v), z,
-                         n_targets, generator)  # fmt: skip
+                         n_targets, guesses, generator)  # fmt: skip
             if w3 is None:
                 continue
         bias = one_row(from_traced(structure.preactivation(torch.zeros_like(z), held)))
@@ -244,7 +246,11 @@ def _layouts(p: Tensor, n_samples: int, n_positions: int) -> Iterator[tuple[_Res
 
 
 def _matrix(
-    linear: _Reshape, like: Tensor, n_out: int, generator: torch.Generator
+    linear: _Reshape,
+    like: Tensor,
+    n_out: int,
+    guesses: Sequence[Tensor],
+    generator: torch.Generator,
 ) -> Tensor | None:
     """The matrix `[out, in]` of a linear map that acts on the feature axis only, or None.
 
@@ -252,11 +258,29 @@ def _matrix(
         linear: many tangents at a time, `[c, b, s, in] -> [c, b, s, out]`.
         like: an example of one tangent, `[b, s, in]`.
         n_out: its output features.
-        generator: of the random vectors it is verified with.
+        guesses: matrices that may be it or its transpose; a wrong guess costs one product.
+        generator: of the random vectors that a matrix is verified with.
     """
     n_samples, n_positions, n_in = like.shape
-    rows = n_samples * n_positions
+    probe = torch.randn(like.shape, generator=generator).to(like)
+    found = linear(probe[None])[0]
+    if tuple(found.shape) != (n_samples, n_positions, n_out):
+        return None
+
+    def agrees(expected: Tensor, digits: float) -> bool:
+        scale = expected.abs().max() + torch.finfo(like.dtype).tiny
+        return bool((found - expected).abs().max() <= digits * scale)
+
+    single = like.dtype != torch.float64
+    if n_in == n_out and torch.equal(found, probe):
+        return torch.eye(n_in, dtype=like.dtype, device=like.device)
+    for guess in guesses:
+        for matrix in (guess, guess.mT):
+            fits = matrix.shape == (n_out, n_in) and matrix.dtype == like.dtype
+            if fits and agrees(probe @ matrix.mT, 1e-5 if single else 1e-12):
+                return matrix
     # Every sample and position can carry another basis vector; few samples take several tangents.
+    rows = n_samples * n_positions
     tangents = max(1, min(_BASIS_ROWS, n_in) // rows)
     columns = []
     for start in range(0, n_in, rows * tangents):
@@ -264,13 +288,6 @@ def _matrix(
         basis = like.new_zeros(rows * tangents, n_in)
         index = torch.arange(n_here, device=like.device)
         basis[index, index + start] = 1
-        out = linear(basis.view(tangents, *like.shape))
-        if tuple(out.shape) != (tangents, n_samples, n_positions, n_out):
-            return None
-        columns.append(out.reshape(-1, n_out)[:n_here])
+        columns.append(linear(basis.view(tangents, *like.shape)).reshape(-1, n_out)[:n_here])
     matrix = torch.cat(columns).mT.contiguous()
-    probe = torch.randn(like.shape, generator=generator).to(like)
-    found, expected = linear(probe[None])[0], probe @ matrix.mT
-    tolerance = 1e-4 if like.dtype != torch.float64 else 1e-10
-    scale = expected.abs().max() + torch.finfo(like.dtype).tiny
-    return matrix if bool((found - expected).abs().max() <= tolerance * scale) else None
+    return matrix if agrees(probe @ matrix.mT, 1e-4 if single else 1e-10) else None

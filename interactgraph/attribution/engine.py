@@ -29,6 +29,7 @@ __all__ = ["MAX_STEPS", "Completeness", "PairEngine"]
 
 _COMPLETENESS_EVERY = 4  # batches, where source features are drawn
 MAX_STEPS = 512  # where doubling the path nodes gives up
+_BLOCK = 1 << 18  # numbers at a time that stay in the cache
 
 
 @dataclass(eq=False)
@@ -49,19 +50,26 @@ class Completeness:
         Raises:
             NoClosedForm: the residual is larger; the batch has not been added.
         """
-        change = problem.y - problem.y0
-        residual = total - change
-        if problem.mask is not None:
-            change = change * problem.mask[..., None]
-            residual = residual * problem.mask[..., None]
-        missed, moved = _norm(residual), _norm(change)
+        missed = moved = size = 0.0
+        rows = max(1, _BLOCK // max(1, total[:1].numel()))
+        y0 = problem.y0.expand_as(problem.y)
+        for start in range(0, len(total), rows):
+            here = slice(start, start + rows)
+            change = problem.y[here] - y0[here]
+            residual = total[here] - change
+            if problem.mask is not None:
+                change *= problem.mask[here, :, None]
+                residual *= problem.mask[here, :, None]
+            missed += _square(residual)
+            moved += _square(change)
+            size += _square(problem.y[here])
         if tolerance is not None:
             # Where the target hardly moves, rounding is relative to its value.
-            scale = moved + 1e-3 * _norm(problem.y)
-            if not missed <= tolerance * scale:
-                raise NoClosedForm(f"residual {missed / scale:.1e} on a batch")
-        self.residual += missed**2
-        self.change += moved**2
+            scale = math.sqrt(moved) + 1e-3 * math.sqrt(size)
+            if not math.sqrt(missed) <= tolerance * scale:
+                raise NoClosedForm(f"residual {math.sqrt(missed) / scale:.1e} on a batch")
+        self.residual += missed
+        self.change += moved
 
     @property
     def relative(self) -> float:
@@ -69,8 +77,8 @@ class Completeness:
         return _ratio(self.residual, self.change)
 
 
-def _norm(x: Tensor) -> float:
-    return float(torch.linalg.vector_norm(x))
+def _square(x: Tensor) -> float:
+    return float(torch.linalg.vector_norm(x)) ** 2
 
 
 def _ratio(residual: float, change: float) -> float:
@@ -359,7 +367,7 @@ class PairEngine:
     def finish(self) -> None:
         """Brings everything into `sums`; more batches may follow."""
         if self._outer is not None:
-            self._outer.finish()
+            self._outer.flush()
 
     def _count(self, problem: PairProblem) -> Tensor:
         if problem.mask is None:
@@ -391,7 +399,8 @@ class PairEngine:
             # Affine, so that any one node of the path is exact.
             add = self._add_columns if self.plan.way == "columns" else self._add_rows
             total = add(straight.problem(problem), at_sample(), positions, tick)
-            self.completeness.add(total, problem)
+            if gradient:
+                self.completeness.add(total, problem)
             return
         maps = shape.maps
         if maps is None:
@@ -403,7 +412,7 @@ class PairEngine:
             self._confirm(factors.total, problem)
             if gradient:
                 factors = maps.factors(problem, gradient=True)
-            self.completeness.add(factors.total, problem)
+                self.completeness.add(factors.total, problem)
             mask = problem.mask
             right = factors.right if mask is None else factors.right * mask[..., None]
             if self._outer is None:
@@ -415,7 +424,7 @@ class PairEngine:
             self._confirm(maps.total(problem, slopes, steps), problem)
             if gradient:
                 slopes, steps = maps.slopes(problem, gradient=True)
-            self.completeness.add(maps.total(problem, slopes, steps), problem)
+                self.completeness.add(maps.total(problem, slopes, steps), problem)
             per_sample = maps.block_bytes(problem) + self._reduced_bytes(problem)
             samples = max(1, self._free() // per_sample)
             for here, a in maps.blocks(problem, slopes, samples):
@@ -426,6 +435,8 @@ class PairEngine:
     def _confirm(self, total: Tensor, problem: PairProblem) -> None:
         """A closed form is exact: a residual that is no rounding error means it does not hold.
 
+        For integrated gradients this is the completeness of the batch, which is added.
+
         Args:
             total: sum_j A of integrated gradients, whatever the method.
             problem: the pair on the batch.
@@ -434,7 +445,8 @@ class PairEngine:
             NoClosedForm: it does not; nothing of the batch has been added.
         """
         tolerance = 1e-6 if total.dtype == torch.float64 else 1e-2
-        Completeness().add(total, problem, tolerance)
+        completeness = Completeness() if self.method == "gradient" else self.completeness
+        completeness.add(total, problem, tolerance)
 
     def _reduced_bytes(self, problem: PairProblem) -> int:
         entries = problem.y.shape[2] * problem.z.shape[2]

@@ -7,18 +7,22 @@ standard error needs are the next power; for sequences they need the product of 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .strengths import StrengthSums
+from .strengths import StrengthSums, row_slices
 
 __all__ = ["OuterSums", "max_products"]
 
 _ROWS = 4096  # samples x positions that are gathered before they are multiplied
 _SCALED = 256  # samples that the common scale is taken from
+_BLOCK = 512  # rows at a time: their powers stay in the cache
+_FIRST = {"rms": 2, "mean_abs": -1, "mean": 1}
+_SECOND = {"rms": 4, "mean_abs": 2, "mean": 2}
 _SAMPLE_BYTES = 1 << 28  # working memory of the products per sample of sequences
 
 
@@ -27,17 +31,15 @@ class OuterSums:
     """Gathers rows of left and right and adds them to `StrengthSums` in large products.
 
     Attributes:
-        sums: where the strengths are accumulated; valid after `finish`.
+        sums: where the strengths are accumulated; valid after `flush`.
         matrix: W, `[i, j]`.
     """
 
     sums: StrengthSums
     matrix: Tensor
     _rows: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
-    _first: dict[str, Tensor] = field(default_factory=dict)
-    _second: dict[str, Tensor] = field(default_factory=dict)
-    _cross: dict[str, Tensor] = field(default_factory=dict)
     _scale: float | None = None
+    _best: Tensor | None = None
 
     def add(self, left: Tensor | None, right: Tensor, positions: Tensor) -> None:
         """Adds a batch.
@@ -48,7 +50,7 @@ class OuterSums:
             positions: how many positions of each sample count, int64 `[b]`.
         """
         if left is None:
-            left = right.new_ones(*right.shape[:2], 1)
+            left = right.new_ones(*right.shape[:2], 1)  # the sums are the same for every target
         if self._rows and self._rows[0][0].shape[1] != left.shape[1]:
             self.flush()
         self._rows.append((left, right, positions))
@@ -57,25 +59,17 @@ class OuterSums:
 
     def state(self) -> dict[str, Any]:
         """Everything that is not in `sums` yet, for a checkpoint."""
-        return {
-            "rows": self._rows,
-            "first": self._first,
-            "second": self._second,
-            "cross": self._cross,
-            "scale": self._scale,
-        }
+        return {"rows": self._rows, "scale": self._scale, "best": self._best}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Goes back to what `state` gave."""
         device = self.matrix.device
         self._rows = [(a.to(device), b.to(device), c.to(device)) for a, b, c in state["rows"]]
-        for name in ("first", "second", "cross"):
-            table = {key: tensor.to(device) for key, tensor in state[name].items()}
-            setattr(self, f"_{name}", table)
         self._scale = state["scale"]
+        self._best = None if state["best"] is None else state["best"].to(device)
 
     def flush(self) -> None:
-        """Multiplies what has been gathered."""
+        """Multiplies what has been gathered and adds it to `sums`."""
         if not self._rows:
             return
         left, right, positions = (
@@ -87,38 +81,45 @@ class OuterSums:
             # Fourth powers of single precision leave its range; a common scale keeps them inside.
             size = float(left[:_SCALED].abs().max() * right[:_SCALED].abs().max())
             self._scale = 1 / size if 0 < size < float("inf") else 1.0
-        left = left * self._scale
-        single = left.shape[1] == 1
-        if single:
+        if left.shape[1] == 1:
             self._flush_single(left[:, 0], right[:, 0])
         else:
             self._flush_sequences(left, right, positions)
         if "max" in self.sums.names:
-            size_l, size_r = left.flatten(0, 1).abs(), right.flatten(0, 1).abs()
-            best = self._first.get("max")
-            if best is None:
-                best = self.matrix.new_zeros(left.shape[-1], right.shape[-1])
-            self._first["max"] = max_products(size_l, size_r, best)
+            size_l = (left * (self._scale or 1.0)).flatten(0, 1).abs_()
+            size_r = right.flatten(0, 1).abs()
+            if self._best is None:
+                self._best = self.matrix.new_zeros(left.shape[-1], right.shape[-1])
+            self._best = max_products(size_l, size_r, self._best)
+            best = self._best.expand(self.sums.shape)
+            for rows, weight in self._weights():
+                found = weight.abs_() * best[rows]
+                view = self.sums.first["max"][rows]
+                torch.maximum(view, found, out=view)
 
     def _flush_single(self, left: Tensor, right: Tensor) -> None:
         """One position for each sample: X_b is a power of A, its square the next one."""
-        names = self.sums.names
-        left2, right2 = left.square(), right.square()
-        squares = left2.mT @ right2
-        first, second = {}, {"mean_abs": squares, "mean": squares}
-        if "rms" in names:
-            first["rms"] = squares
-            second["rms"] = left2.square().mT @ right2.square()
-        if "mean_abs" in names:
-            first["mean_abs"] = left.abs().mT @ right.abs()
-        if "mean" in names:
-            first["mean"] = left.mT @ right
-        for name, part in first.items():
-            _accumulate(self._first, name, part)
-            _accumulate(self._second, name, second[name])
-            if self.sums.cross:
-                # A sample without a position that counts has X_b = 0, so that X_b n_b = X_b.
-                _accumulate(self._cross, name, part)
+        names = [name for name in self.sums.names if name != "max"]
+        # Sums of A (1, signed), |A| (-1), A^2 (2) and A^4 (4), as far as they are needed.
+        needed = {power for name in names for power in (_FIRST[name], _SECOND[name])}
+        products = {power: left.new_zeros(left.shape[1], right.shape[1]) for power in needed}
+        scale = self._scale or 1.0
+        for l, r in zip(left.split(_BLOCK), right.split(_BLOCK), strict=True):  # noqa: E741
+            l = l * scale  # noqa: E741
+            if 1 in needed:
+                products[1].addmm_(l.mT, r)
+            if -1 in needed:
+                products[-1].addmm_(l.abs().mT, r.abs())
+            if needed & {2, 4}:
+                l, r = l.square(), r.square()  # noqa: E741
+                if 2 in needed:
+                    products[2].addmm_(l.mT, r)
+                if 4 in needed:
+                    products[4].addmm_(l.square_().mT, r.square_())
+        for name in names:
+            first, second = products[_FIRST[name]], products[_SECOND[name]]
+            # A sample without a position that counts has X_b = 0, so that X_b n_b = X_b.
+            self._add(name, first, second, first if self.sums.cross else None)
 
     def _flush_sequences(self, left: Tensor, right: Tensor, positions: Tensor) -> None:
         powers = {
@@ -126,6 +127,7 @@ class OuterSums:
             "mean_abs": lambda x: x.abs(),
             "mean": lambda x: x,
         }
+        left = left * (self._scale or 1.0)
         bytes_per_sample = 2 * left.element_size() * left.shape[2] * right.shape[2]
         chunk = max(1, _SAMPLE_BYTES // bytes_per_sample)
         weights = positions.to(left.dtype)
@@ -133,38 +135,32 @@ class OuterSums:
             if name == "max":
                 continue
             l, r = powers[name](left), powers[name](right)  # noqa: E741
-            _accumulate(self._first, name, l.flatten(0, 1).mT @ r.flatten(0, 1))
+            first = l.flatten(0, 1).mT @ r.flatten(0, 1)
+            second = torch.zeros_like(first)
             for start in range(0, len(l), chunk):
                 x = l[start : start + chunk].mT @ r[start : start + chunk]
-                _accumulate(self._second, name, x.square_().sum(0))
+                second += x.square_().sum(0)
+            cross = None
             if self.sums.cross:
-                weighted = (l * weights[:, None, None]).flatten(0, 1)
-                _accumulate(self._cross, name, weighted.mT @ r.flatten(0, 1))
+                cross = (l * weights[:, None, None]).flatten(0, 1).mT @ r.flatten(0, 1)
+            self._add(name, first, second, cross)
 
-    def finish(self) -> None:
-        """Brings everything into `sums`."""
-        self.flush()
-        matrix = self.matrix.to(torch.float64) / (self._scale or 1.0)
-        power = {"rms": matrix.square(), "mean_abs": matrix.abs(), "mean": matrix}
-        for name in self._first:
-            if name == "max":
-                found = matrix.abs() * self._first[name]
-                torch.maximum(self.sums.first[name], found, out=self.sums.first[name])
-                continue
-            self.sums.first[name] += power[name] * self._first[name]
-            self.sums.second[name] += power[name].square() * self._second[name]
-            if name in self._cross:
-                self.sums.cross[name] += power[name] * self._cross[name]
-        self._first.clear()
-        self._second.clear()
-        self._cross.clear()
+    def _add(self, name: str, first: Tensor, second: Tensor, cross: Tensor | None) -> None:
+        """Adds sums over samples of powers of left x right, times the powers of the matrix."""
+        first, second = first.expand(self.sums.shape), second.expand(self.sums.shape)
+        cross = None if cross is None else cross.expand(self.sums.shape)
+        for rows, weight in self._weights():
+            power = weight.square_() if name == "rms" else weight
+            power = power.abs_() if name == "mean_abs" else power
+            self.sums.first[name][rows].addcmul_(power, first[rows].double())
+            if cross is not None:
+                self.sums.cross[name][rows].addcmul_(power, cross[rows].double())
+            self.sums.second[name][rows].addcmul_(power.square_(), second[rows].double())
 
-
-def _accumulate(table: dict[str, Tensor], name: str, part: Tensor) -> None:
-    if name in table:
-        table[name] += part
-    else:
-        table[name] = part.to(torch.float64)
+    def _weights(self) -> Iterator[tuple[slice, Tensor]]:
+        """Some rows of W / scale at a time, float64, so that temporary values stay small."""
+        for rows in row_slices(self.matrix.shape):
+            yield rows, self.matrix[rows].double() / (self._scale or 1.0)
 
 
 def max_products(left: Tensor, right: Tensor, best: Tensor) -> Tensor:

@@ -15,10 +15,8 @@ __all__ = ["derivative", "secant_slope"]
 
 Pointwise = Callable[[Tensor], Tensor]
 
-# Below this share of the distance to zero the difference of two float32 values loses digits.
-_SHORT = 0.04
-# Rounding error of a float64 secant above which the derivative in its middle is closer.
-_WORST = 1e-9
+# Elements at a time: the float64 intermediates stay in the cache.
+_BLOCK = 1 << 17
 
 
 def derivative(phi: Pointwise, p: Tensor) -> Tensor:
@@ -30,39 +28,54 @@ def derivative(phi: Pointwise, p: Tensor) -> Tensor:
 def secant_slope(phi: Pointwise, p0: Tensor, dp: Tensor, *, scalar: bool = True) -> Tensor:
     """The mean slope of phi between p0 and p0 + dp, elementwise, accurate to rounding.
 
+    The difference of two values loses what rounding takes, relative to the step; it is taken in
+    float64 whatever the dtype of the step.
+
     Args:
-        phi: an elementwise function.
-        p0: start, broadcastable to `dp`.
-        dp: step.
+        phi: an elementwise function of float64 values.
+        p0: start, `[1 or b, ...]`.
+        dp: step, `[b, ...]`.
         scalar: phi is one function for all elements, so it can be evaluated on any subset of them.
 
     Returns:
         The slopes, shape and dtype of `dp`.
     """
-    if dp.dtype == torch.float64:
-        return _accurate(phi, p0.expand_as(dp), dp)
-    slope = phi(p0 + dp).sub_(phi(p0)).div_(dp)
-    short = dp.abs() < _SHORT * (1 + p0.abs())
-    p0 = p0.expand_as(dp)
-    if scalar:
-        # Few elements: numbers of the flat array are faster than coordinates or masks.
-        where = short.view(-1).nonzero()[:, 0]
-        starts = p0.reshape(-1)[where] if p0.is_contiguous() else p0[short]
-        exact = _accurate(phi, starts.double(), dp.reshape(-1)[where].double())
-        slope.view(-1).index_put_((where,), exact.to(slope.dtype))
-        return slope
-    exact = _accurate(lambda p: phi(p.to(dp.dtype)).double(), p0.double(), dp.double())
-    return torch.where(short, exact.to(slope.dtype), slope)
+    slope = torch.empty_like(dp, memory_format=torch.contiguous_format)
+    worst = 1e-9 if dp.dtype == torch.float64 else 1e-7
+    if not scalar:
+        whole = p0.double().expand_as(dp)
+        return slope.copy_(_secant(phi, whole, phi(whole), dp, worst, scalar=False))
+    rows = max(1, _BLOCK // max(1, dp[:1].numel()))
+    common = p0.shape[0] == 1
+    p0 = p0.double()
+    h0 = phi(p0) if common else None
+    for start in range(0, len(dp), rows):
+        here = slice(start, start + rows)
+        begin = p0 if common else p0[here]
+        value = phi(begin) if h0 is None else h0
+        slope[here] = _secant(phi, begin, value, dp[here], worst, scalar=True)
+    return slope
 
 
-def _accurate(phi: Pointwise, p0: Tensor, dp: Tensor) -> Tensor:
+def _secant(
+    phi: Pointwise, p0: Tensor, h0: Tensor, dp: Tensor, worst: float, *, scalar: bool
+) -> Tensor:
+    """In float64; where rounding takes more than `worst`, the derivative in the middle instead."""
+    dp = dp.double()
     p1 = p0 + dp
-    h0, h1 = phi(p0), phi(p1)
-    slope = (h1 - h0) / dp
-    # Rounding of the difference, in units of the step. A kink crossed by a short step near zero
+    h1 = phi(p1)
+    slope = (h1 - h0).div_(dp)
+    # Rounding of the difference in units of the step. A kink crossed by a short step near zero
     # keeps its secant, because there the values are as small as the step.
-    rounding = torch.finfo(dp.dtype).eps * (h0.abs() + h1.abs() + p0.abs() + p1.abs())
-    steep = (dp == 0) | (rounding > _WORST * dp.abs())
-    if steep.any():
-        slope = torch.where(steep, derivative(phi, torch.where(dp == 0, p0, p0 + dp / 2)), slope)
+    unit = torch.finfo(torch.float64).eps / worst
+    length = dp.abs()
+    sizes = (h0.abs().max(), *h1.aminmax(), 2 * p0.abs().max() + length.max())
+    if float(length.min()) > 2 * unit * float(sum(size.abs() for size in sizes)):
+        return slope
+    steep = length <= (h1.abs() + h0.abs() + p0.abs() + p1.abs()).mul_(unit)
+    middle = torch.where(dp == 0, p0, p0 + dp / 2)
+    if not scalar:
+        return torch.where(steep, derivative(phi, middle), slope)
+    where = steep.nonzero(as_tuple=True)
+    slope[where] = derivative(phi, middle[where])
     return slope

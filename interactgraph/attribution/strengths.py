@@ -9,7 +9,7 @@ SE(m)^2 = B / (B - 1) * sum_b (X_b - m n_b)^2 / N^2 (Cochran, Sampling Technique
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,13 +18,21 @@ from torch import Tensor
 
 from ..errors import InteractGraphError
 
-__all__ = ["STRENGTHS", "StrengthSums", "check_strengths", "merge_positions", "sum_positions"]
+__all__ = [
+    "STRENGTHS",
+    "StrengthSums",
+    "check_strengths",
+    "merge_positions",
+    "row_slices",
+    "sum_positions",
+]
 
 # What a checkpoint of the sums holds.
 _SAVED = (
     "first", "second", "cross", "n_samples", "n_positions", "n_positions_squared", "per_sample"
 )  # fmt: skip
 
+_BLOCK = 1 << 16  # entries at a time
 STRENGTHS = ("rms", "mean_abs", "mean", "max")
 
 
@@ -196,27 +204,45 @@ class StrengthSums:
             if self.cross:
                 self.cross[name].index_add_(1, features, (x * positions[:, None]).mT)
 
-    def strength(self, name: str) -> Tensor:
-        """The strength, float64 `[i, j]`."""
+    def strength(self, name: str, dtype: torch.dtype = torch.float64) -> Tensor:
+        """The strength, `[i, j]`."""
         if name == "max":
-            return self.first[name].clone()
-        mean = self.first[name] / max(self.n_positions, 1)
-        return mean.sqrt() if name == "rms" else mean
+            return self.first[name].to(dtype, copy=True)
+        result = torch.empty(self.shape, dtype=dtype, device=self.device)
+        for rows in row_slices(self.shape):
+            mean = self.first[name][rows] / max(self.n_positions, 1)
+            result[rows] = mean.sqrt_() if name == "rms" else mean
+        return result
 
-    def standard_error(self, name: str) -> Tensor | None:
-        """Its standard error over samples, float64 `[i, j]`; None for `max`.
+    def standard_error(self, name: str, dtype: torch.dtype = torch.float64) -> Tensor | None:
+        """Its standard error over samples, `[i, j]`; None for `max`.
 
         Not a number with fewer than two samples.
         """
         if name == "max":
             return None
+        result = torch.empty(self.shape, dtype=dtype, device=self.device)
+        for rows in row_slices(self.shape):
+            result[rows] = self._error(name, rows)
+        return result
+
+    def _error(self, name: str, rows: slice) -> Tensor:
         total = max(self.n_positions, 1)
-        mean = self.first[name] / total
-        cross = self.cross[name] if self.cross else self.first[name] * (self.per_sample or 0)
-        spread = self.second[name] - 2 * mean * cross + mean.square() * self.n_positions_squared
+        first = self.first[name][rows]
+        mean = first / total
+        cross = self.cross[name][rows] if self.cross else first * (self.per_sample or 0)
+        spread = self.second[name][rows].addcmul(mean, cross, value=-2)
+        spread.addcmul_(mean, mean, value=self.n_positions_squared)
         factor = self.n_samples / (self.n_samples - 1) if self.n_samples > 1 else float("nan")
-        error = (spread.clamp_(min=0) * factor).sqrt_() / total
+        error = spread.clamp_(min=0).mul_(factor).sqrt_().div_(total)
         if name == "rms":
             # d sqrt(m) = dm / (2 sqrt(m)); an edge that is zero on every sample has no error.
-            error = torch.where(mean > 0, error / (2 * mean.sqrt()), error * 0)
+            error = torch.where(mean > 0, error / mean.sqrt().mul_(2), error * 0)
         return error
+
+
+def row_slices(shape: tuple[int, ...] | torch.Size) -> Iterator[slice]:
+    """Some rows of a matrix at a time, so that temporary values stay in the cache."""
+    step = max(1, _BLOCK // max(1, shape[1]))
+    for start in range(0, shape[0], step):
+        yield slice(start, min(start + step, shape[0]))

@@ -94,6 +94,17 @@ class Structure:
                         known[held] = self.tape.value(held, known)
         return known
 
+    def constants(self, held: Held) -> list[Tensor]:
+        """Every tensor that meets z: weights, and what `prepare` gave."""
+        found: dict[int, Tensor] = {}
+        for node in self.tape.nodes:
+            if node in self.moving and node.function is not None:
+                leaves = pytree.tree_leaves((node.args, node.kwargs))
+                for leaf in (held.get(x) if isinstance(x, Node) else x for x in leaves):
+                    if isinstance(leaf, Tensor):
+                        found[id(leaf)] = leaf
+        return list(found.values())
+
     def preactivation(self, z: Tensor, held: Held) -> Tensor:
         """The pre-activation p at z, shape as recorded."""
         assert self.root is not None
@@ -101,9 +112,10 @@ class Structure:
         return value
 
     def bend(self, index: int, p: Tensor, held: Held) -> Tensor:
-        """The pointwise function phi of one bend at pre-activation p (shape as recorded)."""
+        """The pointwise function phi of one bend, in the dtype of p (shape as recorded)."""
         assert self.root is not None
-        value: Tensor = self.tape.value(self.bends[index], held, {self.root: p})
+        goal = self.bends[index]
+        value: Tensor = self.tape.value(goal, held, {self.root: p}, dtype=p.dtype)
         return value
 
     def affine(

@@ -66,6 +66,7 @@ class Tape:
         goal: Node,
         known: Mapping[Node, Any],
         *more: Mapping[Node, Any],
+        dtype: torch.dtype | None = None,
     ) -> Any:
         """Evaluates one node: only what it needs and what is not known.
 
@@ -73,16 +74,21 @@ class Tape:
             goal: the node.
             known: values of nodes.
             *more: further values of nodes.
+            dtype: what every real argument is cast to; None: left as it is.
         """
         env: dict[Node, Any] = {}
         tables = (env, known, *more)
 
-        def look_up(node: Node) -> Any:
-            return next(table[node] for table in tables if node in table)
+        def look_up(leaf: Node | Tensor) -> Any:
+            if isinstance(leaf, Node):
+                leaf = next(table[leaf] for table in tables if leaf in table)
+            if dtype is not None and isinstance(leaf, Tensor) and leaf.is_floating_point():
+                leaf = leaf.to(dtype)
+            return leaf
 
         for node in self._needed(goal, tables):
             assert node.function is not None
-            args, kwargs = pytree.tree_map_only(Node, look_up, (node.args, node.kwargs))
+            args, kwargs = pytree.tree_map_only((Node, Tensor), look_up, (node.args, node.kwargs))
             env[node] = node.function(*args, **kwargs)
         return look_up(goal)
 
