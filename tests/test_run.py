@@ -155,7 +155,7 @@ def test_memory_budget_cuts_batches(engine, monkeypatch):
     cut = itg.interaction_graph(
         case.model, case.batches, ["0", "1"], engine=engine, memory_budget=2000, progress=False
     )
-    assert set(calls[20:]) == {1}
+    assert set(calls[-4:]) == {1}
     torch.testing.assert_close(cut.weights("0", "1"), whole.weights("0", "1"), rtol=1e-12, atol=0)
     torch.testing.assert_close(
         cut.standard_error("0", "1"), whole.standard_error("0", "1"), rtol=1e-9, atol=0

@@ -13,32 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from .forward import jvps
 from .problem import FeatureFunction, PairProblem
 from .secant import derivative, secant_slope
-from .structure import Held, NoClosedForm, Structure, read_structure
+from .structure import Held, NoClosedForm, Structure
 
-__all__ = ["StraightSegment", "straighten", "tensors_of"]
-
-
-def tensors_of(batch: Any) -> tuple[list[Tensor], Callable[[Sequence[Tensor]], Any]]:
-    """The tensors of a batch and the way back from such tensors to a batch."""
-    leaves, spec = pytree.tree_flatten(batch)
-    places = [n for n, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
-
-    def rebuild(tensors: Sequence[Tensor]) -> Any:
-        changed = list(leaves)
-        for place, tensor in zip(places, tensors, strict=True):
-            changed[place] = tensor
-        return pytree.tree_unflatten(changed, spec)
-
-    return [leaves[place] for place in places], rebuild
+__all__ = ["StraightSegment", "check_structure", "straighten"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +47,7 @@ class StraightSegment:
 
     def problem(self, problem: PairProblem) -> PairProblem:
         """The same problem with the straight function: any one path node is exact for it."""
-        return replace(problem, function=self)
+        return replace(problem, function=self, taped=None)
 
 
 def straighten(
@@ -143,26 +127,3 @@ def check_structure(
         largest = b.abs().max()
         if not bool((a - b).abs().max() <= tolerance * largest + 1e-30):
             raise NoClosedForm(f"its {what} disagrees with forward mode on the first batch")
-
-
-def structure_of(
-    make_function: Callable[[Any], FeatureFunction], batch: Any, problem: PairProblem
-) -> tuple[Structure, list[Tensor]]:
-    """Traces the segment on a batch.
-
-    Args:
-        make_function: batch -> segment in feature coordinates on it.
-        batch: the batch.
-        problem: the pair on the batch.
-
-    Returns:
-        The structure and the tensors of the batch that it takes.
-
-    Raises:
-        NoClosedForm: the segment is not affine-pointwise-affine.
-    """
-    inputs, rebuild = tensors_of(batch)
-    structure = read_structure(
-        lambda z, *tensors: make_function(rebuild(tensors))(z), problem.z, inputs
-    )
-    return structure, inputs

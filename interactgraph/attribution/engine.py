@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from ..errors import InteractGraphError
-from .closed_form import check_structure, straighten, structure_of, tensors_of
+from .closed_form import check_structure, straighten
 from .dense import DenseMaps, dense_maps, one_row
-from .forward import along_path, column_blocks
+from .forward import agrees, along_path, column_blocks
+from .linearized import TapedSegment
 from .memory import Footprint, footprint
 from .outer import OuterSums
 from .perturbation import ablation_blocks, captum_rows, shapley_columns
@@ -23,12 +24,14 @@ from .quadrature import PathRule, at_sample, gauss_legendre
 from .reverse import row_blocks
 from .sampling import SourceSampler, drawn_columns
 from .strengths import StrengthSums, merge_positions, sum_positions
-from .structure import NoClosedForm, Structure
+from .structure import NoClosedForm, Structure, read_structure
+from .tape import NoTape, Tape, form_of, record, tensors_of
 
 __all__ = ["MAX_STEPS", "Completeness", "PairEngine"]
 
 _COMPLETENESS_EVERY = 4  # batches, where source features are drawn
 MAX_STEPS = 512  # where doubling the path nodes gives up
+_CACHE = 1 << 21  # bytes
 _BLOCK = 1 << 18  # numbers at a time that stay in the cache
 
 
@@ -88,8 +91,8 @@ def _ratio(residual: float, change: float) -> float:
 
 
 @dataclass(eq=False)
-class _Shape:
-    """What is known about batches of one shape: structure, matrices, values at the baseline."""
+class _Closed:
+    """The closed form on batches of one shape: structure, matrices, values at the baseline."""
 
     structure: Structure
     maps: DenseMaps | None
@@ -134,8 +137,10 @@ class PairEngine:
     _n_added: int = 0
     _sampler: SourceSampler | None = None
     _outer: OuterSums | None = None
-    _shapes: dict[tuple, _Shape] = field(default_factory=dict)
-    _portable: dict[int, _Shape] = field(default_factory=dict)
+    _tapes: dict[tuple, Tape | NoTape] = field(default_factory=dict)
+    _serving: dict[Tape, bool] = field(default_factory=dict)
+    _closed: dict[Tape, _Closed] = field(default_factory=dict)
+    _portable: dict[int, _Closed] = field(default_factory=dict)
     _footprint: Footprint = field(default=Footprint(0, 0))
     _sample_bytes: int = 1
 
@@ -225,30 +230,72 @@ class PairEngine:
         """Path nodes of the quadrature."""
         return at_sample() if self.method == "gradient" else gauss_legendre(self.n_steps)
 
-    def _trace(self, problem: PairProblem, batch: Any, *, check: bool = False) -> _Shape:
-        """What is known about batches of this shape; traced when it is new."""
+    def _tape(self, problem: PairProblem, batch: Any) -> Tape:
+        """The record of batches of this form.
+
+        Raises:
+            NoTape: there is none.
+        """
+        key = (tuple(problem.z.shape), form_of(batch))
+        if key not in self._tapes:
+            inputs, rebuild = tensors_of(batch)
+            try:
+                self._tapes[key] = record(
+                    lambda z, *tensors: self.make_function(rebuild(tensors))(z),
+                    [problem.z, *inputs],
+                )
+            except NoTape as error:
+                self._tapes[key] = error
+        found = self._tapes[key]
+        if isinstance(found, NoTape):
+            raise found
+        return found
+
+    def _trace(self, problem: PairProblem, batch: Any, *, check: bool = False) -> _Closed:
+        """The closed form on batches of this shape.
+
+        Raises:
+            NoClosedForm: there is none.
+        """
         positions = problem.z.shape[1]
         by_matrices = self.plan is not None and self.plan.way in ("one map", "two maps")
         if by_matrices and positions in self._portable:
             return self._portable[positions]
-        inputs, _ = tensors_of(batch)
-        key = (tuple(problem.z.shape), tuple((tuple(x.shape), x.dtype) for x in inputs))
-        if key not in self._shapes:
-            structure, inputs = structure_of(self.make_function, batch, problem)
+        try:
+            tape = self._tape(problem, batch)
+        except NoTape as error:
+            raise NoClosedForm(str(error)) from error
+        if tape not in self._closed:
+            structure = read_structure(tape)
+            inputs, _ = tensors_of(batch)
             if check:
                 check_structure(structure, inputs, problem, problem.function)
             maps = dense_maps(structure, inputs, problem)
             y0 = one_row(problem.y0) if problem.fixed_baseline and maps is not None else None
-            shape = self._shapes[key] = _Shape(structure, maps, y0)
+            closed = self._closed[tape] = _Closed(structure, maps, y0)
             if maps is not None and maps.portable and (y0 is None or y0.shape[0] == 1):
-                self._portable[positions] = shape
-        return self._shapes[key]
+                self._portable[positions] = closed
+        return self._closed[tape]
+
+    def _taped(self, problem: PairProblem, batch: Any) -> PairProblem:
+        """The same problem with the recorded segment to differentiate, where there is one."""
+        try:
+            tape = self._tape(problem, batch)
+        except NoTape:
+            return problem
+        if tape not in self._serving:
+            self._serving[tape] = TapedSegment.serves(tape) and agrees(
+                TapedSegment.on(tape, tensors_of(batch)[0]), problem
+            )
+        if not self._serving[tape]:
+            return problem
+        return replace(problem, taped=TapedSegment.on(tape, tensors_of(batch)[0]))
 
     def _try_passes(self, problem: PairProblem) -> None:
         """Forward mode misses some operations; say so and use reverse mode instead."""
         assert self.plan is not None
         try:
-            next(iter(column_blocks(problem, at_sample(), 1)))
+            next(iter(column_blocks(problem, at_sample(), 1, 1)))
         except (RuntimeError, NotImplementedError) as error:
             reason = str(error).strip().splitlines()[0]
             if self.engine == "forward":
@@ -321,6 +368,11 @@ class PairEngine:
                 if note not in self.notes:
                     self.notes.append(note)
         n_columns, n_rows = problem.z.shape[2], problem.y.shape[1] * problem.y.shape[2]
+        by_columns = self.plan.way in ("columns", "drawn columns") or (
+            self.plan.way != "rows" and n_columns <= 2 * n_rows
+        )
+        if by_columns:
+            problem = self._taped(problem, batch)
         rule = self._rule_for(problem)
         if self.plan.way == "drawn columns":
             # Only some columns are computed; what all of them add up to is sampled as well.
@@ -329,9 +381,6 @@ class PairEngine:
             self._n_added += 1
             self._add_drawn(problem, rule, positions, tick)
         else:
-            by_columns = self.plan.way == "columns" or (
-                self.plan.way != "rows" and n_columns <= 2 * n_rows
-            )
             add = self._add_columns if by_columns else self._add_rows
             self.completeness.add(add(problem, rule, positions, tick), problem)
 
@@ -353,7 +402,7 @@ class PairEngine:
         self.sums.restore(state["sums"])
         self.completeness = Completeness(*state["completeness"])
         if state["outer"] is not None:
-            maps = next(shape.maps for shape in self._shapes.values())
+            maps = next(closed.maps for closed in self._closed.values())
             assert maps is not None
             assert maps.one_map is not None
             self._outer = OuterSums(self.sums, maps.one_map)
@@ -530,7 +579,7 @@ class PairEngine:
         """Adds a batch by source features and gives sum_j A, `[b, t, i]`."""
         chunk = self._chunk(problem, problem.z.shape[2], by_rows=False)
         total = torch.zeros_like(problem.y)
-        for columns, a in column_blocks(problem, rule, chunk, tick):
+        for columns, a in column_blocks(problem, rule, chunk, self._at_once(problem), tick):
             total += a.sum(-1)
             sums = sum_positions(a, problem.mask, self.strengths)
             self.sums.add(sums, positions, columns=columns)
@@ -558,6 +607,12 @@ class PairEngine:
         return total
 
     def _chunk(self, problem: PairProblem, n_passes: int, *, by_rows: bool) -> int:
-        held = int(self._footprint.total * problem.n_samples) if by_rows else 0
+        held = int(self._footprint.total * problem.n_samples)
         free = self._free() - held
         return int(max(1, min(n_passes, free // self._pass_bytes(problem, by_rows=by_rows))))
+
+    def _at_once(self, problem: PairProblem) -> int:
+        """Tangents at a time: on a CPU so many that intermediate results stay in the cache."""
+        if problem.z.device.type != "cpu":
+            return problem.z.shape[2]
+        return int(max(1, _CACHE // max(1, self._footprint.largest * problem.n_samples)))

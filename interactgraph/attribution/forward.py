@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from .linearized import TapedSegment
 from .problem import FeatureFunction, PairProblem
 from .quadrature import PathRule
 
-__all__ = ["along_path", "column_blocks", "jvps"]
+__all__ = ["agrees", "along_path", "column_blocks", "jvps", "linearize"]
 
 
 def jvps(function: FeatureFunction, point: Tensor, tangents: Tensor) -> Tensor:
@@ -32,11 +33,40 @@ def jvps(function: FeatureFunction, point: Tensor, tangents: Tensor) -> Tensor:
     return torch.vmap(one)(tangents)
 
 
+def linearize(problem: PairProblem, u: float) -> Callable[[Tensor], Tensor]:
+    """The derivative at the point u of the path: tangents `[c, b, s, j] -> [c, b, t, i]`."""
+    point = problem.at(u)
+    if problem.taped is not None:
+        return problem.taped.linearize(point)
+    return lambda tangents: jvps(problem.function, point, tangents)
+
+
+def agrees(taped: TapedSegment, problem: PairProblem, seed: int = 0) -> bool:
+    """Whether a recorded segment has the value and derivative that torch finds for it.
+
+    At a random point of the path, along a random tangent.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    point = problem.at(float(torch.rand((), generator=generator)))
+    tangent = torch.randn(problem.z.shape, generator=generator).to(problem.z)
+    try:
+        expected = torch.func.jvp(problem.function, (point,), (tangent,))
+        linear = taped.linearize(point)
+        found = linear.value, linear(tangent[None])[0]
+    except (RuntimeError, NotImplementedError):
+        return False
+    tolerance = 1e-3 if point.dtype != torch.float64 else 1e-9
+    return all(
+        bool((a - b).abs().max() <= tolerance * b.abs().max() + 1e-30)
+        for a, b in zip(found, expected, strict=True)
+    )
+
+
 def along_path(problem: PairProblem, rule: PathRule) -> Tensor:
     """sum_j A[b,t,i,j], `[b, t, i]`: the derivative along the path itself, one JVP per node."""
     total = torch.zeros_like(problem.y)
     for u, weight in zip(*rule, strict=True):
-        total += weight * jvps(problem.function, problem.at(u), problem.dz[None])[0]
+        total += weight * linearize(problem, u)(problem.dz[None])[0]
     return total
 
 
@@ -44,6 +74,7 @@ def column_blocks(
     problem: PairProblem,
     rule: PathRule,
     chunk: int,
+    at_once: int,
     tick: Callable[[float], None] = lambda passes: None,
 ) -> Iterator[tuple[slice, Tensor]]:
     """A[b, t, i, j] for a few source features at a time.
@@ -54,7 +85,8 @@ def column_blocks(
     Args:
         problem: the pair on a batch.
         rule: path nodes.
-        chunk: source features at a time.
+        chunk: source features whose columns are held together.
+        at_once: tangents that go through the segment together.
         tick: told the number of passes done.
 
     Yields:
@@ -63,11 +95,12 @@ def column_blocks(
     n_sources = problem.z.shape[2]
     for start in range(0, n_sources, chunk):
         stop = min(start + chunk, n_sources)
-        tangents = problem.columns(start, stop)
-        total: Tensor | None = None
+        total = problem.y.new_zeros(stop - start, *problem.y.shape)
         for u, weight in zip(*rule, strict=True):
-            part = jvps(problem.function, problem.at(u), tangents) * weight
-            total = part if total is None else total.add_(part)
-            tick(stop - start)
-        assert total is not None
+            linear = linearize(problem, u)
+            for first in range(start, stop, at_once):
+                last = min(first + at_once, stop)
+                part = linear(problem.columns(first, last))
+                total[first - start : last - start].add_(part, alpha=weight)
+                tick(last - first)
         yield slice(start, stop), total.movedim(0, -1)

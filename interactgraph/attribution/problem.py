@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..features import FeatureMap
+from .linearized import TapedSegment
 
 __all__ = ["PairProblem", "feature_segment", "flatten_positions"]
 
@@ -54,6 +55,7 @@ class PairProblem:
         y: target features at the samples, `[b, t, i]`.
         mask: which target positions count, bool `[b, t]`; None: all.
         fixed_baseline: z0 is the same for every sample.
+        taped: the function as recorded, which is differentiated faster; None: it is not recorded.
     """
 
     function: FeatureFunction
@@ -62,6 +64,7 @@ class PairProblem:
     y: Tensor
     mask: Tensor | None = None
     fixed_baseline: bool = True
+    taped: TapedSegment | None = None
 
     @property
     def n_samples(self) -> int:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .forward import jvps
+from .forward import linearize
 from .problem import PairProblem
 from .quadrature import PathRule
 
@@ -142,7 +142,7 @@ def drawn_columns(
         tangents = one_hot[:, :, None, :].to(problem.dz) * problem.dz
         total: Tensor | None = None
         for u, weight in zip(*rule, strict=True):
-            part = jvps(problem.function, problem.at(u), tangents) * weight
+            part = linearize(problem, u)(tangents) * weight
             total = part if total is None else total.add_(part)
         assert total is not None
         yield here, total

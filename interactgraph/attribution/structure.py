@@ -15,7 +15,7 @@ Every operation on the tape gets one of these kinds:
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +23,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from ..errors import InteractGraphError
-from .tape import Node, Tape, record
+from .tape import Node, Tape
 
 __all__ = ["Held", "NoClosedForm", "Structure", "read_structure"]
 
@@ -86,13 +85,7 @@ class Structure:
 
     def prepare(self, inputs: Sequence[Tensor]) -> dict[Node, Any]:
         """What is held on a batch, as far as z meets it: computed once, reused by every pass."""
-        known: dict[Node, Any] = dict(zip(self.tape.arguments[1:], inputs, strict=True))
-        for node in self.tape.nodes:
-            if node in self.moving:
-                for held in node.inputs:
-                    if held not in self.moving and held not in known:
-                        known[held] = self.tape.value(held, known)
-        return known
+        return self.tape.hold(self.moving, inputs)
 
     def constants(self, held: Held) -> list[Tensor]:
         """Every tensor that meets z: weights, and what `prepare` gave."""
@@ -174,28 +167,15 @@ def _ancestors(node: Node, within: frozenset[Node]) -> set[Node]:
     return found
 
 
-def read_structure(
-    function: Callable[..., Tensor], z: Tensor, inputs: Sequence[Tensor]
-) -> Structure:
-    """Records `function(z, *inputs)` and finds its affine and pointwise parts.
+def read_structure(tape: Tape) -> Structure:
+    """Finds the affine and pointwise parts of a recorded segment.
 
     Args:
-        function: the segment in feature coordinates, with the tensors of the batch as arguments.
-        z: source features, `[b, s, j]`.
-        inputs: the tensors of the batch.
+        tape: with the source features and the tensors of the batch as arguments.
 
     Raises:
         NoClosedForm: the segment is something else; the message says which operation is in the way.
     """
-    try:
-        tape = record(function, [z, *inputs])
-    except InteractGraphError:
-        raise
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise NoClosedForm(f"the segment cannot be recorded ({reason})") from error
-    if tape is None:
-        raise NoClosedForm("the target does not depend on the source")
     return _Reader(tape).read()
 
 

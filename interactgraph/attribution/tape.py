@@ -17,10 +17,12 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["Node", "Tape", "record"]
+from ..errors import InteractGraphError
+
+__all__ = ["NoTape", "Node", "Tape", "form_of", "record", "tensors_of"]
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Node:
     """One operation, or one argument of the recorded function.
 
@@ -45,6 +47,13 @@ class Node:
         """Name of the operation without overload, such as "addmm"."""
         packet = getattr(self.function, "overloadpacket", self.function)
         return str(getattr(packet, "__name__", packet)).removeprefix("aten.")
+
+    def fill(self, values: Mapping[Node, Any]) -> tuple[Any, Any]:
+        """Arguments and keyword arguments with the values of nodes in place of these."""
+        filled: tuple[Any, Any] = pytree.tree_map_only(
+            Node, values.__getitem__, (self.args, self.kwargs)
+        )
+        return filled
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,14 +95,37 @@ class Tape:
                 leaf = leaf.to(dtype)
             return leaf
 
-        for node in self._needed(goal, tables):
+        for node in self.needed(goal, tables):
             assert node.function is not None
             args, kwargs = pytree.tree_map_only((Node, Tensor), look_up, (node.args, node.kwargs))
             env[node] = node.function(*args, **kwargs)
         return look_up(goal)
 
-    def _needed(self, goal: Node, tables: Sequence[Mapping[Node, Any]]) -> list[Node]:
-        """What must be computed, in order of execution."""
+    def depending(self, source: Node) -> frozenset[Node]:
+        """What is computed from a node, and the node itself."""
+        found = {source}
+        for node in self.nodes:
+            if not found.isdisjoint(node.inputs):
+                found.add(node)
+        return frozenset(found)
+
+    def hold(self, moving: frozenset[Node], inputs: Sequence[Tensor]) -> dict[Node, Any]:
+        """Values of what does not move, as far as moving nodes meet it.
+
+        Args:
+            moving: what depends on the first argument.
+            inputs: values of the other arguments.
+        """
+        known: dict[Node, Any] = dict(zip(self.arguments[1:], inputs, strict=True))
+        for node in self.nodes:
+            if node in moving:
+                for held in node.inputs:
+                    if held not in moving and held not in known:
+                        known[held] = self.value(held, known)
+        return known
+
+    def needed(self, goal: Node, tables: Sequence[Mapping[Node, Any]]) -> list[Node]:
+        """What must be computed for a node where the tables' nodes are known, in order."""
         found: set[Node] = set()
         stack = [goal]
         while stack:
@@ -134,7 +166,7 @@ class _Recorder(TorchDispatchMode):
             return node
 
         taken, named = pytree.tree_map_only(Tensor, to_node, (args, kwargs))
-        node = Node(_out_of_place(func), taken, named, inputs=tuple(dict.fromkeys(inputs)))
+        node = Node(_replayable(func), taken, named, inputs=tuple(dict.fromkeys(inputs)))
         self.nodes.append(node)
         if isinstance(out, Tensor):
             # An operation in place gives its argument a new meaning from here on.
@@ -147,8 +179,14 @@ class _Recorder(TorchDispatchMode):
         return out
 
 
-def _out_of_place(func: Any) -> Callable[..., Any]:
-    """The operation that gives the same result without changing its arguments."""
+_VIEWS = (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default)
+
+
+def _replayable(func: Any) -> Callable[..., Any]:
+    """The operation that gives the same result, whatever the strides, changing no argument."""
+    if func in _VIEWS:
+        reshape: Callable[..., Any] = torch.ops.aten.reshape.default
+        return reshape
     schema = getattr(func, "_schema", None)
     if schema is None or not schema.is_mutable:
         return func
@@ -160,19 +198,61 @@ def _out_of_place(func: Any) -> Callable[..., Any]:
     return overload
 
 
-def record(function: Callable[..., Tensor], arguments: Sequence[Tensor]) -> Tape | None:
+class NoTape(Exception):
+    """A function cannot be recorded; the message says why."""
+
+
+def tensors_of(batch: Any) -> tuple[list[Tensor], Callable[[Sequence[Tensor]], Any]]:
+    """The tensors of a batch and the way back from such tensors to a batch."""
+    leaves, spec = pytree.tree_flatten(batch)
+    places = [n for n, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+
+    def rebuild(tensors: Sequence[Tensor]) -> Any:
+        changed = list(leaves)
+        for place, tensor in zip(places, tensors, strict=True):
+            changed[place] = tensor
+        return pytree.tree_unflatten(changed, spec)
+
+    return [leaves[place] for place in places], rebuild
+
+
+def form_of(batch: Any) -> tuple:
+    """What a record made on one batch depends on, besides the values of its tensors.
+
+    Raises:
+        NoTape: the batch holds objects that may hide further values.
+    """
+    leaves, spec = pytree.tree_flatten(batch)
+    form: list[Any] = [repr(spec)]
+    for leaf in leaves:
+        if isinstance(leaf, Tensor):
+            form.append((tuple(leaf.shape), leaf.dtype))
+        elif leaf is None or isinstance(leaf, (bool, int, float, str)):
+            form.append(leaf)
+        else:
+            raise NoTape(f"a {type(leaf).__name__} in the batch may hide values")
+    return tuple(form)
+
+
+def record(function: Callable[..., Tensor], arguments: Sequence[Tensor]) -> Tape:
     """Runs the function once and writes down what it does.
 
     Args:
         function: of tensors.
         arguments: its arguments.
 
-    Returns:
-        The tape; None if the result depends on none of the operations and arguments.
+    Raises:
+        NoTape: it cannot be recorded, or its result depends on none of the arguments.
     """
-    with _Recorder(arguments) as recorder:
-        out = function(*arguments)
+    try:
+        with _Recorder(arguments) as recorder:
+            out = function(*arguments)
+    except InteractGraphError:
+        raise
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise NoTape(f"the segment cannot be recorded ({reason})") from error
     output = recorder.of.get(id(out))
     if output is None:
-        return None
+        raise NoTape("the target does not depend on the source")
     return Tape((*recorder.arguments, *recorder.nodes), recorder.arguments, output)

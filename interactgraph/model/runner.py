@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -90,7 +90,9 @@ class Runner:
         return Runner(model, forward, wanted, dtype)
 
     def convert(self, batch: Any) -> Any:
-        """The batch on the runner's device and in its dtype."""
+        """The batch on the runner's device and in its dtype; keyword arguments as a plain dict."""
+        if self.forward is None and isinstance(batch, Mapping):
+            batch = dict(batch)  # such as the output of a tokenizer, whose tensors are hidden
         return convert(batch, self.device, self.dtype)
 
     def activations(

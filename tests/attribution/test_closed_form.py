@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 import interactgraph as itg
 from interactgraph.attribution.structure import NoClosedForm, read_structure
+from interactgraph.attribution.tape import NoTape, record
 
 ACTIVATIONS = {
     "relu": nn.ReLU(),
@@ -148,8 +149,8 @@ OBSTACLES = {
 
 @pytest.mark.parametrize("reason", list(OBSTACLES))
 def test_says_what_is_in_the_way(reason):
-    with pytest.raises(NoClosedForm, match=reason):
-        read_structure(OBSTACLES[reason], torch.ones(2, 1, 6), [])
+    with pytest.raises((NoClosedForm, NoTape), match=reason):
+        read_structure(record(OBSTACLES[reason], [torch.ones(2, 1, 6)]))
 
 
 def test_wrong_structure_is_caught_and_replaced():

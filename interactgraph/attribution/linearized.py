@@ -1,0 +1,211 @@
+"""A recorded segment at one point as a linear function of tangents: forward mode by hand.
+
+Column after column needs the derivative at the same point of the path. What depends on the point
+alone (slopes of pointwise functions, normalised values, attention weights) is computed once here;
+a tangent then costs about the matrix products of one forward pass. `torch.func.jvp` under `vmap`
+evaluates the slopes again for every tangent. Operations without a rule of their own fall back to it
+one by one, so that everything it can differentiate can be linearised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from .tape import Node, Tape
+
+__all__ = ["Linearized", "TapedSegment"]
+
+Tangents = Mapping[Node, Any]
+_Rule = Callable[[Tangents], Any]
+
+# The same operation on the tangent of its first argument (a tensor or a list of tensors).
+_SAME = {
+    "view", "reshape", "_unsafe_view", "permute", "transpose", "t", "expand", "slice", "select",
+    "unsqueeze", "squeeze", "clone", "contiguous", "detach", "alias", "lift_fresh_copy", "neg",
+    "sum", "mean", "cat", "stack", "split", "split_with_sizes", "chunk", "unbind", "flip", "roll",
+    "cumsum", "index_select", "repeat", "avg_pool2d", "diagonal", "tril", "triu", "_to_copy",
+}  # fmt: skip
+_BILINEAR = {"mul", "mm", "bmm", "matmul", "mv"}
+# What the values decide about, so that a record of one batch does not hold for another.
+_DECIDING = {"_local_scalar_dense", "nonzero", "masked_select", "unique", "equal", "is_nonzero"}
+
+
+@dataclass(frozen=True, eq=False)
+class TapedSegment:
+    """A recorded segment on one batch.
+
+    Attributes:
+        tape: of the segment; arguments are z and the tensors of the batch.
+        moving: the real values that depend on z.
+        held: the values that moving ones are computed from and that do not depend on z.
+    """
+
+    tape: Tape
+    moving: frozenset[Node]
+    held: Mapping[Node, Any]
+
+    @staticmethod
+    def on(tape: Tape, inputs: Sequence[Tensor]) -> TapedSegment:
+        """The segment on the batch with these tensors."""
+        moving = tape.depending(tape.arguments[0])
+        return TapedSegment(tape, moving, tape.hold(moving, inputs))
+
+    @staticmethod
+    def serves(tape: Tape) -> bool:
+        """Whether a record of one batch holds for every batch of the same shapes."""
+        depends = tape.output in tape.depending(tape.arguments[0])
+        return depends and not any(node.name in _DECIDING for node in tape.nodes)
+
+    def linearize(self, point: Tensor) -> Linearized:
+        """The segment's value and derivative at `[b, s, j]`."""
+        return Linearized(self, point)
+
+
+class Linearized:
+    """Value and derivative of a recorded segment at one point.
+
+    Attributes:
+        value: `[b, t, i]`.
+    """
+
+    def __init__(self, segment: TapedSegment, point: Tensor) -> None:
+        tape = segment.tape
+        self._source, self._output = tape.arguments[0], tape.output
+        values: dict[Node, Any] = {**segment.held, self._source: point}
+        self._rules: list[tuple[Node, _Rule]] = []
+        active = {self._source}
+        for node in tape.needed(tape.output, (values,)):
+            args, kwargs = node.fill(values)
+            assert node.function is not None
+            values[node] = node.function(*args, **kwargs)
+            moving = [n for n in node.inputs if n in active]
+            if moving and node.floating:
+                active.add(node)
+                self._rules.append((node, _rule(node, moving, values)))
+        self.value: Tensor = values[tape.output]
+
+    def __call__(self, tangents: Tensor) -> Tensor:
+        """Derivatives along tangents, `[c, b, s, j] -> [c, b, t, i]`."""
+        if len(tangents) == 1:
+            return self._along(tangents[0])[None]
+        result: Tensor = torch.vmap(self._along)(tangents)
+        return result
+
+    def _along(self, tangent: Tensor) -> Tensor:
+        found: dict[Node, Any] = {self._source: tangent}
+        for node, rule in self._rules:
+            found[node] = rule(found)
+        result: Tensor = found[self._output]
+        return result
+
+
+def _rule(node: Node, moving: list[Node], values: Mapping[Node, Any]) -> _Rule:
+    """Tangents of the inputs -> tangent of the result.
+
+    Args:
+        node: the operation.
+        moving: inputs that have a tangent.
+        values: of everything up to and including the node, at the point.
+    """
+    name, first = node.name, moving[0]
+    alone = moving == [first] and isinstance(values[first], Tensor)
+    args, kwargs = node.fill(values)
+    if name == "getitem":
+        return lambda t: t[first][node.args[1]]
+    in_first = pytree.tree_leaves(node.args[:1])
+    if name in _SAME and all(n in moving for n in in_first) and set(in_first) >= set(moving):
+        return lambda t: node.function(*_swap(node.args[:1], t), *args[1:], **kwargs)  # type: ignore[misc]
+    if name in _BILINEAR and alone and sum(a is first for a in node.args) == 1:
+        place = node.args.index(first)
+        return lambda t: node.function(*args[:place], t[first], *args[place + 1 :], **kwargs)  # type: ignore[misc]
+    if name in ("add", "sub") and all(n.shape == node.shape for n in moving):
+        sign = (1 if name == "add" else -1) * kwargs.get("alpha", 1)
+        a, b = node.args[:2]
+        if a is not b and first is a:
+            return lambda t: torch.add(t[a], t[b], alpha=sign) if b in t else t[a]
+        if a is not b:
+            return (lambda t: t[b]) if sign == 1 else (lambda t: t[b] * sign)
+    if name == "addmm" and moving == [node.args[1]] and not kwargs:
+        return lambda t: t[first] @ args[2]
+    if name == "convolution" and moving == [node.args[0]]:
+        return lambda t: node.function(t[first], args[1], None, *args[3:])  # type: ignore[misc]
+    if name == "native_layer_norm" and moving == [node.args[0]]:
+        return _layer_norm(first, args, values[node])
+    if name in ("_softmax", "_safe_softmax") and moving == [node.args[0]]:
+        return _softmax(first, args[1], values[node])
+    pointwise = torch.Tag.pointwise in getattr(node.function, "tags", ())
+    if pointwise and alone and first.shape == node.shape:
+        slope = torch.func.jvp(
+            lambda x: node.function(*_swap(node.args, {first: x}, values), **kwargs),  # type: ignore[misc]
+            (values[first],),
+            (torch.ones_like(values[first]),),
+        )[1]
+        return lambda t: t[first] * slope
+    return _by_torch(node, moving, values)
+
+
+def _swap(args: Any, *tables: Mapping[Node, Any]) -> Any:
+    """Arguments with every node replaced by its entry in the first table that has one."""
+    return pytree.tree_map_only(
+        Node, lambda node: next(table[node] for table in tables if node in table), args
+    )
+
+
+def _layer_norm(source: Node, args: tuple, values: Any) -> _Rule:
+    """The slope of n: dn = (dx - mean dx - n mean(n dx)) / s with n = (x - m) / s."""
+    x, shape, weight = args[:3]
+    _, mean, rstd = values
+    axes = tuple(range(-len(shape), 0))
+    normal = (x - mean) * rstd
+    mean_of = normal / normal[(0,) * (normal.ndim - len(shape))].numel()
+    scale = rstd if weight is None else rstd * weight
+
+    def rule(t: Tangents) -> Any:
+        d = t[source]
+        along = (d * mean_of).sum(axes, keepdim=True)
+        moved = torch.addcmul(d - d.mean(axes, keepdim=True), normal, along, value=-1)
+        return moved * scale, None, None
+
+    return rule
+
+
+def _softmax(source: Node, axis: int, value: Tensor) -> _Rule:
+    """The slope of a softmax s: ds = s (dx - sum(s dx))."""
+
+    def rule(t: Tangents) -> Tensor:
+        d = t[source] * value
+        return torch.addcmul(d, value, d.sum(axis, keepdim=True), value=-1)
+
+    return rule
+
+
+def _by_torch(node: Node, moving: list[Node], values: Mapping[Node, Any]) -> _Rule:
+    """What `torch.func.jvp` makes of the operation; integer parts of its result have no tangent."""
+    whole = [n for n in moving if isinstance(values[n], Tensor)]
+    if len(whole) < len(moving):
+        raise NotImplementedError(f"{node.name} of several results")
+    primals = tuple(values[n] for n in whole)
+    held = {n: values[n] for n in node.inputs if n not in whole}
+    many = not isinstance(values[node], Tensor)
+
+    def function(*tensors: Tensor) -> Any:
+        args, kwargs = _swap((node.args, node.kwargs), dict(zip(whole, tensors, strict=True)), held)
+        out = node.function(*args, **kwargs)  # type: ignore[misc]
+        return tuple(x for x in out if x.is_floating_point()) if many else out
+
+    real = [x.is_floating_point() for x in values[node]] if many else []
+
+    def rule(t: Tangents) -> Any:
+        out = torch.func.jvp(function, primals, tuple(t[n] for n in whole))[1]
+        if not many:
+            return out
+        parts = iter(out)
+        return tuple(next(parts) if is_real else None for is_real in real)
+
+    return rule
