@@ -50,10 +50,17 @@ class Node:
 
     def fill(self, values: Mapping[Node, Any]) -> tuple[Any, Any]:
         """Arguments and keyword arguments with the values of nodes in place of these."""
-        filled: tuple[Any, Any] = pytree.tree_map_only(
-            Node, values.__getitem__, (self.args, self.kwargs)
-        )
-        return filled
+        look_up = values.__getitem__
+        return _fill(self.args, look_up), {k: _fill(v, look_up) for k, v in self.kwargs.items()}
+
+
+def _fill(args: Any, look_up: Callable[[Node], Any]) -> Any:
+    """Arguments of an operation nest in tuples and lists only."""
+    if isinstance(args, Node):
+        return look_up(args)
+    if isinstance(args, (tuple, list)):
+        return type(args)(_fill(arg, look_up) for arg in args)
+    return args
 
 
 @dataclass(frozen=True, eq=False)
