@@ -14,8 +14,10 @@ _HOME = {
     "InteractionGraph": "graph",
     "load": "graph",
     "compare": "graph",
+    "differences": "graph",
     # modules
     "find_modules": "communities",
+    "bootstrap": "communities",
     "Partition": "communities",
     # output
     "export": "exporters",
@@ -33,7 +35,9 @@ __all__ = [
     "InteractionGraph",
     "Partition",
     "__version__",
+    "bootstrap",
     "compare",
+    "differences",
     "export",
     "features",
     "find_modules",
@@ -44,10 +48,10 @@ __all__ = [
 
 if TYPE_CHECKING:
     from . import features, zoo
-    from .communities import Partition, find_modules
+    from .communities import Partition, bootstrap, find_modules
     from .errors import InteractGraphError, InteractGraphWarning
     from .exporters import export
-    from .graph import InteractionGraph, compare, load
+    from .graph import InteractionGraph, compare, differences, load
     from .run import interaction_graph
 
 

@@ -26,6 +26,7 @@ from .attribution import (
     flatten_positions,
 )
 from .attribution.baseline import Baseline, check_baseline, mean_activations, place
+from .attribution.grouped import Key
 from .attribution.memory import default_budget
 from .checkpoint import Checkpoint, fingerprint
 from .errors import InteractGraphError
@@ -57,6 +58,7 @@ _PLANNED = 16  # samples of the first batch that the run is planned with
 
 Features = str | FeatureMap | Mapping[str, "str | FeatureMap"]
 PositionMask = str | Callable[[Any], Tensor]
+Groups = str | int | Sequence[Any] | Tensor | Callable[[Any], Any]
 
 
 def interaction_graph(
@@ -75,6 +77,8 @@ def interaction_graph(
     sources: int | None = None,
     sampling: Literal["importance", "uniform"] = "importance",
     seed: int = 0,
+    groups: Groups | None = None,
+    folds: int | None = None,
     position_mask: PositionMask | None = None,
     labels: Mapping[str, Sequence[str]] | None = None,
     forward: Forward | None = None,
@@ -121,6 +125,12 @@ def interaction_graph(
         sampling: "importance" (by how much a feature moves on the sample and a running estimate of
             its worth, mixed with uniform) or "uniform".
         seed: decides the draws.
+        groups: keeps averages per group of samples in the same pass, in `graph.groups`: one name or
+            number for each sample, in the order of the data; a function of the batch that gives
+            them; or where they are in a batch, a key of dict batches or a place in tuples (1 for
+            batches (x, y)).
+        folds: keeps averages over this many disjoint parts of the samples, in `graph.folds`, from
+            which `bootstrap` tells how sure modules are.
         position_mask: which positions count, a function of the batch that returns bool `[b, p]`, or
             the key of such a tensor in dict batches ("attention_mask"). Others are left out as
             sources and as targets.
@@ -161,6 +171,10 @@ def interaction_graph(
     if tolerance is not None and not tolerance > 0:
         raise InteractGraphError(f"tolerance={tolerance!r}; it must be above zero")
     _check_choice("sampling", sampling, SAMPLINGS)
+    if folds is not None and (folds < 2 or folds != int(folds)):
+        raise InteractGraphError(f"folds={folds!r}; it must be a whole number of at least 2")
+    if isinstance(groups, (Tensor, Sequence)) and not isinstance(groups, str):
+        _check_order(data, "groups given in the order of the data need")
     asked_maps = _check_features(features, list(sites))
     baselines = check_baseline(baseline, source_layers)
 
@@ -180,13 +194,17 @@ def interaction_graph(
         "sources": sources,
         "sampling": sampling,
         "seed": seed,
+        "folds": folds,
     }
     runner = Runner.on(model, forward, device, dtype)
     with prepared(runner.model), torch.no_grad():
-        run = _Run(runner, data, sites, chosen, asked_maps, baselines, position_mask, progress)
+        run = _Run(
+            runner, data, sites, chosen, asked_maps, baselines, position_mask, groups, folds or 0,
+            progress,
+        )  # fmt: skip
         saved = None
         if checkpoint is not None:
-            _check_order(data)
+            _check_order(data, "checkpoint needs")
             identity = {"weights": fingerprint(model.state_dict()), "memory": memory_budget}
             run.checkpoint = Checkpoint(checkpoint, {**recipe, **identity}, checkpoint_seconds)
             saved = run.checkpoint.load()
@@ -223,7 +241,7 @@ def interaction_graph(
         run.accumulate(engines)
 
     kept = torch.float64 if run.dtype == torch.float64 else torch.float32
-    blocks, errors = _blocks(engines, kept)
+    blocks, errors, _ = _blocks(engines, kept)
     metadata = {
         **recipe,
         "plans": [e.plan.as_metadata() for e in engines.values() if e.plan],
@@ -250,6 +268,7 @@ def interaction_graph(
         features={layer: feature_map.to("cpu") for layer, feature_map in run.maps.items()},
         metadata=metadata,
     )
+    graph = _with_parts(graph, engines, kept)
     if run.checkpoint is not None:
         run.checkpoint.done()
     return graph
@@ -265,21 +284,58 @@ def _check_method(method: Any, engine: str, sources: int | None, tolerance: floa
         )
 
 
+_Blocks = dict[Pair, dict[str, Tensor]]
+
+
 def _blocks(
-    engines: dict[Pair, PairEngine], dtype: torch.dtype
-) -> tuple[dict[Pair, dict[str, Tensor]], dict[Pair, dict[str, Tensor]]]:
-    """Strengths and standard errors of every pair, by name."""
-    blocks: dict[Pair, dict[str, Tensor]] = {}
-    errors: dict[Pair, dict[str, Tensor]] = {}
+    engines: dict[Pair, PairEngine],
+    dtype: torch.dtype,
+    wanted: Callable[[Key], bool] = lambda key: True,
+) -> tuple[_Blocks, _Blocks, int]:
+    """Strengths and standard errors of every pair, by name, and the number of samples."""
+    blocks: _Blocks = {}
+    errors: _Blocks = {}
+    n_samples = 0
     for pair, engine in engines.items():
-        sums = engine.sums
+        sums = engine.sums.total(wanted)
+        n_samples = sums.n_samples
         blocks[pair] = {name: sums.strength(name, dtype).cpu() for name in engine.strengths}
         errors[pair] = {
             name: error.cpu()
             for name in engine.strengths
             if (error := sums.standard_error(name, dtype)) is not None
         }
-    return blocks, errors
+    return blocks, errors, n_samples
+
+
+def _with_parts(
+    graph: InteractionGraph, engines: dict[Pair, PairEngine], dtype: torch.dtype
+) -> InteractionGraph:
+    """The graph with those of its groups and folds."""
+
+    def part(what: str, value: Any) -> InteractionGraph:
+        place = ("group", "fold").index(what)
+        blocks, errors, n_samples = _blocks(engines, dtype, lambda key: key[place] == value)
+        metadata = {**graph.metadata, what: value, "n_samples": n_samples}
+        return graph.replace(
+            blocks=blocks, standard_errors=errors, completeness={}, metadata=metadata
+        )
+
+    keys = next(iter(engines.values())).sums.tables
+    names = sorted({group for group, _ in keys if group is not None}, key=_natural)
+    folds = sorted({fold for _, fold in keys if fold is not None})
+    return graph.replace(
+        groups={name: part("group", name) for name in names},
+        folds=tuple(part("fold", fold) for fold in folds),
+    )
+
+
+def _natural(name: str) -> tuple[int, float, str]:
+    """Numbers by size, then words."""
+    try:
+        return 0, float(name), name
+    except ValueError:
+        return 1, 0.0, name
 
 
 def _remarks(engine: PairEngine, block: dict[str, Tensor], method: Any) -> Iterator[str]:
@@ -307,11 +363,11 @@ def _remarks(engine: PairEngine, block: dict[str, Tensor], method: Any) -> Itera
         )
 
 
-def _check_order(data: Any) -> None:
-    """A run can only go on where it stopped if the data comes in the same order again."""
+def _check_order(data: Any, who: str) -> None:
+    """Stops where the data comes in another order each time."""
     if isinstance(getattr(data, "sampler", None), RandomSampler):
         raise InteractGraphError(
-            "checkpoint needs batches in the same order each time, and this DataLoader shuffles; "
+            f"{who} batches in the same order each time, and this DataLoader shuffles; "
             "give one with shuffle=False"
         )
 
@@ -373,6 +429,8 @@ class _Run:
     maps: dict[str, FeatureMap]
     baselines: dict[str, str | Tensor]
     position_mask: PositionMask | None
+    groups: Groups | None
+    n_folds: int
     progress: bool
     feature_dims: dict[str, int] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
@@ -486,15 +544,56 @@ class _Run:
                     continue
                 for piece in self._pieces(self.runner.convert(batch), limit):
                     problems = self.problems(piece, number)
+                    n_samples = next(iter(problems.values())).n_samples
+                    keys = self._keys(piece, n_samples)
                     for pair, engine in engines.items():
                         bar.set_postfix_str(" -> ".join(pair), refresh=False)
-                        engine.add(problems[pair], piece, bar.update)
-                    self.n_samples += next(iter(problems.values())).n_samples
+                        engine.add(problems[pair], piece, bar.update, keys)
+                    self.n_samples += n_samples
                 self.n_batches += 1
                 if self.checkpoint is not None and self.checkpoint.due:
                     self.checkpoint.save(self.state(engines))
             for engine in engines.values():
                 engine.finish()
+
+    def _keys(self, batch: Any, n_samples: int) -> list[Key] | None:
+        """Group and fold of each sample of a batch."""
+        if self.groups is None and not self.n_folds:
+            return None
+        names = [None] * n_samples if self.groups is None else self._names(batch, n_samples)
+        first = self.n_samples
+        folds = [(first + n) % self.n_folds if self.n_folds else None for n in range(n_samples)]
+        return list(zip(names, folds, strict=True))
+
+    def _names(self, batch: Any, n_samples: int) -> list[str]:
+        """The group of each sample of a batch."""
+        found: Any
+        if callable(self.groups):
+            found, where = self.groups(batch), "groups gives"
+        elif isinstance(self.groups, (str, int)):
+            kind = Mapping if isinstance(self.groups, str) else (tuple, list)
+            try:
+                found = batch[self.groups] if isinstance(batch, kind) else None
+            except (KeyError, IndexError):
+                found = None
+            where = f"groups={self.groups!r} of a batch holds"
+            if found is None:
+                raise InteractGraphError(
+                    f"groups={self.groups!r} is in no {type(batch).__name__} batch; give a key of "
+                    "dict batches, a place in tuples, a function of the batch, or one name for "
+                    "each sample"
+                )
+        else:
+            assert self.groups is not None
+            found = self.groups[self.n_samples : self.n_samples + n_samples]
+            where = f"groups names {len(self.groups)} samples; from {self.n_samples} on it has"
+        values = found.tolist() if hasattr(found, "tolist") else list(found)
+        if len(values) != n_samples or any(isinstance(value, (list, tuple)) for value in values):
+            raise InteractGraphError(
+                f"{where} {len(values)} entries for {n_samples} samples; one name or number for "
+                "each sample is needed"
+            )
+        return [str(value) for value in values]
 
     def state(self, engines: dict[Pair, PairEngine]) -> dict[str, Any]:
         """Where the run is, for a checkpoint between two batches."""

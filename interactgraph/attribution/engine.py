@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -14,9 +14,9 @@ from ..errors import InteractGraphError
 from .closed_form import check_structure, straighten
 from .dense import DenseMaps, dense_maps, one_row
 from .forward import agrees, along_path, column_blocks
+from .grouped import GroupedSums, Key
 from .linearized import TapedSegment
 from .memory import Footprint, footprint
-from .outer import OuterSums
 from .perturbation import ablation_blocks, captum_rows, shapley_columns
 from .planner import Plan, choose
 from .problem import FeatureFunction, PairProblem
@@ -131,12 +131,11 @@ class PairEngine:
     seed: int = 0
     notes: list[str] = field(default_factory=list)
     plan: Plan | None = None
-    sums: StrengthSums = field(init=False)
+    sums: GroupedSums = field(init=False)
     completeness: Completeness = field(default_factory=Completeness)
     n_steps_used: int = 0
     _n_added: int = 0
     _sampler: SourceSampler | None = None
-    _outer: OuterSums | None = None
     _tapes: dict[tuple, Tape | NoTape] = field(default_factory=dict)
     _serving: dict[Tape, bool] = field(default_factory=dict)
     _closed: dict[Tape, _Closed] = field(default_factory=dict)
@@ -172,7 +171,7 @@ class PairEngine:
                 f"budget of {self.memory_budget / 2**30:.2f} GiB; raise memory_budget or ask for "
                 "fewer strengths"
             )
-        self.sums = StrengthSums(self.strengths, shape, problem.z.device)
+        self.sums = GroupedSums(self.strengths, shape, problem.z.device, self.memory_budget)
         if self.plan.way == "drawn columns":
             self._sampler = SourceSampler(
                 shape[1],
@@ -322,9 +321,7 @@ class PairEngine:
 
     def _free(self) -> int:
         """Working memory beside the sums."""
-        shape = self.sums.shape
-        taken = StrengthSums.n_bytes(self.strengths, shape)
-        return max(self.memory_budget - taken, self.memory_budget // 8)
+        return max(self.memory_budget - self.sums.n_bytes, self.memory_budget // 8)
 
     def _pass_bytes(self, problem: PairProblem, *, by_rows: bool) -> int:
         """Working memory of one JVP or VJP with the sums of its block."""
@@ -339,24 +336,29 @@ class PairEngine:
     # --- accumulating ----------------------------------------------------------------------------
 
     def add(
-        self, problem: PairProblem, batch: Any, tick: Callable[[float], None] = lambda n: None
+        self,
+        problem: PairProblem,
+        batch: Any,
+        tick: Callable[[float], None] = lambda n: None,
+        keys: Sequence[Key] | None = None,
     ) -> None:
         """Adds a batch.
 
         Args:
             problem: the pair on the batch.
             batch: the batch.
+            keys: group and fold of each sample; None: there are none.
             tick: told the number of passes done.
         """
         assert self.plan is not None
-        positions = self._count(problem)
+        self._begin(problem, keys)
         if self.plan.engine == "perturbation":
-            total = self._add_perturbed(problem, positions, tick)
+            total = self._add_perturbed(problem, tick)
             self.completeness.add(total, problem)
             return
         if self.plan.engine == "closed_form":
             try:
-                self._add_closed_form(problem, batch, positions, tick)
+                self._add_closed_form(problem, batch, tick)
                 return
             except NoClosedForm as error:
                 if self.engine == "closed_form":
@@ -379,17 +381,16 @@ class PairEngine:
             if self._n_added % _COMPLETENESS_EVERY == 0:
                 self.completeness.add(along_path(problem, rule), problem)
             self._n_added += 1
-            self._add_drawn(problem, rule, positions, tick)
+            self._add_drawn(problem, rule, tick)
         else:
             add = self._add_columns if by_columns else self._add_rows
-            self.completeness.add(add(problem, rule, positions, tick), problem)
+            self.completeness.add(add(problem, rule, tick), problem)
 
     def state(self) -> dict[str, Any]:
         """Everything that was added, for a checkpoint."""
         return {
             "sums": self.sums.state(),
             "completeness": [self.completeness.residual, self.completeness.change],
-            "outer": None if self._outer is None else self._outer.state(),
             "sampler": None if self._sampler is None else self._sampler.state(),
             "n_steps_used": self.n_steps_used,
             "n_added": self._n_added,
@@ -399,14 +400,15 @@ class PairEngine:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Goes back to what `state` gave; to be called after `prepare`."""
-        self.sums.restore(state["sums"])
-        self.completeness = Completeness(*state["completeness"])
-        if state["outer"] is not None:
+
+        def matrix() -> Tensor:
             maps = next(closed.maps for closed in self._closed.values())
             assert maps is not None
             assert maps.one_map is not None
-            self._outer = OuterSums(self.sums, maps.one_map)
-            self._outer.restore(state["outer"])
+            return maps.one_map
+
+        self.sums.restore(state["sums"], matrix)
+        self.completeness = Completeness(*state["completeness"])
         if self._sampler is not None:
             self._sampler.restore(state["sampler"])
         self.n_steps_used, self._n_added = state["n_steps_used"], state["n_added"]
@@ -415,24 +417,19 @@ class PairEngine:
 
     def finish(self) -> None:
         """Brings everything into `sums`; more batches may follow."""
-        if self._outer is not None:
-            self._outer.flush()
+        self.sums.flush()
 
-    def _count(self, problem: PairProblem) -> Tensor:
+    def _begin(self, problem: PairProblem, keys: Sequence[Key] | None) -> None:
         if problem.mask is None:
             positions = torch.full((problem.n_samples,), problem.y.shape[1], dtype=torch.int64)
         else:
             positions = problem.mask.sum(1).cpu()
-        if self.sums.begins_to_vary(positions):
-            self.finish()
-        self.sums.count(positions)
-        return positions.to(problem.z.device)
+        self.sums.begin(keys, positions)
 
     def _add_closed_form(
         self,
         problem: PairProblem,
         batch: Any,
-        positions: Tensor,
         tick: Callable[[float], None],
     ) -> None:
         """Adds a batch in closed form, after the completeness of the batch has confirmed it."""
@@ -447,7 +444,7 @@ class PairEngine:
                 straight = straighten(shape.structure, inputs, problem, gradient=True)
             # Affine, so that any one node of the path is exact.
             add = self._add_columns if self.plan.way == "columns" else self._add_rows
-            total = add(straight.problem(problem), at_sample(), positions, tick)
+            total = add(straight.problem(problem), at_sample(), tick)
             if gradient:
                 self.completeness.add(total, problem)
             return
@@ -464,10 +461,8 @@ class PairEngine:
                 self.completeness.add(factors.total, problem)
             mask = problem.mask
             right = factors.right if mask is None else factors.right * mask[..., None]
-            if self._outer is None:
-                assert maps.one_map is not None
-                self._outer = OuterSums(self.sums, maps.one_map)
-            self._outer.add(factors.left, right, positions)
+            assert maps.one_map is not None
+            self.sums.add_outer(factors.left, right, maps.one_map)
         else:
             slopes, steps = maps.slopes(problem, gradient=False)
             self._confirm(maps.total(problem, slopes, steps), problem)
@@ -478,7 +473,7 @@ class PairEngine:
             samples = max(1, self._free() // per_sample)
             for here, a in maps.blocks(problem, slopes, samples):
                 mask = None if problem.mask is None else problem.mask[here]
-                self.sums.add(sum_positions(a, mask, self.strengths), positions[here])
+                self.sums.add(sum_positions(a, mask, self.strengths), samples=here)
         tick(self.plan.passes)
 
     def _confirm(self, total: Tensor, problem: PairProblem) -> None:
@@ -527,9 +522,7 @@ class PairEngine:
                 self.notes.append(note)
         return rule
 
-    def _add_perturbed(
-        self, problem: PairProblem, positions: Tensor, tick: Callable[[float], None]
-    ) -> Tensor:
+    def _add_perturbed(self, problem: PairProblem, tick: Callable[[float], None]) -> Tensor:
         """Adds a batch by perturbation and gives sum_j A, `[b, t, i]`."""
         total = torch.zeros_like(problem.y)
         if self.method == "ablation":
@@ -537,23 +530,22 @@ class PairEngine:
             for columns, a in ablation_blocks(problem, chunk, tick):
                 total += a.sum(-1)
                 sums = sum_positions(a, problem.mask, self.strengths)
-                self.sums.add(sums, positions, columns=columns)
+                self.sums.add(sums, columns=columns)
         elif self.method == "shapley":
             a = shapley_columns(problem, self.n_steps, self._orders, tick)
             total += a.sum(-1)
-            self.sums.add(sum_positions(a, problem.mask, self.strengths), positions)
+            self.sums.add(sum_positions(a, problem.mask, self.strengths))
         else:
             for i, row in captum_rows(problem, self.method, tick):
                 total[..., i] = row.sum(-1)
                 sums = sum_positions(row[:, :, None], problem.mask, self.strengths)
-                self.sums.add(sums, positions, rows=slice(i, i + 1))
+                self.sums.add(sums, rows=slice(i, i + 1))
         return total
 
     def _add_drawn(
         self,
         problem: PairProblem,
         rule: PathRule,
-        positions: Tensor,
         tick: Callable[[float], None],
     ) -> None:
         """Adds a few drawn source features of each sample."""
@@ -565,7 +557,7 @@ class PairEngine:
             for j, weight, column in zip(features[here], weights[here], a, strict=True):
                 sums = sum_positions(column[..., None], problem.mask, self.strengths)
                 flat = {name: x[..., 0] for name, x in sums.items()}
-                self.sums.add_drawn(flat, weight, j, positions)
+                self.sums.add_drawn(flat, weight, j)
                 self._sampler.learn(problem, j, flat[self.strengths[0]].abs().sum(1), weight)
             tick(len(a) * len(rule.nodes))
 
@@ -573,7 +565,6 @@ class PairEngine:
         self,
         problem: PairProblem,
         rule: PathRule,
-        positions: Tensor,
         tick: Callable[[float], None],
     ) -> Tensor:
         """Adds a batch by source features and gives sum_j A, `[b, t, i]`."""
@@ -582,14 +573,13 @@ class PairEngine:
         for columns, a in column_blocks(problem, rule, chunk, self._at_once(problem), tick):
             total += a.sum(-1)
             sums = sum_positions(a, problem.mask, self.strengths)
-            self.sums.add(sums, positions, columns=columns)
+            self.sums.add(sums, columns=columns)
         return total
 
     def _add_rows(
         self,
         problem: PairProblem,
         rule: PathRule,
-        positions: Tensor,
         tick: Callable[[float], None],
     ) -> Tensor:
         """Adds a batch by target features and positions and gives sum_j A, `[b, t, i]`."""
@@ -603,7 +593,7 @@ class PairEngine:
             part = sum_positions(a, mask, self.strengths)
             sums = part if where.start == 0 else merge_positions(sums, part)
             if where.stop == n_positions:
-                self.sums.add(sums, positions, rows=rows)
+                self.sums.add(sums, rows=rows)
         return total
 
     def _chunk(self, problem: PairProblem, n_passes: int, *, by_rows: bool) -> int:

@@ -204,6 +204,35 @@ class StrengthSums:
             if self.cross:
                 self.cross[name].index_add_(1, features, (x * positions[:, None]).mT)
 
+    @staticmethod
+    def merged(
+        names: tuple[str, ...],
+        shape: tuple[int, int],
+        device: torch.device,
+        parts: Sequence[StrengthSums],
+    ) -> StrengthSums:
+        """The sums over all samples of several ones over disjoint samples."""
+        total = StrengthSums(names, shape, device)
+        parts = [part for part in parts if part.n_samples]
+        vary = any(part.cross for part in parts) or len({p.per_sample for p in parts}) > 1
+        if vary:
+            total.cross = {name: total._zeros() for name in total.second}
+        for part in parts:
+            for name in names:
+                if name == "max":
+                    torch.maximum(total.first[name], part.first[name], out=total.first[name])
+                    continue
+                total.first[name] += part.first[name]
+                total.second[name] += part.second[name]
+                if vary:
+                    each = part.per_sample or 0
+                    total.cross[name] += part.cross[name] if part.cross else part.first[name] * each
+            total.n_samples += part.n_samples
+            total.n_positions += part.n_positions
+            total.n_positions_squared += part.n_positions_squared
+            total.per_sample = part.per_sample
+        return total
+
     def strength(self, name: str, dtype: torch.dtype = torch.float64) -> Tensor:
         """The strength, `[i, j]`."""
         if name == "max":

@@ -19,10 +19,16 @@ def add(commands: Any) -> argparse.ArgumentParser:
         "  interactgraph build model.py:net data.py:loader --layers input 1 -o path.safetensors\n"
         "  interactgraph build model.py:net data.py:loader --layers input 1 --method gradient \\\n"
         "      -o point.safetensors\n"
-        "  interactgraph compare path.safetensors point.safetensors",
+        "  interactgraph compare path.safetensors point.safetensors\n"
+        "which connections differ between two classes?\n"
+        "  interactgraph build model.py:net data.py:loader --layers input 1 --groups 1 -o g\n"
+        "  interactgraph compare g --groups 3 5",
     )
     command.add_argument("graph", metavar="GRAPH", help="a graph file")
-    command.add_argument("other", metavar="OTHER", help="another one")
+    command.add_argument("other", metavar="OTHER", nargs="?", help="another one")
+    command.add_argument(
+        "--groups", nargs=2, metavar=("ONE", "OTHER"), help="two groups of samples of GRAPH"
+    )
     command.add_argument("--strength", help="which strength; default: the first")
     command.add_argument("--top-k", type=int, default=100, help="strongest edges (default: 100)")
     return command
@@ -30,15 +36,27 @@ def add(commands: Any) -> argparse.ArgumentParser:
 
 def execute(options: argparse.Namespace) -> None:
     """Runs the command."""
-    from ..graph import load
-    from ..graph.comparison import compare
+    from ..errors import InteractGraphError
+    from ..graph import compare, differences
+    from .options import read_graph
 
-    found = compare(
-        load(options.graph), load(options.other), strength=options.strength, top_k=options.top_k
-    )
+    if (options.other is None) == (options.groups is None):
+        raise InteractGraphError("give a second graph file, or --groups with two groups of GRAPH")
+    if options.groups:
+        one, other = (read_graph(options.graph, name) for name in options.groups)
+    else:
+        one, other = read_graph(options.graph), read_graph(options.other)
+    found = compare(one, other, strength=options.strength, top_k=options.top_k)
     print("pair                      rank correlation  strongest in common  relative difference")
     for row in found:
         print(
             f"{' -> '.join(row.pair):<25} {row.rank_correlation:>16.4f}  "
             f"{row.overlap:>13.1%} of {row.k:<3}  {row.difference:>18.2%}"
         )
+    if options.groups:
+        print("edges that differ most, in standard errors")
+        for edge in differences(one, other, strength=options.strength):
+            print(
+                f"{edge.source} -> {edge.target}: {edge.one:.4g} and {edge.other:.4g}, "
+                f"z = {edge.z:+.1f}"
+            )

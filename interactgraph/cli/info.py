@@ -50,6 +50,11 @@ def describe_graph(graph: InteractionGraph) -> str:
         if (source, target) in graph.completeness:
             text += f", completeness residual {graph.completeness[source, target]:.1e}"
         lines.append(text + f", {typical_error(graph, source, target)}")
+    if graph.groups:
+        sizes = [f"{n} ({g.metadata.get('n_samples')} samples)" for n, g in graph.groups.items()]
+        lines.append(f"groups: {', '.join(sizes)}")
+    if graph.folds:
+        lines.append(f"{len(graph.folds)} folds")
     for layer, share in recipe.get("baseline_outside_range", {}).items():
         if share > 0.5:
             lines.append(

@@ -5,7 +5,15 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from .options import add_module_flags, add_pruning_flags, describe, find, pruned
+from .options import (
+    add_group_flag,
+    add_module_flags,
+    add_pruning_flags,
+    describe,
+    find,
+    pruned,
+    read_graph,
+)
 
 __all__ = ["add", "execute"]
 
@@ -21,6 +29,7 @@ def add(commands: Any) -> argparse.ArgumentParser:
     )
     command.add_argument("graph", metavar="GRAPH", help="a graph file")
     command.add_argument("-o", "--output", default="modules.json", metavar="FILE")
+    add_group_flag(command)
     add_module_flags(command)
     add_pruning_flags(command)
     return command
@@ -28,11 +37,10 @@ def add(commands: Any) -> argparse.ArgumentParser:
 
 def execute(options: argparse.Namespace) -> None:
     """Runs the command."""
-    from ..graph import load
     from .output import check_writable
 
     check_writable(options.output)
-    graph = pruned(load(options.graph), options)
+    graph = pruned(read_graph(options.graph, options.group), options)
     partition = find(graph, options)
     partition.save(options.output)
     print(describe(partition, graph))

@@ -15,11 +15,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "add_build_flags",
+    "add_group_flag",
     "add_module_flags",
     "add_pruning_flags",
     "build_graph",
     "find",
     "pruned",
+    "read_graph",
 ]
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
@@ -68,6 +70,11 @@ def add_build_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("--sources", type=int, help="source features drawn for each sample")
     command.add_argument("--sampling", default="importance", choices=["importance", "uniform"])
     command.add_argument("--draw-seed", type=int, default=0, help="decides the draws")
+    command.add_argument(
+        "--groups", metavar="KEY|PLACE|FILE.py:NAME",
+        help="a graph for each group of samples, too: 1 for the labels of (x, y) batches",
+    )  # fmt: skip
+    command.add_argument("--folds", type=int, metavar="N", help="graphs of N parts of the data")
     command.add_argument("--position-mask", metavar="KEY", help="key of dict batches")
     command.add_argument("--forward", metavar="FILE.py:NAME", help="forward(model, batch)")
     command.add_argument("--labels", metavar="FILE.py:NAME", help="{layer: labels}")
@@ -108,6 +115,8 @@ def build_graph(options: argparse.Namespace) -> InteractionGraph:
         sources=options.sources,
         sampling=options.sampling,
         seed=options.draw_seed,
+        groups=_groups(options.groups),
+        folds=options.folds,
         position_mask=options.position_mask,
         labels=labels() if callable(labels) else labels,
         forward=one(options.forward, "--forward"),
@@ -130,6 +139,17 @@ def _method(name: str) -> Any:
     if found is None:
         raise InteractGraphError(f"--method {name}: captum.attr has no such class")
     return found
+
+
+def _groups(text: str | None) -> Any:
+    """A place in tuples, an object `FILE.py:NAME`, or a key of dict batches."""
+    from .specs import load_object
+
+    if text is None:
+        return None
+    if text.lstrip("-").isdigit():
+        return int(text)
+    return load_object(text, "--groups") if ":" in text else text
 
 
 def _split_pair(text: str) -> tuple[str, str]:
@@ -155,6 +175,24 @@ def _by_layer(entries: list[str], flag: str, words: tuple[str, ...]) -> Any:
             raise InteractGraphError(f"{flag}: several entries must be of the form LAYER=VALUE")
         table[layer] = value(text)
     return table
+
+
+def add_group_flag(command: argparse.ArgumentParser) -> None:
+    """Which group of samples."""
+    command.add_argument("--group", metavar="NAME", help="the graph of this group of samples")
+
+
+def read_graph(path: str, group: str | None = None) -> InteractionGraph:
+    """The graph in a file, or that of a group of samples in it."""
+    from ..graph import load
+
+    graph = load(path)
+    if group is None:
+        return graph
+    if group not in graph.groups:
+        known = ", ".join(graph.groups) or "none; build it with --groups"
+        raise InteractGraphError(f"{path} has no group {group!r}; its groups: {known}")
+    return graph.groups[group]
 
 
 def add_pruning_flags(command: argparse.ArgumentParser) -> None:

@@ -61,7 +61,9 @@ def backbone(
         }
     recipe = {"method": method, "keep": keep, "errors": errors, "strength": strength}
     metadata = {**graph.metadata, "backbone": recipe}
-    return graph.replace(blocks=blocks, standard_errors=standard_errors, metadata=metadata)
+    return graph.replace(
+        blocks=blocks, standard_errors=standard_errors, metadata=metadata, groups={}, folds=()
+    )
 
 
 def disparity(size: Tensor) -> Tensor:

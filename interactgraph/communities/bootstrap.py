@@ -21,7 +21,7 @@ __all__ = ["bootstrap", "mean_graph"]
 
 
 def bootstrap(
-    folds: Sequence[InteractionGraph],
+    folds: InteractionGraph | Sequence[InteractionGraph],
     strength: str | None = None,
     *,
     n_samples: int = 20,
@@ -35,7 +35,8 @@ def bootstrap(
     over the data.
 
     Args:
-        folds: graphs of the same model over disjoint parts of the data, equally large.
+        folds: a graph with folds (`interaction_graph(..., folds=20)`), or graphs of the same model
+            over disjoint parts of the data, equally large.
         strength: which strength is the weight; None: the graphs' first.
         n_samples: number of resampled graphs, each searched once.
         seed: of the resampling and of every search.
@@ -49,6 +50,12 @@ def bootstrap(
     Raises:
         InteractGraphError: fewer than two folds, or folds of different graphs.
     """
+    if isinstance(folds, InteractionGraph):
+        if not folds.folds:
+            raise InteractGraphError(
+                "the graph has no folds; compute it with interaction_graph(..., folds=20)"
+            )
+        folds = folds.folds
     if len(folds) < 2:
         raise InteractGraphError(f"a bootstrap needs at least 2 folds, got {len(folds)}")
     partition = find_modules(mean_graph(folds), strength, seed=seed, **options)

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..errors import InteractGraphError
 from .interaction_graph import InteractionGraph, Pair
 
-__all__ = ["PairComparison", "compare"]
+__all__ = ["EdgeDifference", "PairComparison", "compare", "differences"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,67 @@ class PairComparison:
     overlap: float
     k: int
     difference: float
+
+
+@dataclass(frozen=True)
+class EdgeDifference:
+    """One edge in two graphs.
+
+    Attributes:
+        source: label of the source feature.
+        target: label of the target feature.
+        pair: their layers.
+        one: strength in the first graph.
+        other: strength in the second graph.
+        z: (one - other) / sqrt(SE_one^2 + SE_other^2), for graphs over different samples.
+    """
+
+    source: str
+    target: str
+    pair: Pair
+    one: float
+    other: float
+    z: float
+
+
+def differences(
+    one: InteractionGraph,
+    other: InteractionGraph,
+    *,
+    strength: str | None = None,
+    top_k: int = 20,
+) -> list[EdgeDifference]:
+    """The edges whose strength differs most, in units of its standard error.
+
+    Args:
+        one: a graph, such as that of a group of samples.
+        other: another one over the same features and other samples.
+        strength: which strength; None: the first of `one`.
+        top_k: how many edges.
+
+    Returns:
+        Largest |z| first. With m edges in the graphs, |z| of about sqrt(2 ln m) comes by chance.
+
+    Raises:
+        InteractGraphError: no pair in common, other features, or a strength without standard error.
+    """
+    strength = one.check_strength(strength)
+    found: list[EdgeDifference] = []
+    for row in compare(one, other, strength=strength, top_k=1):
+        a, b = (graph.weights(*row.pair, strength).double() for graph in (one, other))
+        spread = [graph.standard_error(*row.pair, strength).double() for graph in (one, other)]
+        z = (a - b) / (spread[0].square() + spread[1].square()).sqrt()
+        z = torch.where(a == b, torch.zeros_like(z), z.nan_to_num(0.0))
+        for index in z.abs().flatten().topk(min(top_k, z.numel())).indices.tolist():
+            i, j = divmod(index, z.shape[1])
+            found.append(
+                EdgeDifference(
+                    one.labels[row.pair[0]][j], one.labels[row.pair[1]][i], row.pair,
+                    float(a[i, j]), float(b[i, j]), float(z[i, j]),
+                )
+            )  # fmt: skip
+    found.sort(key=lambda edge: -abs(edge.z))
+    return found[:top_k]
 
 
 def compare(

@@ -62,6 +62,8 @@ class InteractionGraph:
             samples, target positions and target features.
         features: layer -> the feature map its features are coordinates of.
         metadata: the recipe: everything needed to run it again.
+        groups: name -> the graph of a group of samples, over the same features.
+        folds: graphs over disjoint parts of the samples, over the same features.
     """
 
     layers: tuple[str, ...]
@@ -72,6 +74,8 @@ class InteractionGraph:
     completeness: Mapping[Pair, float] = field(default_factory=dict)
     features: Mapping[str, FeatureMap] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    groups: Mapping[str, InteractionGraph] = field(default_factory=dict)
+    folds: Sequence[InteractionGraph] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", tuple(self.layers))
@@ -81,7 +85,8 @@ class InteractionGraph:
         if len(set(self.pairs)) != len(self.pairs):
             names = ", ".join(f"{a!r} -> {b!r}" for a, b in self.pairs)
             raise InteractGraphError(f"pairs repeat: {names}")
-        for name in ("labels", "completeness", "features", "metadata"):
+        object.__setattr__(self, "folds", tuple(self.folds))
+        for name in ("labels", "completeness", "features", "metadata", "groups"):
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
         object.__setattr__(
             self, "labels", MappingProxyType({k: tuple(v) for k, v in self.labels.items()})
@@ -102,6 +107,11 @@ class InteractionGraph:
             )
         if set(self.blocks) != set(self.pairs):
             raise InteractGraphError("blocks and pairs of the graph do not agree")
+        for part in (*self.groups.values(), *self.folds):
+            if (part.layers, part.pairs, part.n_features) != (
+                self.layers, self.pairs, self.n_features
+            ):  # fmt: skip
+                raise InteractGraphError(f"a group or fold of {self!r} is another graph, {part!r}")
         names = {tuple(block) for block in self.blocks.values()}
         if len(names) > 1:
             raise InteractGraphError(f"every pair needs the same strengths, found {sorted(names)}")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InteractGraphError
-from .interaction_graph import InteractionGraph
+from .interaction_graph import InteractionGraph, Pair
 
 __all__ = ["prune"]
 
@@ -34,18 +34,29 @@ def prune(
             raise InteractGraphError(f"{name}={value!r} makes no sense as a pruning rule")
     strength = graph.check_strength(strength)
 
+    kept = {
+        pair: _kept(block[strength].abs(), threshold, relative, top_k, top_k_per_target)
+        for pair, block in graph.blocks.items()
+    }
+    return _keep(graph, kept, {**given, "strength": strength})
+
+
+def _keep(graph: InteractionGraph, kept: dict[Pair, Tensor], rule: dict) -> InteractionGraph:
+    """The graph with these edges only, and its groups and folds with the same ones."""
     blocks, errors = {}, {}
     for pair, block in graph.blocks.items():
-        kept = _kept(block[strength].abs(), threshold, relative, top_k, top_k_per_target)
         # Not a product: NaN and infinity times zero are not zero.
-        blocks[pair] = {name: matrix.where(kept, 0) for name, matrix in block.items()}
+        blocks[pair] = {name: matrix.where(kept[pair], 0) for name, matrix in block.items()}
         errors[pair] = {
-            name: matrix.where(kept, 0)
+            name: matrix.where(kept[pair], 0)
             for name, matrix in graph.standard_errors.get(pair, {}).items()
         }
-    history = [*graph.metadata.get("pruned", []), {**given, "strength": strength}]
     return graph.replace(
-        blocks=blocks, standard_errors=errors, metadata={**graph.metadata, "pruned": history}
+        blocks=blocks,
+        standard_errors=errors,
+        metadata={**graph.metadata, "pruned": [*graph.metadata.get("pruned", []), rule]},
+        groups={name: _keep(group, kept, rule) for name, group in graph.groups.items()},
+        folds=tuple(_keep(fold, kept, rule) for fold in graph.folds),
     )
 
 

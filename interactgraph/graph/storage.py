@@ -14,21 +14,25 @@ from torch import Tensor
 from ..errors import InteractGraphError
 from ..features import from_state
 from ..files import replacing
-from .interaction_graph import InteractionGraph
+from .interaction_graph import InteractionGraph, Pair
 
 __all__ = ["load", "save"]
 
 _FORMAT = 1
+_Blocks = dict[Pair, dict[str, Tensor]]
 _SPARSE_BELOW = 0.25  # share of non-zero entries under which indices and values are smaller
 
 
 def save(graph: InteractionGraph, path: str | os.PathLike[str]) -> None:
     """See `InteractionGraph.save`."""
     tensors: dict[str, Tensor] = {}
-    for index, pair in enumerate(graph.pairs):
-        for table, blocks in (("weights", graph.blocks), ("errors", graph.standard_errors)):
-            for strength, matrix in blocks.get(pair, {}).items():
-                _put(tensors, f"{table}/{index}/{strength}", matrix.detach().cpu())
+    _put_blocks(tensors, graph, "")
+    groups = {}
+    for index, (name, group) in enumerate(graph.groups.items()):
+        _put_blocks(tensors, group, f"groups/{index}/")
+        groups[name] = _difference(group, graph)
+    for index, fold in enumerate(graph.folds):
+        _put_blocks(tensors, fold, f"folds/{index}/")
     features = {}
     for index, (layer, feature_map) in enumerate(graph.features.items()):
         config, parts = feature_map.state()
@@ -46,6 +50,8 @@ def save(graph: InteractionGraph, path: str | os.PathLike[str]) -> None:
         "completeness": [graph.completeness.get(pair) for pair in graph.pairs],
         "features": features,
         "metadata": dict(graph.metadata),
+        "groups": groups,
+        "folds": [_difference(fold, graph) for fold in graph.folds],
     }
     try:
         text = json.dumps(header)
@@ -55,6 +61,22 @@ def save(graph: InteractionGraph, path: str | os.PathLike[str]) -> None:
         ) from error
     with replacing(path) as temporary:
         save_file(_packed(tensors), temporary, metadata={"interactgraph": text})
+
+
+def _difference(part: InteractionGraph, whole: InteractionGraph) -> dict[str, Any]:
+    """What the metadata of a group or fold has that the whole graph has not."""
+    return {
+        key: value
+        for key, value in part.metadata.items()
+        if key not in whole.metadata or whole.metadata[key] != value
+    }
+
+
+def _put_blocks(tensors: dict[str, Tensor], graph: InteractionGraph, prefix: str) -> None:
+    for index, pair in enumerate(graph.pairs):
+        for table, blocks in (("weights", graph.blocks), ("errors", graph.standard_errors)):
+            for strength, matrix in blocks.get(pair, {}).items():
+                _put(tensors, f"{prefix}{table}/{index}/{strength}", matrix.detach().cpu())
 
 
 def _packed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -120,23 +142,33 @@ def _read(header: dict[str, Any], tensors: dict[str, Tensor]) -> InteractionGrap
         )
     pairs = [(a, b) for a, b in header["pairs"]]
     labels = header["labels"]
-    blocks, errors = {}, {}
-    for index, (pair, with_error) in enumerate(zip(pairs, header["error_strengths"], strict=True)):
-        shape = (len(labels[pair[1]]), len(labels[pair[0]]))
-        blocks[pair] = {
-            name: _get(tensors, f"weights/{index}/{name}", shape) for name in header["strengths"]
-        }
-        errors[pair] = {name: _get(tensors, f"errors/{index}/{name}", shape) for name in with_error}
     features = {}
     for index, (layer, config) in enumerate(header["features"].items()):
         prefix = f"features/{index}/"
         parts = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
         features[layer] = from_state(config, parts)
-    return InteractionGraph(
+
+    def blocks(prefix: str) -> tuple[_Blocks, _Blocks]:
+        found: _Blocks = {}
+        errors: _Blocks = {}
+        for index, pair in enumerate(pairs):
+            shape = (len(labels[pair[1]]), len(labels[pair[0]]))
+            found[pair] = {
+                name: _get(tensors, f"{prefix}weights/{index}/{name}", shape)
+                for name in header["strengths"]
+            }
+            errors[pair] = {
+                name: _get(tensors, f"{prefix}errors/{index}/{name}", shape)
+                for name in header["error_strengths"][index]
+            }
+        return found, errors
+
+    strengths, errors = blocks("")
+    graph = InteractionGraph(
         layers=header["layers"],
         pairs=tuple(pairs),
         labels=labels,
-        blocks=blocks,
+        blocks=strengths,
         standard_errors=errors,
         completeness={
             pair: value
@@ -145,6 +177,27 @@ def _read(header: dict[str, Any], tensors: dict[str, Tensor]) -> InteractionGrap
         },
         features=features,
         metadata=header["metadata"],
+    )
+
+    def part(prefix: str, metadata: dict[str, Any]) -> InteractionGraph:
+        strengths, errors = blocks(prefix)
+        return graph.replace(
+            blocks=strengths,
+            standard_errors=errors,
+            completeness={},
+            metadata={**graph.metadata, **metadata},
+        )
+
+    groups = header.get("groups", {})
+    return graph.replace(
+        groups={
+            name: part(f"groups/{index}/", metadata)
+            for index, (name, metadata) in enumerate(groups.items())
+        },
+        folds=tuple(
+            part(f"folds/{index}/", metadata)
+            for index, metadata in enumerate(header.get("folds", []))
+        ),
     )
 
 
