@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -29,6 +30,7 @@ from .attribution.baseline import Baseline, check_baseline, mean_activations, pl
 from .attribution.grouped import Key
 from .attribution.memory import default_budget
 from .checkpoint import Checkpoint, fingerprint
+from .distributed import World, join_world
 from .errors import InteractGraphError
 from .features import FeatureMap, fit_feature_maps, guess_feature_dim, named_map
 from .graph import InteractionGraph, Pair
@@ -53,6 +55,7 @@ __all__ = ["interaction_graph"]
 
 METHODS = ("integrated_gradients", "gradient", "ablation", "shapley")
 _LARGE_RESIDUAL = 0.1  # of the completeness, above which the result carries a note
+_STRIDE = 1_000_003  # between the seeds of two processes
 _RANGED = 512  # samples at a time in which values are looked at
 _PLANNED = 16  # samples of the first batch that the run is planned with
 
@@ -196,17 +199,28 @@ def interaction_graph(
         "seed": seed,
         "folds": folds,
     }
-    runner = Runner.on(model, forward, device, dtype)
+    world = join_world(device)
+    if world.size > 1:
+        _check_order(data, "several processes need")
+        world.check(data, fingerprint(model.state_dict()))
+    runner = Runner.on(model, forward, world.device(device), dtype)
     with prepared(runner.model), torch.no_grad():
         run = _Run(
             runner, data, sites, chosen, asked_maps, baselines, position_mask, groups, folds or 0,
-            progress,
+            world, progress and not world.rank,
         )  # fmt: skip
         saved = None
         if checkpoint is not None:
             _check_order(data, "checkpoint needs")
-            identity = {"weights": fingerprint(model.state_dict()), "memory": memory_budget}
-            run.checkpoint = Checkpoint(checkpoint, {**recipe, **identity}, checkpoint_seconds)
+            identity = {
+                "weights": fingerprint(model.state_dict()),
+                "memory": memory_budget,
+                "processes": world.size,
+            }
+            folder = Path(checkpoint)
+            if world.size > 1:
+                folder /= f"process-{world.rank}"
+            run.checkpoint = Checkpoint(folder, {**recipe, **identity}, checkpoint_seconds)
             saved = run.checkpoint.load()
         run.maps = fit_feature_maps(
             runner, data, sites, chosen, asked_maps, run._mask, progress=progress
@@ -229,7 +243,7 @@ def interaction_graph(
                 sources=sources,
                 sampling=sampling,
                 tolerance=tolerance,
-                seed=seed + number,
+                seed=seed + number + _STRIDE * world.rank,
             )
             for number, pair in enumerate(chosen)
         }
@@ -239,6 +253,7 @@ def interaction_graph(
         if saved is not None:
             run.restore(saved, engines)
         run.accumulate(engines)
+        run.add_up(engines)
 
     kept = torch.float64 if run.dtype == torch.float64 else torch.float32
     blocks, errors, _ = _blocks(engines, kept)
@@ -247,6 +262,7 @@ def interaction_graph(
         "plans": [e.plan.as_metadata() for e in engines.values() if e.plan],
         "n_samples": run.n_samples,
         "n_batches": run.n_batches,
+        "n_processes": world.size,
         "device": str(run.device),
         "dtype": str(run.dtype).removeprefix("torch."),
         "memory_budget": budget,
@@ -328,6 +344,16 @@ def _with_parts(
         groups={name: part("group", name) for name in names},
         folds=tuple(part("fold", fold) for fold in folds),
     )
+
+
+def _by_layer(
+    tables: Sequence[dict[str, tuple[Tensor, Tensor]]],
+) -> dict[str, list[tuple[Tensor, Tensor]]]:
+    found: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    for table in tables:
+        for layer, ends in table.items():
+            found.setdefault(layer, []).append(ends)
+    return found
 
 
 def _natural(name: str) -> tuple[int, float, str]:
@@ -431,12 +457,14 @@ class _Run:
     position_mask: PositionMask | None
     groups: Groups | None
     n_folds: int
+    world: World
     progress: bool
     feature_dims: dict[str, int] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
     ranges: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     divisible: bool = True
     _starts: dict[str, Tensor] = field(default_factory=dict)
+    _offset: int = 0  # samples of all processes so far
     checkpoint: Checkpoint | None = None
     n_samples: int = 0
     n_batches: int = 0
@@ -538,9 +566,13 @@ class _Run:
         limit = min(engine.max_samples() for engine in engines.values())
         done = self.n_batches
         with self._bar_of_passes(engines) as bar:
-            bar.update(done * self._passes(engines))
+            bar.update(done * self._passes(engines) / self.world.size)
             for number, batch in enumerate(batches_of(self.data)):
                 if number < done:
+                    continue
+                if not self.world.takes(number):
+                    self._offset += samples_in(batch)[0]
+                    self.n_batches += 1
                     continue
                 for piece in self._pieces(self.runner.convert(batch), limit):
                     problems = self.problems(piece, number)
@@ -550,19 +582,31 @@ class _Run:
                         bar.set_postfix_str(" -> ".join(pair), refresh=False)
                         engine.add(problems[pair], piece, bar.update, keys)
                     self.n_samples += n_samples
+                    self._offset += n_samples
                 self.n_batches += 1
                 if self.checkpoint is not None and self.checkpoint.due:
                     self.checkpoint.save(self.state(engines))
             for engine in engines.values():
                 engine.finish()
 
+    def add_up(self, engines: dict[Pair, PairEngine]) -> None:
+        """Adds what all processes have found."""
+        self.world.add_up(engines.values())
+        self.n_samples = sum(self.world.gather(self.n_samples))
+        for layer, found in _by_layer(self.world.gather(self.ranges)).items():
+            self.ranges[layer] = (
+                torch.stack([low.to(self.device) for low, _ in found]).amin(0),
+                torch.stack([high.to(self.device) for _, high in found]).amax(0),
+            )
+
     def _keys(self, batch: Any, n_samples: int) -> list[Key] | None:
         """Group and fold of each sample of a batch."""
         if self.groups is None and not self.n_folds:
             return None
         names = [None] * n_samples if self.groups is None else self._names(batch, n_samples)
-        first = self.n_samples
-        folds = [(first + n) % self.n_folds if self.n_folds else None for n in range(n_samples)]
+        folds = [
+            (self._offset + n) % self.n_folds if self.n_folds else None for n in range(n_samples)
+        ]
         return list(zip(names, folds, strict=True))
 
     def _names(self, batch: Any, n_samples: int) -> list[str]:
@@ -573,7 +617,7 @@ class _Run:
         elif isinstance(self.groups, (str, int)):
             kind = Mapping if isinstance(self.groups, str) else (tuple, list)
             try:
-                found = batch[self.groups] if isinstance(batch, kind) else None
+                found = batch[self.groups] if isinstance(batch, kind) else None  # type: ignore[index]
             except (KeyError, IndexError):
                 found = None
             where = f"groups={self.groups!r} of a batch holds"
@@ -585,8 +629,8 @@ class _Run:
                 )
         else:
             assert self.groups is not None
-            found = self.groups[self.n_samples : self.n_samples + n_samples]
-            where = f"groups names {len(self.groups)} samples; from {self.n_samples} on it has"
+            found = self.groups[self._offset : self._offset + n_samples]
+            where = f"groups names {len(self.groups)} samples; from {self._offset} on it has"
         values = found.tolist() if hasattr(found, "tolist") else list(found)
         if len(values) != n_samples or any(isinstance(value, (list, tuple)) for value in values):
             raise InteractGraphError(
@@ -603,6 +647,7 @@ class _Run:
             "ranges": {layer: list(ends) for layer, ends in self.ranges.items()},
             "n_samples": self.n_samples,
             "n_batches": self.n_batches,
+            "offset": self._offset,
             "engines": [engine.state() for engine in engines.values()],
         }
 
@@ -613,6 +658,7 @@ class _Run:
             for layer, (low, high) in state["ranges"].items()
         }
         self.n_samples, self.n_batches = state["n_samples"], state["n_batches"]
+        self._offset = state["offset"]
         for engine, saved in zip(engines.values(), state["engines"], strict=True):
             engine.restore(saved)
 
@@ -745,7 +791,7 @@ class _Run:
         n_batches = self._n_batches()
         return tqdm(
             desc="interactions",
-            total=None if n_batches is None else passes * n_batches,
+            total=None if n_batches is None else passes * n_batches / self.world.size,
             disable=not self.progress,
             smoothing=0.05,
             bar_format=None

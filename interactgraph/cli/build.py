@@ -17,7 +17,10 @@ def add(commands: Any) -> argparse.ArgumentParser:
         help="compute interaction strengths and save the graph",
         description="Computes interaction strengths between layers and saves the graph.",
         epilog="example:\n  interactgraph build model.py:net data.py:loader "
-        "--layers input 0 2 4 --strengths rms mean -o graph.safetensors",
+        "--layers input 0 2 4 --strengths rms mean -o graph.safetensors\n"
+        "several processes, each with a part of the batches:\n"
+        "  torchrun --nproc-per-node 2 -m interactgraph build model.py:net data.py:loader "
+        "--layers input 0 2 4",
     )
     add_build_flags(command)
     command.add_argument("-o", "--output", default="graph.safetensors", metavar="FILE")
@@ -26,11 +29,14 @@ def add(commands: Any) -> argparse.ArgumentParser:
 
 def execute(options: argparse.Namespace) -> None:
     """Runs the command."""
+    from ..distributed import is_first
     from .info import describe_graph
     from .output import check_writable
 
     check_writable(options.output)
     graph = build_graph(options)
+    if not is_first():
+        return
     graph.save(options.output)
     print(describe_graph(graph))
     print(f"wrote {options.output}")
