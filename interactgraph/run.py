@@ -259,7 +259,7 @@ def interaction_graph(
     blocks, errors, _ = _blocks(engines, kept)
     metadata = {
         **recipe,
-        "plans": [e.plan.as_metadata() for e in engines.values() if e.plan],
+        "plans": [e.as_metadata() for e in engines.values()],
         "n_samples": run.n_samples,
         "n_batches": run.n_batches,
         "n_processes": world.size,

@@ -17,12 +17,20 @@ from .forward import agrees, along_path, column_blocks
 from .grouped import GroupedSums, Key
 from .linearized import TapedSegment
 from .memory import Footprint, footprint
+from .packing import (
+    Packing,
+    keeps_positions_apart,
+    pack,
+    packed_columns,
+    positions_are_independent,
+    sums_of_pairs,
+)
 from .perturbation import ablation_blocks, captum_rows, shapley_columns
 from .planner import Plan, choose
 from .problem import FeatureFunction, PairProblem
 from .quadrature import PathRule, at_sample, gauss_legendre
 from .reverse import row_blocks
-from .sampling import SourceSampler, drawn_columns
+from .sampling import SourceSampler
 from .strengths import StrengthSums, merge_positions, sum_positions
 from .structure import NoClosedForm, Structure, read_structure
 from .tape import NoTape, Tape, form_of, record, tensors_of
@@ -134,6 +142,8 @@ class PairEngine:
     sums: GroupedSums = field(init=False)
     completeness: Completeness = field(default_factory=Completeness)
     n_steps_used: int = 0
+    n_passes_packed: int = 0
+    _apart: bool = False
     _n_added: int = 0
     _sampler: SourceSampler | None = None
     _tapes: dict[tuple, Tape | NoTape] = field(default_factory=dict)
@@ -213,7 +223,7 @@ class PairEngine:
                 obstacle = str(error)
         return choose(
             engine=self.engine,
-            n_sources=problem.z.shape[2],
+            n_sources=self._n_columns(problem),
             n_targets=problem.y.shape[2],
             n_target_positions=problem.y.shape[1],
             n_sums=sum(1 if name == "max" else 2 for name in self.strengths),
@@ -223,6 +233,16 @@ class PairEngine:
             obstacle=obstacle or "not looked for",
             pair=" -> ".join(self.pair),
         )
+
+    def _n_columns(self, problem: PairProblem) -> int:
+        """Passes by source features: fewer than features where few of them move at a time."""
+        n_features = problem.z.shape[2]
+        sparse = pack(problem.dz, by_position=True)
+        if sparse is None:
+            return n_features
+        self._apart = positions_are_independent(problem)
+        packing = sparse if self._apart else pack(problem.dz, by_position=False)
+        return n_features if packing is None else len(packing.features)
 
     @property
     def rule(self) -> PathRule:
@@ -386,6 +406,17 @@ class PairEngine:
             add = self._add_columns if by_columns else self._add_rows
             self.completeness.add(add(problem, rule, tick), problem)
 
+    def as_metadata(self) -> dict[str, Any]:
+        """JSON values for the recipe: the plan, and what came of it."""
+        assert self.plan is not None
+        found = self.plan.as_metadata()
+        if self.n_steps_used:
+            found["n_steps_used"] = self.n_steps_used
+        if self.n_passes_packed:
+            found["passes_packed"] = self.n_passes_packed
+            found["positions_packed"] = self._apart
+        return found
+
     def state(self) -> dict[str, Any]:
         """Everything that was added, for a checkpoint."""
         return {
@@ -393,6 +424,7 @@ class PairEngine:
             "completeness": [self.completeness.residual, self.completeness.change],
             "sampler": None if self._sampler is None else self._sampler.state(),
             "n_steps_used": self.n_steps_used,
+            "n_passes_packed": self.n_passes_packed,
             "n_added": self._n_added,
             "orders": self._orders.get_state(),
             "notes": self.notes,
@@ -412,6 +444,7 @@ class PairEngine:
         if self._sampler is not None:
             self._sampler.restore(state["sampler"])
         self.n_steps_used, self._n_added = state["n_steps_used"], state["n_added"]
+        self.n_passes_packed = state["n_passes_packed"]
         self._orders.set_state(state["orders"])
         self.notes = list(state["notes"])
 
@@ -551,15 +584,17 @@ class PairEngine:
         """Adds a few drawn source features of each sample."""
         assert self._sampler is not None
         assert self.sources is not None
-        features, weights = self._sampler.draw(problem, self.sources)
+        packing, weights = self._sampler.draw(problem, self.sources)
         chunk = self._chunk(problem, self.sources, by_rows=False)
-        for here, a in drawn_columns(problem, rule, features, chunk):
-            for j, weight, column in zip(features[here], weights[here], a, strict=True):
+        everyone = torch.arange(problem.n_samples, device=problem.z.device)
+        for start in range(0, self.sources, chunk):
+            some = packing.passes(start, start + chunk)
+            a = packed_columns(problem, rule, some, self._at_once(problem), tick)
+            for j, weight, column in zip(some.features[..., 0], weights[start:], a, strict=False):
                 sums = sum_positions(column[..., None], problem.mask, self.strengths)
                 flat = {name: x[..., 0] for name, x in sums.items()}
-                self.sums.add_drawn(flat, weight, j)
+                self.sums.add_drawn(flat, weight, j, everyone)
                 self._sampler.learn(problem, j, flat[self.strengths[0]].abs().sum(1), weight)
-            tick(len(a) * len(rule.nodes))
 
     def _add_columns(
         self,
@@ -568,12 +603,51 @@ class PairEngine:
         tick: Callable[[float], None],
     ) -> Tensor:
         """Adds a batch by source features and gives sum_j A, `[b, t, i]`."""
+        packing = self._packing(problem, rule)
+        if packing is not None:
+            return self._add_packed(problem, rule, packing, tick)
         chunk = self._chunk(problem, problem.z.shape[2], by_rows=False)
         total = torch.zeros_like(problem.y)
         for columns, a in column_blocks(problem, rule, chunk, self._at_once(problem), tick):
             total += a.sum(-1)
             sums = sum_positions(a, problem.mask, self.strengths)
             self.sums.add(sums, columns=columns)
+        return total
+
+    def _packing(self, problem: PairProblem, rule: PathRule) -> Packing | None:
+        """How the features that move on this batch go into few passes; None: they do not."""
+        if self._apart:
+            packing = pack(problem.dz, by_position=True)
+            fits = packing is not None and self._packed_bytes(problem, packing) <= self._free()
+            if fits and keeps_positions_apart(problem, rule.nodes[0], self._orders):
+                return packing
+        return pack(problem.dz, by_position=False)
+
+    def _packed_bytes(self, problem: PairProblem, packing: Packing) -> int:
+        """Working memory of all passes together, with the sums of their pairs."""
+        entries = len(packing.features) * problem.y.numel()
+        return entries * problem.y.element_size() * (4 + len(self.strengths))
+
+    def _add_packed(
+        self,
+        problem: PairProblem,
+        rule: PathRule,
+        packing: Packing,
+        tick: Callable[[float], None],
+    ) -> Tensor:
+        """Adds a batch by passes that carry several features, and gives sum_j A, `[b, t, i]`."""
+        n_passes = len(packing.features)
+        self.n_passes_packed = max(n_passes, self.n_passes_packed)
+        chunk = n_passes
+        if not packing.by_position:
+            chunk = self._chunk(problem, n_passes, by_rows=False)
+        total = torch.zeros_like(problem.y)
+        for start in range(0, n_passes, chunk):
+            some = packing.passes(start, start + chunk)
+            a = packed_columns(problem, rule, some, self._at_once(problem), tick)
+            total += a.sum(0)
+            sums, samples, features = sums_of_pairs(a, some, problem.mask, self.strengths)
+            self.sums.add_drawn(sums, torch.ones_like(features), features, samples)
         return total
 
     def _add_rows(

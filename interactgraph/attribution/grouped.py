@@ -97,11 +97,27 @@ class GroupedSums:
             if len(positions):
                 self.tables[key].add(parts, positions, rows, columns)
 
-    def add_drawn(self, sums: dict[str, Tensor], weights: Tensor, features: Tensor) -> None:
-        """Adds one source feature `[b]` of each sample, sums over positions `[b, i]`."""
-        for key, take in self._parts(slice(None)):
-            parts = {name: take(x) for name, x in sums.items()}
-            self.tables[key].add_drawn(parts, take(weights), take(features), take(self._positions))
+    def add_drawn(
+        self, sums: dict[str, Tensor], weights: Tensor, features: Tensor, samples: Tensor
+    ) -> None:
+        """Adds one source feature of one sample in each row, sums over positions `[row, i]`.
+
+        Args:
+            sums: strength -> sums over positions.
+            weights: of the rows, `[row]`.
+            features: source features, int64 `[row]`.
+            samples: numbers of the samples in the batch, int64 `[row]`.
+        """
+        for key, here in self._members:
+            positions = self._positions[samples]
+            if here is None:
+                self.tables[key].add_drawn(sums, weights, features, positions)
+                return
+            own = torch.isin(samples, here)
+            self.tables[key].add_drawn(
+                {name: x[own] for name, x in sums.items()}, weights[own], features[own],
+                positions[own],
+            )  # fmt: skip
 
     def add_outer(self, left: Tensor | None, right: Tensor, matrix: Tensor) -> None:
         """Adds A = left[b,t,i] W[i,j] right[b,t,j]; see `OuterSums`."""

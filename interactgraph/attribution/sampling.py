@@ -13,18 +13,16 @@ before it is drawn from.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .forward import linearize
+from .packing import Packing
 from .problem import PairProblem
-from .quadrature import PathRule
 
-__all__ = ["SAMPLINGS", "SourceSampler", "drawn_columns"]
+__all__ = ["SAMPLINGS", "SourceSampler"]
 
 SAMPLINGS = ("importance", "uniform")
 
@@ -70,7 +68,7 @@ class SourceSampler:
         steps = problem.dz.double().square().sum(1)
         return steps if self.power == 2 else steps.sqrt()
 
-    def draw(self, problem: PairProblem, k: int) -> tuple[Tensor, Tensor]:
+    def draw(self, problem: PairProblem, k: int) -> tuple[Packing, Tensor]:
         """Draws k features for each sample, with replacement; repeats are counted together.
 
         Args:
@@ -78,8 +76,8 @@ class SourceSampler:
             k: draws for each sample.
 
         Returns:
-            Features, int64 `[k, b]`, and weights c / (k p) `[k, b]` with c the number of times the
-            feature was drawn (zero at its repeats).
+            The features, one draw in each pass, and weights c / (k p) `[k, b]` with c the number
+            of times the feature was drawn (zero at its repeats).
         """
         n = problem.n_samples
         uniform = torch.full((n, self.n_features), 1 / self.n_features, dtype=torch.float64)
@@ -104,7 +102,8 @@ class SourceSampler:
         repeated = (same & earlier).any(1)
         weights = torch.where(repeated, 0.0, weights * same.sum(1))
         device = problem.z.device
-        return features.to(device), weights.to(device)
+        packing = Packing(features[..., None].to(device), (weights > 0)[..., None].to(device))
+        return packing, weights.to(device)
 
     def learn(self, problem: PairProblem, features: Tensor, worth: Tensor, weights: Tensor) -> None:
         """Takes in what one draw of each sample gave.
@@ -120,29 +119,3 @@ class SourceSampler:
         steps = self._steps(problem).gather(1, features[:, None])[:, 0]
         self.worth.index_add_(0, features.cpu(), (worth.double() * weights).cpu())
         self.size.index_add_(0, features.cpu(), (steps * weights).cpu())
-
-
-def drawn_columns(
-    problem: PairProblem, rule: PathRule, features: Tensor, chunk: int
-) -> Iterator[tuple[slice, Tensor]]:
-    """A of one feature for each sample.
-
-    Args:
-        problem: the pair on a batch.
-        rule: path nodes.
-        features: `[k, b]`.
-        chunk: draws at a time.
-
-    Yields:
-        Which draws, and their A `[k, b, t, i]`.
-    """
-    for start in range(0, len(features), chunk):
-        here = slice(start, min(start + chunk, len(features)))
-        one_hot = torch.nn.functional.one_hot(features[here], problem.z.shape[2])
-        tangents = one_hot[:, :, None, :].to(problem.dz) * problem.dz
-        total: Tensor | None = None
-        for u, weight in zip(*rule, strict=True):
-            part = linearize(problem, u)(tangents) * weight
-            total = part if total is None else total.add_(part)
-        assert total is not None
-        yield here, total
