@@ -56,6 +56,8 @@ __all__ = ["interaction_graph"]
 METHODS = ("integrated_gradients", "gradient", "ablation", "shapley")
 _LARGE_RESIDUAL = 0.1  # of the completeness, above which the result carries a note
 _STRIDE = 1_000_003  # between the seeds of two processes
+_MOST_PASSES = 64  # over the data, to reach target_error
+_STRONGEST = 100  # edges of each pair that target_error is about
 _RANGED = 512  # samples at a time in which values are looked at
 _PLANNED = 16  # samples of the first batch that the run is planned with
 
@@ -78,7 +80,8 @@ def interaction_graph(
     tolerance: float | None = None,
     engine: Literal["auto", "closed_form", "forward", "reverse"] = "auto",
     sources: int | None = None,
-    sampling: Literal["importance", "uniform"] = "importance",
+    sampling: Literal["importance", "uniform", "signs"] = "importance",
+    target_error: float | None = None,
     seed: int = 0,
     groups: Groups | None = None,
     folds: int | None = None,
@@ -126,7 +129,12 @@ def interaction_graph(
             (`max` a lower bound), and the standard errors include the sampling. None: exact. A
             closed form that costs less than the draws is used instead.
         sampling: "importance" (by how much a feature moves on the sample and a running estimate of
-            its worth, mixed with uniform) or "uniform".
+            its worth, mixed with uniform), "uniform", or "signs": `sources` random-sign probes,
+            over all source features for strengths=("mean",), over target positions for ("rms",).
+        target_error: ends the run when the standard error of each of the 100 strongest edges of
+            every pair is below this share of its strength: early, where the data suffices, and
+            after up to 64 passes over the data with new draws, where `sources` are drawn. Data must
+            come in random order to be ended early.
         seed: decides the draws.
         groups: keeps averages per group of samples in the same pass, in `graph.groups`: one name or
             number for each sample, in the order of the data; a function of the batch that gives
@@ -166,14 +174,14 @@ def interaction_graph(
         raise InteractGraphError(f"n_steps={n_steps!r}; it must be a whole number of at least 1")
     if sources is not None and (sources < 1 or sources != int(sources)):
         raise InteractGraphError(f"sources={sources!r}; it must be a whole number of at least 1")
-    if sources is not None and engine in ("closed_form", "reverse"):
-        raise InteractGraphError(
-            f"sources={sources} draws source features, which engine={engine!r} does not; "
-            "use engine='forward' or 'auto'"
-        )
+    _check_choice("sampling", sampling, SAMPLINGS)
+    _check_draws(sources, sampling, engine, names)
+    if target_error is not None and not 0 < target_error < 1:
+        raise InteractGraphError(f"target_error={target_error!r}; it must be between 0 and 1")
+    if target_error is not None and names[0] == "max":
+        raise InteractGraphError("target_error needs a strength with an error first, not 'max'")
     if tolerance is not None and not tolerance > 0:
         raise InteractGraphError(f"tolerance={tolerance!r}; it must be above zero")
-    _check_choice("sampling", sampling, SAMPLINGS)
     if folds is not None and (folds < 2 or folds != int(folds)):
         raise InteractGraphError(f"folds={folds!r}; it must be a whole number of at least 2")
     if isinstance(groups, (Tensor, Sequence)) and not isinstance(groups, str):
@@ -196,12 +204,18 @@ def interaction_graph(
         "engine": engine,
         "sources": sources,
         "sampling": sampling,
+        "target_error": target_error,
         "seed": seed,
         "folds": folds,
     }
     world = join_world(device)
     if world.size > 1:
         _check_order(data, "several processes need")
+        if target_error is not None:
+            raise InteractGraphError(
+                f"target_error={target_error} in {world.size} processes, none of which knows the "
+                "error alone; run one process, or leave it out"
+            )
         world.check(data, fingerprint(model.state_dict()))
     runner = Runner.on(model, forward, world.device(device), dtype)
     with prepared(runner.model), torch.no_grad():
@@ -252,7 +266,7 @@ def interaction_graph(
             pair_engine.prepare(problems[pair], sample)
         if saved is not None:
             run.restore(saved, engines)
-        run.accumulate(engines)
+        run.accumulate(engines, target_error)
         run.add_up(engines)
 
     kept = torch.float64 if run.dtype == torch.float64 else torch.float32
@@ -262,6 +276,7 @@ def interaction_graph(
         "plans": [e.as_metadata() for e in engines.values()],
         "n_samples": run.n_samples,
         "n_batches": run.n_batches,
+        "n_passes": run.n_passes,
         "n_processes": world.size,
         "device": str(run.device),
         "dtype": str(run.dtype).removeprefix("torch."),
@@ -288,6 +303,30 @@ def interaction_graph(
     if run.checkpoint is not None:
         run.checkpoint.done()
     return graph
+
+
+def _check_draws(
+    sources: int | None, sampling: str, engine: str, strengths: tuple[str, ...]
+) -> None:
+    if sources is None:
+        if sampling == "signs":
+            raise InteractGraphError("sampling='signs' needs a number of probes: sources=8")
+        return
+    if sampling != "signs":
+        if engine in ("closed_form", "reverse"):
+            raise InteractGraphError(
+                f"sources={sources} draws source features, which engine={engine!r} does not; "
+                "use engine='forward' or 'auto'"
+            )
+        return
+    engines: dict[tuple[str, ...], str] = {("mean",): "forward", ("rms",): "reverse"}
+    wanted = engines.get(strengths)
+    if wanted is None or engine not in ("auto", wanted):
+        raise InteractGraphError(
+            f"sampling='signs' with engine={engine!r} and strengths={list(strengths)}; signs over "
+            "source features estimate strengths=('mean',) in forward mode, signs over target "
+            "positions strengths=('rms',) in reverse mode, and nothing else"
+        )
 
 
 def _check_method(method: Any, engine: str, sources: int | None, tolerance: float | None) -> None:
@@ -464,7 +503,9 @@ class _Run:
     ranges: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     divisible: bool = True
     _starts: dict[str, Tensor] = field(default_factory=dict)
-    _offset: int = 0  # samples of all processes so far
+    n_passes: int = 0
+    _in_pass: int = 0  # batches of this pass so far
+    _offset: int = 0  # samples of this pass so far, in all processes
     checkpoint: Checkpoint | None = None
     n_samples: int = 0
     n_batches: int = 0
@@ -561,33 +602,83 @@ class _Run:
 
     # --- the run ---------------------------------------------------------------------------------
 
-    def accumulate(self, engines: dict[Pair, PairEngine]) -> None:
-        """One pass over the data that adds every batch to every pair."""
+    def accumulate(
+        self, engines: dict[Pair, PairEngine], target_error: float | None = None
+    ) -> None:
+        """Adds every batch to every pair, in one pass or until the error is below the target."""
         limit = min(engine.max_samples() for engine in engines.values())
-        done = self.n_batches
+        drawn = any(engine.is_drawn for engine in engines.values())
+        reached = False
         with self._bar_of_passes(engines) as bar:
-            bar.update(done * self._passes(engines) / self.world.size)
-            for number, batch in enumerate(batches_of(self.data)):
-                if number < done:
-                    continue
-                if not self.world.takes(number):
-                    self._offset += samples_in(batch)[0]
-                    self.n_batches += 1
-                    continue
-                for piece in self._pieces(self.runner.convert(batch), limit):
-                    problems = self.problems(piece, number)
-                    n_samples = next(iter(problems.values())).n_samples
-                    keys = self._keys(piece, n_samples)
-                    for pair, engine in engines.items():
-                        bar.set_postfix_str(" -> ".join(pair), refresh=False)
-                        engine.add(problems[pair], piece, bar.update, keys)
-                    self.n_samples += n_samples
-                    self._offset += n_samples
-                self.n_batches += 1
-                if self.checkpoint is not None and self.checkpoint.due:
-                    self.checkpoint.save(self.state(engines))
+            bar.update(self.n_batches * self._passes(engines) / self.world.size)
+            while True:
+                for number, batch in enumerate(batches_of(self.data)):
+                    if number < self._in_pass:
+                        continue
+                    self._add(engines, batch, limit, bar)
+                    self._in_pass += 1
+                    if self.checkpoint is not None and self.checkpoint.due:
+                        self.checkpoint.save(self.state(engines))
+                    # Looked at after 1, 2, 4, ... batches: a look costs about as much as the sums.
+                    power_of_two = not self.n_batches & (self.n_batches - 1)
+                    reached = power_of_two and self._precise(engines, target_error)
+                    if reached:
+                        break
+                self.n_passes += 1
+                again = target_error is not None and drawn and self.n_passes < _MOST_PASSES
+                if reached or not again or self._precise(engines, target_error):
+                    break
+                self._in_pass = self._offset = 0
             for engine in engines.values():
                 engine.finish()
+        if target_error is not None:
+            self._note_precision(engines, target_error, early=reached)
+
+    def _precise(self, engines: dict[Pair, PairEngine], target_error: float | None) -> bool:
+        """Whether each of the strongest edges of every pair has a small relative error."""
+        return target_error is not None and all(
+            self._error(engine) < target_error for engine in engines.values()
+        )
+
+    @staticmethod
+    def _error(engine: PairEngine) -> float:
+        """The largest relative standard error among the strongest edges."""
+        engine.finish()
+        sums, name = engine.sums.total(), engine.strengths[0]
+        strength, error = sums.strength(name).abs().flatten(), sums.standard_error(name)
+        assert error is not None
+        top = strength.topk(min(_STRONGEST, len(strength))).indices
+        top = top[strength[top] > 0]
+        worst = (error.flatten()[top] / strength[top]).max() if len(top) else torch.tensor(0.0)
+        return math.inf if worst.isnan() else float(worst)
+
+    def _note_precision(
+        self, engines: dict[Pair, PairEngine], target_error: float, *, early: bool
+    ) -> None:
+        for pair, engine in engines.items():
+            found = self._error(engine)
+            text = f"{' -> '.join(pair)}: standard error of the strongest edges at most {found:.2g}"
+            if found >= target_error:
+                engine.notes.append(f"{text}, above target_error={target_error:g}")
+            elif early:
+                engine.notes.append(f"{text} after {self.n_batches} batches, the rest was not read")
+
+    def _add(self, engines: dict[Pair, PairEngine], batch: Any, limit: int, bar: tqdm) -> None:
+        """Adds one batch, where it belongs to this process."""
+        if not self.world.takes(self.n_batches):
+            self._offset += samples_in(batch)[0]
+            self.n_batches += 1
+            return
+        for piece in self._pieces(self.runner.convert(batch), limit):
+            problems = self.problems(piece, self.n_batches)
+            n_samples = next(iter(problems.values())).n_samples
+            keys = self._keys(piece, n_samples)
+            for pair, engine in engines.items():
+                bar.set_postfix_str(" -> ".join(pair), refresh=False)
+                engine.add(problems[pair], piece, bar.update, keys)
+            self.n_samples += n_samples
+            self._offset += n_samples
+        self.n_batches += 1
 
     def add_up(self, engines: dict[Pair, PairEngine]) -> None:
         """Adds what all processes have found."""
@@ -647,7 +738,7 @@ class _Run:
             "ranges": {layer: list(ends) for layer, ends in self.ranges.items()},
             "n_samples": self.n_samples,
             "n_batches": self.n_batches,
-            "offset": self._offset,
+            "place": [self.n_passes, self._in_pass, self._offset],
             "engines": [engine.state() for engine in engines.values()],
         }
 
@@ -658,7 +749,7 @@ class _Run:
             for layer, (low, high) in state["ranges"].items()
         }
         self.n_samples, self.n_batches = state["n_samples"], state["n_batches"]
-        self._offset = state["offset"]
+        self.n_passes, self._in_pass, self._offset = state["place"]
         for engine, saved in zip(engines.values(), state["engines"], strict=True):
             engine.restore(saved)
 

@@ -26,11 +26,12 @@ from .packing import (
     sums_of_pairs,
 )
 from .perturbation import ablation_blocks, captum_rows, shapley_columns
-from .planner import Plan, choose
+from .planner import Plan, Way, choose
 from .problem import FeatureFunction, PairProblem
 from .quadrature import PathRule, at_sample, gauss_legendre
 from .reverse import row_blocks
 from .sampling import SourceSampler
+from .signs import signed_columns, signed_rows
 from .strengths import StrengthSums, merge_positions, sum_positions
 from .structure import NoClosedForm, Structure, read_structure
 from .tape import NoTape, Tape, form_of, record, tensors_of
@@ -190,7 +191,7 @@ class PairEngine:
                 torch.Generator().manual_seed(self.seed),
             )
         self._orders = torch.Generator().manual_seed(self.seed)
-        by_rows = self.plan.way == "rows"
+        by_rows = self.plan.way in ("rows", "signed rows")
         pass_bytes = self._pass_bytes(problem, by_rows=by_rows)
         if self.method == "shapley":
             pass_bytes *= shape[1]  # all columns grow side by side
@@ -229,6 +230,7 @@ class PairEngine:
             n_sums=sum(1 if name == "max" else 2 for name in self.strengths),
             n_steps=len(self.rule.nodes),
             sources=self.sources,
+            drawn=self._drawn_way,
             closed=closed,
             obstacle=obstacle or "not looked for",
             pair=" -> ".join(self.pair),
@@ -243,6 +245,17 @@ class PairEngine:
         self._apart = positions_are_independent(problem)
         packing = sparse if self._apart else pack(problem.dz, by_position=False)
         return n_features if packing is None else len(packing.features)
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether the strengths are estimates from drawn features or signs."""
+        return self.plan is not None and self.plan.way == self._drawn_way
+
+    @property
+    def _drawn_way(self) -> Way:
+        if self.sampling != "signs":
+            return "drawn columns"
+        return "signed columns" if self.strengths == ("mean",) else "signed rows"
 
     @property
     def rule(self) -> PathRule:
@@ -390,18 +403,23 @@ class PairEngine:
                 if note not in self.notes:
                     self.notes.append(note)
         n_columns, n_rows = problem.z.shape[2], problem.y.shape[1] * problem.y.shape[2]
-        by_columns = self.plan.way in ("columns", "drawn columns") or (
-            self.plan.way != "rows" and n_columns <= 2 * n_rows
+        by_columns = self.plan.way in ("columns", "drawn columns", "signed columns") or (
+            self.plan.way not in ("rows", "signed rows") and n_columns <= 2 * n_rows
         )
         if by_columns:
             problem = self._taped(problem, batch)
         rule = self._rule_for(problem)
-        if self.plan.way == "drawn columns":
+        if self.is_drawn:
             # Only some columns are computed; what all of them add up to is sampled as well.
             if self._n_added % _COMPLETENESS_EVERY == 0:
                 self.completeness.add(along_path(problem, rule), problem)
             self._n_added += 1
-            self._add_drawn(problem, rule, tick)
+            add_some = {
+                "drawn columns": self._add_drawn,
+                "signed columns": self._add_signed_columns,
+                "signed rows": self._add_signed_rows,
+            }
+            add_some[self.plan.way](problem, rule, tick)
         else:
             add = self._add_columns if by_columns else self._add_rows
             self.completeness.add(add(problem, rule, tick), problem)
@@ -595,6 +613,36 @@ class PairEngine:
                 flat = {name: x[..., 0] for name, x in sums.items()}
                 self.sums.add_drawn(flat, weight, j, everyone)
                 self._sampler.learn(problem, j, flat[self.strengths[0]].abs().sum(1), weight)
+
+    def _add_signed_columns(
+        self,
+        problem: PairProblem,
+        rule: PathRule,
+        tick: Callable[[float], None],
+    ) -> None:
+        """Adds all source features at once, with random signs."""
+        assert self.sources is not None
+        at_once = self._at_once(problem)
+        found, signs = signed_columns(problem, rule, self.sources, at_once, self._orders, tick)
+        per_column = problem.n_samples * problem.y.shape[2] * 24
+        chunk = max(1, self._free() // per_column)
+        for start in range(0, problem.z.shape[2], chunk):
+            columns = slice(start, min(start + chunk, problem.z.shape[2]))
+            mean = torch.einsum("kbi,kbj->bij", found, signs[..., columns]) / self.sources
+            self.sums.add({"mean": mean}, columns=columns)
+
+    def _add_signed_rows(
+        self,
+        problem: PairProblem,
+        rule: PathRule,
+        tick: Callable[[float], None],
+    ) -> None:
+        """Adds all target positions at once, with random signs."""
+        assert self.sources is not None
+        n_targets = problem.y.shape[2]
+        chunk = max(1, self._chunk(problem, n_targets * self.sources, by_rows=True) // self.sources)
+        for rows, squares in signed_rows(problem, rule, self.sources, chunk, self._orders, tick):
+            self.sums.add({"rms": squares}, rows=rows)
 
     def _add_columns(
         self,

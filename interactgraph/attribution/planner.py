@@ -17,7 +17,9 @@ from ..errors import InteractGraphError
 __all__ = ["ENGINES", "Plan", "Way", "choose"]
 
 ENGINES = ("auto", "closed_form", "forward", "reverse")
-Way = Literal["one map", "two maps", "columns", "rows", "drawn columns"]
+Way = Literal[
+    "one map", "two maps", "columns", "rows", "drawn columns", "signed columns", "signed rows"
+]
 
 _VJP = 2.0  # forward passes that a VJP costs
 
@@ -63,6 +65,7 @@ def choose(
     n_sums: int,
     n_steps: int,
     sources: int | None,
+    drawn: Way,
     closed: Literal["one map", "two maps", "passes"] | None,
     obstacle: str,
     pair: str,
@@ -76,7 +79,8 @@ def choose(
         n_target_positions: target positions.
         n_sums: sums that are kept, standard errors included.
         n_steps: path nodes of the quadrature.
-        sources: source features that are drawn for each sample; None: exact.
+        sources: source features (or sets of signs) drawn for each sample; None: exact.
+        drawn: the way that does it.
         closed: what the closed form can use; None: there is no closed form.
         obstacle: why there is none.
         pair: name of the pair, for messages.
@@ -91,9 +95,11 @@ def choose(
     }
     if sources is not None:
         # Asked for, so an exact way has to be cheaper to be taken instead.
-        ways["forward", "drawn columns"] = n_steps * (sources + 1.0)
-        if engine == "forward":
-            del ways["forward", "columns"]
+        name = "reverse" if drawn == "signed rows" else "forward"
+        passes = n_targets * _VJP * sources if drawn == "signed rows" else float(sources)
+        ways[name, drawn] = n_steps * (passes + 1.0)
+        if engine == name:
+            del ways[name, "rows" if name == "reverse" else "columns"]
     if closed is not None:
         ways["closed_form", "columns"] = n_sources + 2.0
         ways["closed_form", "rows"] = n_rows * _VJP + 2.0

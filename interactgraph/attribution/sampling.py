@@ -24,7 +24,7 @@ from .problem import PairProblem
 
 __all__ = ["SAMPLINGS", "SourceSampler"]
 
-SAMPLINGS = ("importance", "uniform")
+SAMPLINGS = ("importance", "uniform", "signs")
 
 _UNIFORM = 0.1
 

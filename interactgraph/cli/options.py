@@ -68,7 +68,13 @@ def add_build_flags(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--tolerance", type=float, help="largest completeness residual")
     command.add_argument("--sources", type=int, help="source features drawn for each sample")
-    command.add_argument("--sampling", default="importance", choices=["importance", "uniform"])
+    command.add_argument(
+        "--sampling", default="importance", choices=["importance", "uniform", "signs"]
+    )
+    command.add_argument(
+        "--target-error", type=float, metavar="SHARE",
+        help="end when the error of the strongest edges is below this share of their strength",
+    )  # fmt: skip
     command.add_argument("--draw-seed", type=int, default=0, help="decides the draws")
     command.add_argument(
         "--groups", metavar="KEY|PLACE|FILE.py:NAME",
@@ -114,6 +120,7 @@ def build_graph(options: argparse.Namespace) -> InteractionGraph:
         tolerance=options.tolerance,
         sources=options.sources,
         sampling=options.sampling,
+        target_error=options.target_error,
         seed=options.draw_seed,
         groups=_groups(options.groups),
         folds=options.folds,

@@ -115,6 +115,11 @@ def test_exact_closed_form_is_taken_where_it_costs_less():
     [
         ({"sources": 0}, "sources=0"),
         ({"sources": 1, "engine": "reverse"}, "engine='reverse' does not"),
+        ({"sampling": "signs"}, "needs a number of probes"),
+        ({"sampling": "signs", "sources": 1, "strengths": ("mean", "rms")}, "nothing else"),
+        ({"sampling": "signs", "sources": 1, "engine": "forward"}, "nothing else"),
+        ({"target_error": 2}, "between 0 and 1"),
+        ({"target_error": 0.1, "strengths": ("max",)}, "not 'max'"),
         ({"sampling": "magic"}, "sampling='magic' is unknown"),
         ({"tolerance": 0.0}, "tolerance=0.0"),
     ],
@@ -144,3 +149,69 @@ def test_tolerance_that_cannot_be_reached_is_reported():
         model, [x[:5]], ["0", "3"], engine="reverse", tolerance=1e-13, progress=False
     )
     assert "stays above tolerance=1e-13 with 512 path nodes" in graph.metadata["notes"][0]
+
+
+@pytest.mark.parametrize("name", ["transformer", "mlp", "two_inputs"])
+@pytest.mark.parametrize(("strength", "way"), [("mean", "signed columns"), ("rms", "signed rows")])
+def test_signs_are_unbiased_with_right_errors(name, strength, way):
+    case = networks.make(name)
+    engine = {"mean": "forward", "rms": "reverse"}[strength]
+    options = {"strengths": (strength,), "engine": engine, "progress": False, "n_steps": 2}
+    layers = [case.source, case.target]
+    exact = itg.interaction_graph(case.model, case.batches, layers, **options).weights(*layers)
+    draws = [
+        itg.interaction_graph(
+            case.model, case.batches, layers, sources=2, sampling="signs", seed=seed, **options
+        )
+        for seed in range(120)
+    ]
+    assert draws[0].metadata["plans"][0]["way"] == way
+    found = torch.stack([g.weights(*layers) for g in draws])
+    if strength == "rms":
+        found, exact = found.square(), exact.square()
+    off = (found.mean(0) - exact) / (found.std(0) / len(draws) ** 0.5 + 1e-12)
+    assert float(off[exact.abs() > 1e-9].abs().mean()) < 1.2
+    assert float(off.abs().max()) < 5
+
+
+def test_signs_over_positions_cost_one_pass_for_each_target():
+    case = networks.make("transformer")
+    graph = itg.interaction_graph(
+        case.model, case.batches, [case.source, case.target], engine="reverse", sources=1,
+        sampling="signs", progress=False, n_steps=2,
+    )  # fmt: skip
+    costs = graph.metadata["plans"][0]["costs"]
+    assert costs["reverse (signed rows)"] == 2 * (6 * 2 + 1)
+
+
+def test_target_error_goes_on_over_the_data():
+    model, x = net()
+    options = {"engine": "forward", "n_steps": 1, "progress": False}
+    once = itg.interaction_graph(model, x.split(8), ["0", "5"], sources=1, **options)
+    more = itg.interaction_graph(
+        model, x.split(8), ["0", "5"], sources=1, target_error=0.05, **options
+    )
+    assert more.metadata["n_passes"] > 1
+    assert more.metadata["n_samples"] == more.metadata["n_passes"] * len(x)
+    assert not any("target_error" in note for note in more.metadata["notes"])
+
+    def worst(graph):
+        strength, error = (f("0", "5").flatten() for f in (graph.weights, graph.standard_error))
+        top = strength.topk(min(100, len(strength))).indices
+        return float((error[top] / strength[top]).max())
+
+    assert worst(more) < 0.05 < worst(once)
+
+
+def test_target_error_ends_an_exact_run_early_and_says_so():
+    model, x = net()
+    data = torch.cat([x] * 40).split(8)
+    graph = itg.interaction_graph(
+        model, data, ["0", "5"], engine="forward", n_steps=1, target_error=0.2, progress=False
+    )
+    assert graph.metadata["n_batches"] < len(data)
+    assert "the rest was not read" in graph.metadata["notes"][0]
+    short = itg.interaction_graph(
+        model, data[:1], ["0", "5"], engine="forward", n_steps=1, target_error=1e-4, progress=False
+    )
+    assert "above target_error=0.0001" in short.metadata["notes"][0]
