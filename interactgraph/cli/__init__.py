@@ -10,12 +10,12 @@ from typing import Any, NoReturn
 
 from .. import __version__
 from ..errors import InteractGraphError
-from . import build, compare, demo, export, info, modules, run
+from . import ablate, build, compare, demo, export, info, modules, run
 from .config import with_config
 
 __all__ = ["main", "parser"]
 
-_COMMANDS = (demo, run, build, modules, export, info, compare)
+_COMMANDS = (demo, run, build, modules, export, info, ablate, compare)
 
 _EXAMPLES = """examples:
   interactgraph demo
@@ -23,6 +23,7 @@ _EXAMPLES = """examples:
   interactgraph build model.py:net data.py:loader --layers input 0 2 4 -o graph.safetensors
   interactgraph modules graph.safetensors -o modules.json
   interactgraph export graph.safetensors graph.gexf --modules modules.json --top-k 2000
+  interactgraph ablate graph.safetensors model.py:net data.py:loader --modules modules.json
 
 MODEL and DATA are path/to/file.py:name or package.module:name, an object or a function without
 arguments; MODEL may also be a .pt2 program. DATA is a re-iterable of batches (a DataLoader, a list)

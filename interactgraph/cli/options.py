@@ -22,6 +22,7 @@ __all__ = [
     "find",
     "pruned",
     "read_graph",
+    "split_pair",
 ]
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
@@ -104,7 +105,7 @@ def build_graph(options: argparse.Namespace) -> InteractionGraph:
 
     pairs = None
     if options.pairs:
-        pairs = [_split_pair(text) for text in options.pairs]
+        pairs = [split_pair(text) for text in options.pairs]
     labels = one(options.labels, "--labels")
     return interaction_graph(
         load_model(options.model),
@@ -159,7 +160,8 @@ def _groups(text: str | None) -> Any:
     return load_object(text, "--groups") if ":" in text else text
 
 
-def _split_pair(text: str) -> tuple[str, str]:
+def split_pair(text: str) -> tuple[str, str]:
+    """`SOURCE:TARGET` -> both."""
     source, colon, target = text.partition(":")
     if not colon:
         raise InteractGraphError(f"--pairs {text!r} is not of the form SOURCE:TARGET")

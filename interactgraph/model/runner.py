@@ -133,6 +133,38 @@ class Runner:
             )
         return found
 
+    def output(self, batch: Any, changes: Mapping[Site, Callable[[Tensor], Tensor]]) -> Tensor:
+        """The model's output (its first tensor) with activations changed on the way.
+
+        Args:
+            batch: a converted batch.
+            changes: site -> function of its activation.
+
+        Raises:
+            InteractGraphError: a site is not executed.
+        """
+        result: list[Tensor] = []
+        seen: set[Site] = set()
+
+        def change(site: Site, function: Callable[[Tensor], Tensor]) -> _Handler:
+            def handle(value: Tensor) -> Tensor:
+                seen.add(site)
+                return function(value.clone() if site.name in self.cloned else value)
+
+            return handle
+
+        handlers = [(site, change(site, function)) for site, function in changes.items()]
+        end = Site("output", "", "output")
+
+        def keep(value: Tensor) -> None:
+            result[:] = [value]
+
+        self._run(batch, [*handlers, (end, keep)])
+        missing = [site.name for site in changes if site not in seen]
+        if missing:
+            raise InteractGraphError(f"layer {missing[0]!r} is not executed on a batch of the data")
+        return result[0]
+
     def segment(self, batch: Any, source: Site, target: Site) -> Segment:
         """The function from the source activation to the target activation on this batch."""
         return Segment(self, batch, source, target)

@@ -1,5 +1,5 @@
 """Pictures of a graph."""
 
-from .picture import draw
+from .picture import draw, draw_curves
 
-__all__ = ["draw"]
+__all__ = ["draw", "draw_curves"]

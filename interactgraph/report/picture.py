@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,10 +14,12 @@ from ..exporters.table import tabulate
 from ..files import replacing
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from ..communities import Partition
     from ..graph import InteractionGraph
 
-__all__ = ["draw"]
+__all__ = ["draw", "draw_curves"]
 
 _FORMATS = (".png", ".svg", ".pdf")
 
@@ -45,16 +48,8 @@ def draw(
         InteractGraphError: matplotlib is not installed, or the path cannot be written.
     """
     path = Path(path)
-    if path.suffix.lower() not in _FORMATS:
-        raise InteractGraphError(f"cannot draw {path}: the suffix must be one of {_FORMATS}")
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.collections import LineCollection
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise InteractGraphError(
-            "pictures need matplotlib; install it with: pip install 'interactgraph[report]'"
-        ) from error
+    figure = _figure(path, (3.2 * max(len(graph.layers), 2), 7))
+    from matplotlib.collections import LineCollection
 
     strength = graph.check_strength(strength)
     shown = graph.prune(top_k=n_edges, strength=strength)
@@ -62,8 +57,6 @@ def draw(
     table = tabulate(graph, partition, strength, str)
     edges = shown.edges(strength)
 
-    figure = Figure(figsize=(3.2 * max(len(graph.layers), 2), 7), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     weight = np.abs(edges.weight)
     largest = np.ones(len(graph.pairs))
@@ -101,3 +94,54 @@ def draw(
     with replacing(path) as temporary:
         figure.savefig(temporary, format=path.suffix[1:].lower(), dpi=150)
     return path
+
+
+def draw_curves(
+    curves: Mapping[str, tuple[Mapping[int, float], float]],
+    path: str | os.PathLike[str],
+    *,
+    x: str,
+    y: str,
+) -> Path:
+    """Draws curves over numbers of edges or features, each with a level to compare it with.
+
+    Args:
+        curves: name -> (number -> value, level).
+        path: a .png, .svg or .pdf file.
+        x: what the numbers are.
+        y: what the values are.
+
+    Returns:
+        The file.
+
+    Raises:
+        InteractGraphError: matplotlib is not installed, or the path cannot be written.
+    """
+    path = Path(path)
+    figure = _figure(path, (6.4, 4.4))
+    axes = figure.add_subplot()
+    for name, (curve, level) in curves.items():
+        (line,) = axes.plot(list(curve), list(curve.values()), marker="o", ms=3, label=name)
+        axes.axhline(level, color=line.get_color(), lw=0.8, ls=":")
+    axes.set_xscale("symlog")
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.legend(frameon=False)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format=path.suffix[1:].lower(), dpi=150)
+    return path
+
+
+def _figure(path: Path, size: tuple[float, float]) -> Figure:
+    if path.suffix.lower() not in _FORMATS:
+        raise InteractGraphError(f"cannot draw {path}: the suffix must be one of {_FORMATS}")
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise InteractGraphError(
+            "pictures need matplotlib; install it with: pip install 'interactgraph[report]'"
+        ) from error
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure

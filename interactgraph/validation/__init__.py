@@ -3,15 +3,16 @@
 from .ablation import PairAblation
 from .greedy import greedy_ranking
 from .measures import MEASURES, Measure
+from .modules import ModuleEffect, ablate_modules
 from .required import EdgesRequired, ablation_curve, edges_required
 
 __all__ = [
-    # one layer pair with some of its edges
     "MEASURES",
     "EdgesRequired",
     "Measure",
+    "ModuleEffect",
     "PairAblation",
-    # how many are needed
+    "ablate_modules",
     "ablation_curve",
     "edges_required",
     "greedy_ranking",

@@ -1,0 +1,148 @@
+"""`interactgraph ablate`: does the graph matter to the model?"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .options import read_graph
+
+if TYPE_CHECKING:
+    from ..graph import InteractionGraph
+    from ..validation import EdgesRequired
+
+__all__ = ["add", "execute"]
+
+_MEASURES = ["accuracy", "log_likelihood", "agreement", "log_agreement", "similarity"]
+
+
+def add(commands: Any) -> argparse.ArgumentParser:
+    """Adds the command's parser."""
+    command: argparse.ArgumentParser = commands.add_parser(
+        "ablate",
+        help="take edges or modules away and measure the model",
+        description="Finds the fewest edges of each layer pair that keep the model's accuracy, or "
+        "(--modules) what the model can no longer do without each module.",
+        epilog="examples:\n"
+        "  interactgraph ablate graph.safetensors model.py:net data.py:loader -o ablation\n"
+        "  interactgraph ablate graph.safetensors model.py:net data.py:loader "
+        "--modules modules.json\n"
+        "DATA yields batches (input, labels); for others take --measure agreement, which compares\n"
+        "with the intact model and needs no labels.",
+    )
+    command.add_argument("graph", metavar="GRAPH", help="a graph file")
+    command.add_argument("model", metavar="MODEL", help="file.py:name, package.module:name or .pt2")
+    command.add_argument("data", metavar="DATA", help="file.py:name or package.module:name")
+    command.add_argument("--measure", default="accuracy", choices=_MEASURES)
+    command.add_argument("--baseline", default="mean", choices=["mean", "zero"])
+    command.add_argument("--forward", metavar="FILE.py:NAME", help="forward(model, batch)")
+    command.add_argument("-o", "--output", metavar="DIR", help="write tables and a picture there")
+    command.add_argument("--no-progress", action="store_true", help="no progress bar")
+    edges = command.add_argument_group("edges")
+    edges.add_argument("--pairs", nargs="+", metavar="SOURCE:TARGET", help="default: all")
+    edges.add_argument("--ranking", help="a strength of the graph (default: its first), or greedy")
+    edges.add_argument(
+        "--tolerance", type=float, default=1e-3, help="how much may be lost (default: 0.001)"
+    )
+    modules = command.add_argument_group("modules")
+    modules.add_argument("--modules", metavar="FILE", help="what `interactgraph modules` wrote")
+    modules.add_argument("--ways", nargs="+", default=["features"],
+                         choices=["features", "edges", "others"])  # fmt: skip
+    modules.add_argument("--layers", nargs="+", metavar="NAME", help="default: hidden layers")
+    modules.add_argument("--n-controls", type=int, default=10, help="random sets for comparison")
+    modules.add_argument("--seed", type=int, default=0, help="of the random sets")
+    return command
+
+
+def execute(options: argparse.Namespace) -> None:
+    """Runs the command."""
+    from .output import check_writable
+    from .specs import load_data, load_model, load_object
+
+    folder = None if options.output is None else Path(options.output)
+    if folder is not None:
+        check_writable(folder / "ablation.json")
+    graph = read_graph(options.graph)
+    given = {
+        "model": load_model(options.model),
+        "data": load_data(options.data),
+        "forward": None if options.forward is None else load_object(options.forward, "--forward"),
+        "baseline": options.baseline,
+        "progress": not options.no_progress,
+    }
+    if options.modules is None:
+        _edges(graph, given, options, folder)
+    else:
+        _modules(graph, given, options, folder)
+
+
+def _modules(
+    graph: InteractionGraph, given: dict[str, Any], options: argparse.Namespace, folder: Path | None
+) -> None:
+    from ..communities import Partition
+    from ..validation import ablate_modules
+
+    found = ablate_modules(
+        graph, Partition.load(options.modules), ways=options.ways, measures=options.measure,
+        layers=options.layers, n_controls=options.n_controls, seed=options.seed, **given,
+    )  # fmt: skip
+    for effect in found:
+        print(effect)
+    if not found:
+        print("no module has two features in these layers")
+    if folder is not None:
+        _write(folder / "ablation.json", json.dumps([dataclasses.asdict(e) for e in found]))
+
+
+def _edges(
+    graph: InteractionGraph, given: dict[str, Any], options: argparse.Namespace, folder: Path | None
+) -> None:
+    from ..validation import edges_required
+    from .options import split_pair
+
+    pairs = graph.pairs if not options.pairs else [split_pair(text) for text in options.pairs]
+    found = {}
+    print(f"{'pair':<30} edges needed       of   intact     kept")
+    for pair in pairs:
+        found[pair] = edges_required(
+            graph, given["model"], given["data"], *pair, measure=options.measure,
+            tolerance=options.tolerance, ranking=options.ranking, baseline=given["baseline"],
+            forward=given["forward"], progress=given["progress"],
+        )  # fmt: skip
+        one = found[pair]
+        print(
+            f"{' -> '.join(pair):<30} {one.n_edges:>12} {one.kept.numel():>8} {one.intact:>8.4f} "
+            f"{one.curve[one.n_edges]:>8.4f}",
+            flush=True,
+        )
+    if folder is not None:
+        table = [
+            {"source": a, "target": b, "measure": options.measure, "tolerance": options.tolerance,
+             "ranking": options.ranking or graph.strengths[0], "n_edges": one.n_edges,
+             "intact": one.intact, "curve": list(one.curve.items())}
+            for (a, b), one in found.items()
+        ]  # fmt: skip
+        _write(folder / "ablation.json", json.dumps(table))
+        _picture(found, options.measure, folder / "ablation.png")
+
+
+def _write(path: Path, text: str) -> None:
+    from ..files import replacing
+
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    print(f"wrote {path}")
+
+
+def _picture(found: dict[tuple[str, str], EdgesRequired], measure: str, path: Path) -> None:
+    from ..errors import InteractGraphError
+    from ..report import draw_curves
+
+    curves = {" -> ".join(pair): (one.curve, one.intact) for pair, one in found.items()}
+    try:
+        print(f"wrote {draw_curves(curves, path, x='edges kept', y=measure)}")
+    except InteractGraphError as error:
+        print(f"no picture: {error}")

@@ -1,0 +1,184 @@
+"""Modules taken away, against the same written by hand on a network of two separate halves."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import interactgraph as itg
+from interactgraph import InteractGraphError
+from interactgraph.validation import ablate_modules
+
+HALF = {"input": 3, "1": 4, "3": 4, "4": 2}
+
+
+def halves():
+    """Two networks side by side; features of the first half come first."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 4)
+    ).double()
+    with torch.no_grad():
+        for linear in model[::2]:
+            a, b = (n // 2 for n in linear.weight.shape)
+            linear.weight[:a, b:] = linear.weight[a:, :b] = 0
+    x = torch.randn(40, 6, dtype=torch.float64)
+    y = model(x)
+    answers = torch.stack([y[:, :2].argmax(1), y[:, 2:].argmax(1)], 1)
+    return model, x, [(x[:25], answers[:25]), (x[25:], answers[25:])]
+
+
+def right(half):
+    def measure(output, batch, intact):
+        return (output[:, 2 * half : 2 * half + 2].argmax(1) == batch[1][:, half]).double()
+
+    return measure
+
+
+MEASURES = {"first": right(0), "second": right(1)}
+
+
+@pytest.fixture
+def found():
+    model, x, data = halves()
+    graph = itg.interaction_graph(model, [x], list(HALF), progress=False)
+    membership = {layer: np.arange(2 * n) // n for layer, n in HALF.items()}
+    return model, x, data, graph, itg.Partition(membership, quality=1.0)
+
+
+@pytest.mark.parametrize("baseline", ["mean", "zero"])
+def test_features_at_the_baseline(found, baseline):
+    model, x, data, graph, partition = found
+    effects = ablate_modules(
+        graph, partition, model, data, measures=MEASURES, baseline=baseline, n_controls=3,
+        progress=False,
+    )  # fmt: skip
+    for module, effect in enumerate(effects):
+        h = model[:2](x)
+        own = slice(4 * module, 4 * module + 4)
+        fill = (h.mean(0) if baseline == "mean" else torch.zeros(8).double())[own]
+        h = h.clone()
+        h[:, own] = fill
+        g = model[2:4](h).clone()
+        reference = model[:4](x)
+        g[:, own] = (reference.mean(0) if baseline == "mean" else torch.zeros(8).double())[own]
+        output = model[4](g)
+        for half, name in enumerate(MEASURES):
+            good = torch.cat([batch[1] for batch in data])[:, half]
+            kept = (output[:, 2 * half : 2 * half + 2].argmax(1) == good).double().mean()
+            assert effect.effect["features"][name] == pytest.approx(1 - float(kept))
+            assert len(effect.control["features"][name]) == 3
+        assert effect.effect["features"][["second", "first"][module]] == 0
+        assert effect.effect["features"][["first", "second"][module]] > 0
+        assert effect.share_inside == pytest.approx(1)
+        assert effect.size == HALF
+
+
+def test_others_is_the_opposite(found):
+    model, _, data, graph, partition = found
+    effects = ablate_modules(
+        graph, partition, model, data, ways=("features", "others"), measures=MEASURES,
+        n_controls=0, progress=False,
+    )  # fmt: skip
+    one, two = effects
+    assert one.effect["features"] == two.effect["others"]
+    assert two.effect["features"] == one.effect["others"]
+    assert one.control["features"]["first"] == []
+
+
+def test_internal_edges_are_cut_and_others_kept(found):
+    model, x, data, graph, partition = found
+    with torch.no_grad():
+        model[2].weight[4:, :4] = 0.5  # the first half now feeds the second one
+    measures = {"out": lambda output, batch, intact: output[:, 0] + 3 * output[:, 3]}
+    effect = ablate_modules(
+        graph, partition, model, data, ways=("edges",), measures=measures, n_controls=0,
+        progress=False,
+    )[0]  # fmt: skip
+    h = model[:2](x)
+    cut = h.clone()
+    cut[:, :4] = h.mean(0)[:4]
+    g = torch.cat([model[2:4](cut)[:, :4], model[2:4](h)[:, 4:]], 1)
+    change = measures["out"](model(x) - model[4](g), None, None).mean()
+    assert effect.effect["edges"]["out"] == pytest.approx(float(change.detach()))
+
+
+def test_feature_maps_keep_what_they_leave_out(found):
+    model, x, data, _, _ = found
+    maps = itg.features.PCA(rank=3)
+    graph = itg.interaction_graph(
+        model, [x], ["input", "1", "4"], features={"1": maps}, progress=False
+    )
+    partition = itg.Partition(
+        {"input": np.zeros(6), "1": np.array([0, 1, 1]), "4": np.zeros(4)}, quality=1.0
+    )
+    measures = {"out": lambda output, batch, intact: output[:, 0]}
+    effect = ablate_modules(
+        graph, partition, model, data, measures=measures, min_size=1, n_controls=0, progress=False
+    )[0]
+    h = model[:2](x)
+    fitted = graph.features["1"].to(dtype=torch.float64)
+    z = fitted.encode(h)
+    shift = z.clone()
+    shift[:, 0] = fitted.encode(h.mean(0, keepdim=True))[:, 0]
+    moved = h + fitted.decode(shift) - fitted.decode(z)
+    change = (model(x) - model[2:](moved))[:, 0].mean()
+    assert effect.effect["features"]["out"] == pytest.approx(float(change.detach()))
+
+
+def test_classes_specialisation_and_driving_samples(found):
+    model, x, data, graph, partition = found
+    loud = 7
+    x[loud, :3] *= 100
+    labelled = [(x, torch.cat([answers for _, answers in data])[:, 0])]
+    effect = ablate_modules(
+        graph, partition, model, labelled,
+        measures={"right": lambda output, batch, intact: (
+            output[:, :2].argmax(1) == batch[1]).double()},
+        n_controls=0, progress=False,
+    )[0]  # fmt: skip
+    falls = effect.by_class["features"]["right"]
+    assert set(falls) == {"0", "1"}
+    clipped = [max(fall, 0) for fall in falls.values()]
+    assert effect.specialisation["features"]["right"] == pytest.approx(max(clipped) / sum(clipped))
+    assert "module 0" in str(effect)
+    assert "share" in str(effect)
+    assert len(effect.driving_samples) == 5
+    assert loud in effect.driving_samples
+
+
+def test_model_is_left_as_it_was(found):
+    model, _, data, graph, partition = found
+    model.train()
+
+    def broken(output, batch, intact):
+        raise RuntimeError("no measure")
+
+    with pytest.raises(RuntimeError, match="no measure"):
+        ablate_modules(graph, partition, model, data, measures={"x": broken}, progress=False)
+    assert model.training
+    assert all(p.requires_grad for p in model.parameters())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"ways": ("all",)}, "ways="),
+        ({"measures": "goodness"}, "goodness"),
+        ({"layers": ["7"]}, "'7' is not in the graph"),
+        ({"baseline": "median"}, "baseline='median'"),
+        ({"measures": {"a": lambda o, b, i: o}}, "one number for each"),
+    ],
+)
+def test_bad_input(found, options, match):
+    model, _, data, graph, partition = found
+    options = {"measures": MEASURES, **options}
+    with pytest.raises(InteractGraphError, match=match):
+        ablate_modules(graph, partition, model, data, progress=False, **options)
+
+
+def test_partition_of_another_graph(found):
+    model, _, data, graph, _ = found
+    with pytest.raises(InteractGraphError, match="partition of this graph"):
+        ablate_modules(graph, itg.Partition({"1": np.zeros(8)}, quality=0.0), model, data)
