@@ -90,10 +90,8 @@ class ModuleEffect:
                 text = f"  {_WORDS[way]}: {name} {self.intact[name]:.4g} falls by {fall:.4g}"
                 controls = self.control[way][name]
                 if controls:
-                    text += (
-                        f", by {np.mean(controls):.4g} +- {np.std(controls):.2g} for random sets as "
-                        "large and strong"
-                    )
+                    mean, spread = np.mean(controls), np.std(controls)
+                    text += f" (random sets as large and strong: {mean:.4g} +- {spread:.2g})"
                 classes = self.by_class.get(way, {}).get(name)
                 if classes:
                     worst = max(classes, key=lambda label: classes[label])
