@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import time
@@ -219,6 +220,9 @@ def interaction_graph(
         world.check(data, fingerprint(model.state_dict()))
     runner = Runner.on(model, forward, world.device(device), dtype)
     with prepared(runner.model), torch.no_grad():
+        first = _first(data)
+        with contextlib.suppress(Exception):  # what is wrong here is said better by the probe
+            runner = runner.with_written(first)
         run = _Run(
             runner, data, sites, chosen, asked_maps, baselines, position_mask, groups, folds or 0,
             world, progress and not world.rank,
@@ -239,7 +243,7 @@ def interaction_graph(
         run.maps = fit_feature_maps(
             runner, data, sites, chosen, asked_maps, run._mask, progress=progress
         )
-        sample = run.look(_first(data))
+        sample = run.look(first)
         if saved is None:
             run.find_means()
             budget = memory_budget or default_budget(run.device)

@@ -176,3 +176,53 @@ def test_graph_survives_its_file(tmp_path):
     assert dict(graph.metadata) == dict(again.metadata)
     x = torch.randn(2, 7, dtype=torch.float64)
     assert torch.equal(again.features["1"].encode(x), graph.features["1"].encode(x))
+
+
+class Counting(nn.Module):
+    """Counts its calls in a buffer that it uses, and keeps its last result in another one."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 6), nn.Linear(6, 3)
+        self.register_buffer("calls", torch.zeros(()))
+        self.register_buffer("seen", torch.zeros(3))
+
+    def forward(self, x):
+        self.calls += 1
+        y = self.last(torch.tanh(self.first(x))) * self.calls
+        self.seen = y.detach().mean(0)
+        return y
+
+
+@pytest.mark.parametrize("engine", ["auto", "forward", "reverse"])
+def test_buffers_that_the_model_writes_to_are_left_alone(engine):
+    torch.manual_seed(0)
+    model = Counting()
+    x = torch.randn(8, 4)
+    layers = ["first", "output"]
+    found = itg.interaction_graph(model, x.split(3), layers, engine=engine, progress=False)
+    assert model.calls == 0
+    assert not model.seen.any()
+    plain = nn.Sequential(model.first, nn.Tanh(), model.last)
+    expected = itg.interaction_graph(plain, [x], ["0", "output"], engine=engine, progress=False)
+    torch.testing.assert_close(found.weights(*layers), expected.weights("0", "output"))
+
+
+class Overwriting(nn.Module):
+    """Overwrites what reverse mode would need."""
+
+    def forward(self, x):
+        h = x.tanh()
+        y = h.exp().sum(-1, keepdim=True)
+        h.view(-1)[::2].cos_()
+        return y * h[:, :1]
+
+
+def test_reverse_mode_that_cannot_be_is_replaced_or_explained():
+    x = torch.randn(5, 6)
+    layers = ["input", "output"]
+    found = itg.interaction_graph(Overwriting(), [x], layers, progress=False)
+    assert found.metadata["plans"][0]["engine"] == "forward"
+    assert "reverse mode cannot" in found.metadata["plans"][0]["reason"]
+    with pytest.raises(itg.InteractGraphError, match="use engine='forward'"):
+        itg.interaction_graph(Overwriting(), [x], layers, engine="reverse", progress=False)

@@ -171,6 +171,8 @@ class PairEngine:
             self.plan = self._choose(problem, batch)
             if self.plan.way == "columns":
                 self._try_passes(problem)
+            elif self.plan.way == "rows":
+                self._try_rows(problem)
         else:
             self.plan = self._perturbation_plan(problem)
         shape = (problem.y.shape[2], problem.z.shape[2])
@@ -343,6 +345,28 @@ class PairEngine:
                 2.0 * n_rows * len(self.rule.nodes),
                 self.plan.costs,
                 f"forward mode cannot differentiate the segment ({reason})",
+            )
+
+    def _try_rows(self, problem: PairProblem) -> None:
+        """Reverse mode cannot cross everything either: values overwritten in place, for one."""
+        assert self.plan is not None
+        try:
+            next(iter(row_blocks(problem, at_sample(), 1)))
+        except (RuntimeError, NotImplementedError) as error:
+            reason = str(error).strip().splitlines()[0]
+            if self.plan.engine == "closed_form" or self.engine == "reverse":
+                raise InteractGraphError(
+                    f"reverse mode cannot differentiate {' -> '.join(self.pair)}: {reason}; "
+                    "use engine='forward'"
+                ) from error
+            n_columns = problem.z.shape[2]
+            self.plan = Plan(
+                "forward",
+                "columns",
+                len(self.rule.nodes),
+                (n_columns + 1.0) * len(self.rule.nodes),
+                self.plan.costs,
+                f"reverse mode cannot differentiate the segment ({reason})",
             )
 
     def max_samples(self) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -38,6 +38,7 @@ def prepared(model: nn.Module) -> Iterator[None]:
     gradients = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     fast_path = torch.backends.mha.get_fastpath_enabled()
     try:
+        _warn_of_loops(False)
         model.eval()
         for parameter, _ in gradients:
             parameter.requires_grad_(False)
@@ -45,11 +46,19 @@ def prepared(model: nn.Module) -> Iterator[None]:
         with sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
+        _warn_of_loops(True)
         torch.backends.mha.set_fastpath_enabled(fast_path)
         for module, mode in training:
             module.training = mode
         for parameter, wanted in gradients:
             parameter.requires_grad_(wanted)
+
+
+def _warn_of_loops(wanted: bool) -> None:
+    """Whether torch prints a line for every use of an operation that it vectorises by a loop."""
+    switch = getattr(torch._C._functorch, "_set_vmap_fallback_warning_enabled", None)
+    if switch is not None:
+        switch(wanted)
 
 
 @dataclass(frozen=True)
@@ -62,6 +71,8 @@ class Runner:
         device: batches are moved there.
         dtype: floating tensors of batches are cast to it.
         cloned: names of sites whose activation the model later changes in place.
+        written: buffers that a forward pass writes to, as (module, name): every pass starts from
+            the same values, and the model keeps its own.
     """
 
     model: nn.Module
@@ -69,6 +80,40 @@ class Runner:
     device: torch.device | None = None
     dtype: torch.dtype | None = None
     cloned: frozenset[str] = field(default_factory=frozenset)
+    written: tuple[tuple[nn.Module, str], ...] = ()
+
+    def with_written(self, batch: Any) -> Runner:
+        """The runner, told which buffers a forward pass on the batch writes to."""
+        places = [
+            (module, name)
+            for module in self.model.modules()
+            for name, buffer in module._buffers.items()
+            if buffer is not None
+        ]
+        every = replace(self, written=tuple(places))
+        written = []
+        with every._own_buffers() as copies:
+            own = [(copy, copy._version, place) for copy, place in zip(copies, places, strict=True)]
+            call_model(self.model, self.convert(batch), self.forward)
+            for copy, version, (module, name) in own:
+                if module._buffers[name] is not copy or copy._version != version:
+                    written.append((module, name))
+        return replace(self, written=tuple(written))
+
+    @contextlib.contextmanager
+    def _own_buffers(self) -> Iterator[list[Tensor]]:
+        """Copies in the place of the buffers that are written to."""
+        originals = [(module, name, module._buffers[name]) for module, name in self.written]
+        copies = []
+        try:
+            for module, name, buffer in originals:
+                assert buffer is not None
+                copies.append(buffer.clone())
+                module._buffers[name] = copies[-1]
+            yield copies
+        finally:
+            for module, name, buffer in originals:
+                module._buffers[name] = buffer
 
     @staticmethod
     def on(
@@ -174,6 +219,7 @@ class Runner:
             for site, handler in handlers:
                 module = self.model.get_submodule(site.module)
                 stack.enter_context(_hook(module, site, handler))
+            stack.enter_context(self._own_buffers())
             with contextlib.suppress(_Stop):
                 call_model(self.model, batch, self.forward)
 
