@@ -13,6 +13,8 @@ import sys
 import time
 from pathlib import Path
 
+from page import write
+
 GIB = 2**30
 CASES = {
     # name: width, samples, engine, budget in GiB
@@ -55,18 +57,23 @@ def main() -> None:
         width, samples, engine, budget = sys.argv[1:]
         one(int(width), int(samples), engine, float(budget))
         return
-    print("| case | way | samples | budget | peak above model and graph | graph | seconds |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
+    lines = [
+        "### Peak resident memory above the model and the graph itself",
+        "",
+        "| case | way | samples | budget | peak above model and graph | graph | seconds |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
     for name, case in CASES.items():
         done = subprocess.run(
             [sys.executable, str(Path(__file__)), *map(str, case)],
             capture_output=True, text=True, check=True,
         )  # fmt: skip
         seconds, peak, held, way = done.stdout.split(maxsplit=3)
-        print(
+        lines.append(
             f"| {name} | {way.strip()} | {case[1]} | {case[3]:g} GiB | {float(peak) / GIB:.2f} GiB "
             f"| {float(held) / GIB:.2f} GiB | {float(seconds):.1f} |"
         )
+    write("memory", lines)
 
 
 if __name__ == "__main__":

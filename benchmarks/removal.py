@@ -8,17 +8,14 @@ hidden features of each of the two largest modules to their mean and measures bo
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import torch
+from page import write
 
 import interactgraph as itg
 from interactgraph.validation import ablate_modules
 from interactgraph.zoo import two_digits
 
-PAGE = Path(__file__).parent / "README.md"
-MARK = "<!-- removal -->"
 SEEDS = range(5)
 RESOLUTION = 0.5
 
@@ -65,26 +62,21 @@ def main() -> None:
 
     pairs = np.array(control_own), np.array(control_other)
     worst = np.maximum(*pairs) / np.maximum(np.minimum(*pairs), 1 / 2000)
-    text = "\n".join(
-        [
-            f"### Removing a module of the two-digits network ({len(SEEDS)} seeds, two largest "
-            "modules each)",
-            "",
-            "| what is removed | accuracy lost, own task | accuracy lost, other task | ratio, "
-            "median (lowest, highest) |",
-            "| --- | --- | --- | --- |",
-            f"| the module's hidden features | {spread(own)} | {spread(other)} | "
-            f"{np.median(ratios):.0f} ({np.min(ratios):.1f}, {np.max(ratios):.0f}) |",
-            f"| random sets as large and as strong (20 each) | {spread(control_own)} | "
-            f"{spread(control_other)} | {np.median(worst):.1f} ({np.min(worst):.1f}, "
-            f"{np.max(worst):.0f}), larger by smaller |",
-            "",
-        ]
-    )
-    print(text)
-    before, _, rest = PAGE.read_text().partition(MARK)
-    after = rest.partition(MARK)[2]
-    PAGE.write_text(f"{before.rstrip()}\n\n{MARK}\n\n{text}\n{MARK}\n{after.lstrip()}")
+    lines = [
+        f"### Removing a module of the two-digits network ({len(SEEDS)} seeds, two largest "
+        "modules each)",
+        "",
+        "| what is removed | accuracy lost, own task | accuracy lost, other task | ratio, "
+        "median (lowest, highest) |",
+        "| --- | --- | --- | --- |",
+        f"| the module's hidden features | {spread(own)} | {spread(other)} | "
+        f"{np.median(ratios):.0f} ({np.min(ratios):.1f}, {np.max(ratios):.0f}) |",
+        f"| random sets as large and as strong (20 each) | {spread(control_own)} | "
+        f"{spread(control_other)} | {np.median(worst):.1f} ({np.min(worst):.1f}, "
+        f"{np.max(worst):.0f}), larger by smaller |",
+        "",
+    ]
+    write("removal", lines)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import statistics
 import time
-from pathlib import Path
 
 import torch
+from page import write
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -20,8 +20,6 @@ import interactgraph as itg
 from interactgraph.attribution import engine
 from interactgraph.zoo import two_digits
 
-PAGE = Path(__file__).parent / "README.md"
-MARK = "<!-- sparse -->"
 OVERCOMPLETE = 16
 ACTIVE = 24  # features at a time
 SAMPLES = 64
@@ -96,25 +94,19 @@ def main() -> None:
     a, b = (graphs[packed].weights("1", "4") for packed in (True, False))
     difference = float((a - b).norm() / b.norm())
     passes = graphs[True].metadata["plans"][0]["passes_packed"]
-    text = "\n".join(
-        [
-            f"### TopK autoencoder (k = {ACTIVE}), {a.shape[1]} features on 64 units of the "
-            f"two-digits network, {SAMPLES} samples, forward mode, 8 nodes",
-            "",
-            "| what | figure |",
-            "| --- | --- |",
-            f"| passes per node and batch, unpacked | {a.shape[1]} |",
-            f"| passes per node and batch, packed | {passes} |",
-            f"| times faster | {ratio:.1f} |",
-            f"| relative difference of the graphs | {difference:.1e} |",
-            "",
-        ]
-    )
-    print(text)
-    old = PAGE.read_text()
-    before, _, rest = old.partition(MARK)
-    after = rest.partition(MARK)[2]
-    PAGE.write_text(f"{before.rstrip()}\n\n{MARK}\n\n{text}\n{MARK}\n{after.lstrip()}")
+    lines = [
+        f"### TopK autoencoder (k = {ACTIVE}), {a.shape[1]} features on 64 units of the "
+        f"two-digits network, {SAMPLES} samples, forward mode, 8 nodes",
+        "",
+        "| what | figure |",
+        "| --- | --- |",
+        f"| passes per node and batch, unpacked | {a.shape[1]} |",
+        f"| passes per node and batch, packed | {passes} |",
+        f"| times faster | {ratio:.1f} |",
+        f"| relative difference of the graphs | {difference:.1e} |",
+        "",
+    ]
+    write("sparse", lines)
 
 
 if __name__ == "__main__":
