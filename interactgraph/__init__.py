@@ -13,6 +13,7 @@ _HOME = {
     "interaction_graph": "run",
     "InteractionGraph": "graph",
     "load": "graph",
+    "top_samples": "samples",
     "compare": "graph",
     "differences": "graph",
     # modules
@@ -43,6 +44,7 @@ __all__ = [
     "find_modules",
     "interaction_graph",
     "load",
+    "top_samples",
     "zoo",
 ]
 
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
     from .exporters import export
     from .graph import InteractionGraph, compare, differences, load
     from .run import interaction_graph
+    from .samples import top_samples
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,175 @@
+"""Which samples use an edge: the ones that drive the connections of a graph most."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .attribution.baseline import Baseline, check_baseline
+from .attribution.forward import linearize
+from .attribution.problem import PairProblem
+from .attribution.quadrature import PathRule, at_sample, gauss_legendre
+from .distributed import World
+from .errors import InteractGraphError
+from .graph import InteractionGraph, Pair
+from .model import Forward, Runner, batches_of, check_data, prepared, resolve_sites
+from .passes import Passes, PositionMask, first_batch
+
+__all__ = ["TopSamples", "top_samples"]
+
+_MOST_EDGES = 1_000_000
+_AT_ONCE = 16  # source features that go through a segment together
+
+
+@dataclass(frozen=True, eq=False)
+class TopSamples:
+    """The samples that use the edges of one pair most.
+
+    Attributes:
+        source: source features of the edges, int64 `[edges]`.
+        target: target features of the edges, int64 `[edges]`.
+        samples: numbers of the samples in data order, strongest first, int64 `[edges, k]`; -1
+            where there are fewer samples.
+        values: their max over positions of |A|, `[edges, k]`.
+        share: share of the samples whose max over positions of |A| reaches the threshold,
+            `[edges]`; None without one.
+    """
+
+    source: Tensor
+    target: Tensor
+    samples: Tensor
+    values: Tensor
+    share: Tensor | None
+
+
+def top_samples(
+    graph: InteractionGraph,
+    model: nn.Module,
+    data: Iterable[Any],
+    *,
+    k: int = 5,
+    threshold: float | None = None,
+    baseline: Baseline | None = None,
+    position_mask: PositionMask | None = None,
+    forward: Forward | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    progress: bool = True,
+) -> dict[Pair, TopSamples]:
+    """Goes over the data once more and says which samples drive the edges of a pruned graph.
+
+    An average hides what matters on a handful of samples; prune by `max` to keep such edges, and
+    this names the samples. Only source features with an edge are computed, in forward mode.
+
+    Args:
+        graph: the graph; edges are those with a weight other than zero, so prune it first.
+        model: the network it was computed from.
+        data: batches; the numbers of samples count along them.
+        k: how many samples for each edge.
+        threshold: of |A|, for `share`.
+        baseline: as for `interaction_graph`; None: the graph's, which needs to be "zero" or "mean".
+        position_mask: as for `interaction_graph`.
+        forward: `forward(model, batch)` calls the model on a batch.
+        device: where to compute.
+        dtype: what to compute in.
+        progress: show a progress bar.
+
+    Raises:
+        InteractGraphError: too many edges, a graph of a perturbation method, or bad input.
+    """
+    method = graph.metadata.get("method")
+    if method not in ("integrated_gradients", "gradient"):
+        raise InteractGraphError(
+            f"the graph's method is {method!r}; samples can be named for integrated_gradients and "
+            "gradient"
+        )
+    if k < 1 or k != int(k):
+        raise InteractGraphError(f"k={k!r}; it must be a whole number of at least 1")
+    n_edges = {pair: int((graph.weights(*pair) != 0).sum()) for pair in graph.pairs}
+    if sum(n_edges.values()) > _MOST_EDGES:
+        raise InteractGraphError(
+            f"the graph has {sum(n_edges.values())} edges; prune it to those that matter first, "
+            "such as graph.prune(top_k=1000, strength='max')"
+        )
+    sources = list(dict.fromkeys(source for source, _ in graph.pairs))
+    recorded = dict(graph.metadata["baseline"])
+    if baseline is None and "tensor" in recorded.values():
+        raise InteractGraphError("the graph was computed with a tensor as baseline; give baseline=")
+    baselines = check_baseline(recorded if baseline is None else baseline, sources)
+    rule = at_sample() if method == "gradient" else gauss_legendre(int(graph.metadata["n_steps"]))
+    runner = Runner.on(model, forward, device, dtype)
+    data = check_data(data)
+    sites = {site.name: site for site in resolve_sites(model, graph.layers)}
+    found = {
+        pair: _Search(graph.weights(*pair) != 0, int(k), threshold, rule) for pair in graph.pairs
+    }
+    with prepared(runner.model), torch.no_grad():
+        first = first_batch(data)
+        runner = runner.with_written(first)
+        passes = Passes(
+            runner, data, sites, list(graph.pairs), dict(graph.features), baselines, position_mask,
+            None, 0, World(), progress,
+        )  # fmt: skip
+        passes.look(first)
+        passes.find_means()
+        for number, batch in enumerate(passes.bar(batches_of(data), "samples")):
+            problems = passes.problems(passes.runner.convert(batch), number)
+            for pair, search in found.items():
+                search.add(problems[pair])
+    return {pair: search.result() for pair, search in found.items()}
+
+
+class _Search:
+    """The samples of largest |A| so far, for every edge of a pair."""
+
+    def __init__(self, kept: Tensor, k: int, threshold: float | None, rule: PathRule) -> None:
+        self.target, self.source = kept.nonzero(as_tuple=True)
+        order = self.source.argsort(stable=True)
+        self.target, self.source = self.target[order], self.source[order]
+        self.k, self.threshold, self.rule = k, threshold, rule
+        self.columns, self.place = self.source.unique(return_inverse=True)
+        n = len(self.source)
+        self.values = torch.zeros(n, 0, dtype=torch.float64)
+        self.samples = torch.zeros(n, 0, dtype=torch.int64)
+        self.passed = torch.zeros(n, dtype=torch.int64)
+        self.n_samples = 0
+
+    def add(self, problem: PairProblem) -> None:
+        """Looks at a batch."""
+        linear = [(linearize(problem, u), weight) for u, weight in zip(*self.rule, strict=True)]
+        values = torch.zeros(len(self.source), problem.n_samples, dtype=torch.float64)
+        for start in range(0, len(self.columns), _AT_ONCE):
+            columns = self.columns[start : start + _AT_ONCE].to(problem.dz.device)
+            one_hot = torch.nn.functional.one_hot(columns, problem.z.shape[2]).to(problem.dz)
+            tangents = one_hot[:, None, None, :] * problem.dz
+            a = sum(derivative(tangents) * weight for derivative, weight in linear)
+            assert isinstance(a, Tensor)
+            if problem.mask is not None:
+                a = a * problem.mask[..., None]
+            size = a.abs().amax(2).double().cpu()  # [c, b, i]
+            here = ((self.place >= start) & (self.place < start + _AT_ONCE)).nonzero()[:, 0]
+            values[here] = size[self.place[here] - start, :, self.target[here]]
+        numbers = torch.arange(self.n_samples, self.n_samples + problem.n_samples)
+        every = torch.cat([self.values, values], 1)
+        samples = torch.cat([self.samples, numbers.expand(len(values), -1)], 1)
+        self.values, top = every.topk(min(self.k, every.shape[1]), dim=1)
+        self.samples = samples.gather(1, top)
+        if self.threshold is not None:
+            self.passed += (values >= self.threshold).sum(1)
+        self.n_samples += problem.n_samples
+
+    def result(self) -> TopSamples:
+        """What was found."""
+        missing = self.k - self.values.shape[1]
+        share = None if self.threshold is None else self.passed.double() / max(self.n_samples, 1)
+        return TopSamples(
+            self.source,
+            self.target,
+            torch.nn.functional.pad(self.samples, (0, missing), value=-1),
+            torch.nn.functional.pad(self.values, (0, missing)),
+            share,
+        )
