@@ -148,7 +148,7 @@ class PairEngine:
     _n_added: int = 0
     _sampler: SourceSampler | None = None
     _tapes: dict[tuple, Tape | NoTape] = field(default_factory=dict)
-    _serving: dict[Tape, bool] = field(default_factory=dict)
+    _serving: dict[tuple[str, ...], bool] = field(default_factory=dict)
     _closed: dict[Tape, _Closed] = field(default_factory=dict)
     _portable: dict[int, _Closed] = field(default_factory=dict)
     _footprint: Footprint = field(default=Footprint(0, 0))
@@ -169,6 +169,8 @@ class PairEngine:
         self._footprint = footprint(problem.function, problem.z)
         if self.method in ("integrated_gradients", "gradient"):
             self.plan = self._choose(problem, batch)
+            if self.plan.way in ("columns", "drawn columns", "signed columns"):
+                self._taped(problem, batch)  # looked at on few samples
             if self.plan.way == "columns":
                 self._try_passes(problem)
             elif self.plan.way == "rows":
@@ -317,13 +319,12 @@ class PairEngine:
             tape = self._tape(problem, batch)
         except NoTape:
             return problem
-        if tape not in self._serving:
-            self._serving[tape] = TapedSegment.serves(tape) and agrees(
-                TapedSegment.on(tape, tensors_of(batch)[0]), problem
-            )
-        if not self._serving[tape]:
-            return problem
-        return replace(problem, taped=TapedSegment.on(tape, tensors_of(batch)[0]))
+        segment = TapedSegment.on(tape, tensors_of(batch)[0])
+        # Checked once for batches of every size that run through the same operations.
+        operations = tuple(node.name for node in tape.nodes)
+        if operations not in self._serving:
+            self._serving[operations] = TapedSegment.serves(tape) and agrees(segment, problem)
+        return replace(problem, taped=segment) if self._serving[operations] else problem
 
     def _try_passes(self, problem: PairProblem) -> None:
         """Forward mode misses some operations; say so and use reverse mode instead."""

@@ -10,7 +10,7 @@ one by one, so that everything it can differentiate can be linearised.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -49,6 +49,7 @@ class TapedSegment:
     tape: Tape
     moving: frozenset[Node]
     held: Mapping[Node, Any]
+    _last: list[tuple[Tensor, Linearized]] = field(default_factory=list)
 
     @staticmethod
     def on(tape: Tape, inputs: Sequence[Tensor]) -> TapedSegment:
@@ -63,8 +64,10 @@ class TapedSegment:
         return depends and not any(node.name in _DECIDING for node in tape.nodes)
 
     def linearize(self, point: Tensor) -> Linearized:
-        """The segment's value and derivative at `[b, s, j]`."""
-        return Linearized(self, point)
+        """The segment's value and derivative at `[b, s, j]`; the last point is remembered."""
+        if not self._last or self._last[0][0] is not point:
+            self._last[:] = [(point, Linearized(self, point))]
+        return self._last[0][1]
 
 
 class Linearized:
