@@ -35,7 +35,8 @@ class LocalInteractionBasis(LinearMap):
         rank: keep this many features at most.
         threshold: keep features with an eigenvalue above this share of the largest.
         whitening_threshold: leave out directions whose variance is below this share of the
-            largest before whitening.
+            largest before whitening. Below about 1e-15 they are rounding error, and still move the
+            basis of the layer before, because whitening divides by their variance.
         jacobians: "sample": derivatives at the samples; "path": averaged along the straight path
             from the mean activation to the sample, as integrated gradients are.
         n_steps: nodes of the path.
