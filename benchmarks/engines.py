@@ -138,8 +138,11 @@ def transformer_table(quick: bool) -> list[str]:
     size, positions, n = (32, 16, 1) if quick else (128, 64, 2)
     model = nn.Sequential(*[Block(size, 4) for _ in range(3)]).requires_grad_(False)
     x = torch.randn(n, positions, size)
-    ours = timed(lambda: graph(model, [x], ["0", "1"], engine="forward", n_steps=1))
-    ours = min(ours, timed(lambda: graph(model, [x], ["0", "1"], engine="forward", n_steps=1)))
+
+    def run(engine: str) -> float:
+        return timed(lambda: graph(model, [x], ["0", "1"], engine=engine, n_steps=1))
+
+    ours = min(run("forward") for _ in range(5))
     # Exact reverse mode, one VJP for each target feature and position: some of them, extrapolated.
     start = model[0](x).detach()
     some = 64
@@ -152,8 +155,8 @@ def transformer_table(quick: bool) -> list[str]:
             torch.autograd.grad(y[:, t, i].sum(), z, retain_graph=True)
 
     reverse()
-    seconds = timed(reverse) * positions * size / some
-    own = timed(lambda: graph(model, [x], ["0", "1"], engine="reverse", n_steps=1))
+    seconds = min(timed(reverse) for _ in range(3)) * positions * size / some
+    own = min(run("reverse") for _ in range(2))
     rows = [
         f"### 3-block GPT-2-like model, width {size}, {positions} positions, {n} samples, one "
         "pair, one path node",

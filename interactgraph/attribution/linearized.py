@@ -121,12 +121,18 @@ def _rule(node: Node, moving: list[Node], values: Mapping[Node, Any]) -> _Rule:
     args, kwargs = node.fill(values)
     if name == "getitem":
         return lambda t: t[first][node.args[1]]
-    in_first = pytree.tree_leaves(node.args[:1])
-    if name in _SAME and all(n in moving for n in in_first) and set(in_first) >= set(moving):
-        return lambda t: node.function(*_swap(node.args[:1], t), *args[1:], **kwargs)  # type: ignore[misc]
+    function, rest = node.function, args[1:]
+    assert function is not None
+    if name in _SAME and node.args and node.args[0] is first and moving == [first]:
+        return lambda t: function(t[first], *rest, **kwargs)
+    if name in _SAME and node.args and isinstance(node.args[0], list):
+        parts = node.args[0]
+        if set(parts) == set(moving) and all(isinstance(part, Node) for part in parts):
+            return lambda t: function([t[part] for part in parts], *rest, **kwargs)
     if name in _BILINEAR and alone and sum(a is first for a in node.args) == 1:
         place = node.args.index(first)
-        return lambda t: node.function(*args[:place], t[first], *args[place + 1 :], **kwargs)  # type: ignore[misc]
+        before, after = args[:place], args[place + 1 :]
+        return lambda t: function(*before, t[first], *after, **kwargs)
     if name in ("add", "sub") and all(n.shape == node.shape for n in moving):
         sign = (1 if name == "add" else -1) * kwargs.get("alpha", 1)
         a, b = node.args[:2]
@@ -137,7 +143,7 @@ def _rule(node: Node, moving: list[Node], values: Mapping[Node, Any]) -> _Rule:
     if name == "addmm" and moving == [node.args[1]] and not kwargs:
         return lambda t: t[first] @ args[2]
     if name == "convolution" and moving == [node.args[0]]:
-        return lambda t: node.function(t[first], args[1], None, *args[3:])  # type: ignore[misc]
+        return lambda t: function(t[first], args[1], None, *args[3:])
     if name == "native_layer_norm" and moving == [node.args[0]]:
         return _layer_norm(first, args, values[node])
     if name in ("_softmax", "_safe_softmax") and moving == [node.args[0]]:
@@ -145,7 +151,7 @@ def _rule(node: Node, moving: list[Node], values: Mapping[Node, Any]) -> _Rule:
     pointwise = torch.Tag.pointwise in getattr(node.function, "tags", ())
     if pointwise and alone and first.shape == node.shape:
         slope = torch.func.jvp(
-            lambda x: node.function(*_swap(node.args, {first: x}, values), **kwargs),  # type: ignore[misc]
+            lambda x: function(*_swap(node.args, {first: x}, values), **kwargs),
             (values[first],),
             (torch.ones_like(values[first]),),
         )[1]
