@@ -180,6 +180,8 @@ def max_products(left: Tensor, right: Tensor, best: Tensor) -> Tensor:
         `[i, j]`, at least `best`.
     """
     n_rows = left.shape[0]
+    if left.shape[1] == 1:
+        return torch.maximum(best, (left * right).amax(0))
     k_max = min(n_rows, max(32, int(3 * n_rows**0.5)))
     left_t, right_t = left.mT.contiguous(), right.mT.contiguous()
     by_left, by_right = left_t.topk(k_max, dim=1), right_t.topk(k_max, dim=1)

@@ -32,6 +32,11 @@ def test_finds_the_largest_product(kind, rows):
     assert torch.equal(max_products(left, right, best), by_hand(left, right, best))
 
 
+def test_one_column():
+    left, right, best = torch.rand(50, 1), torch.rand(50, 4), torch.rand(1, 4)
+    assert torch.equal(max_products(left, right, best), by_hand(left, right, best))
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 400), st.integers(1, 5), st.integers(1, 5))
 def test_any_shape(seed, rows, i, j):
