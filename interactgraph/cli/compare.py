@@ -12,9 +12,11 @@ def add(commands: Any) -> argparse.ArgumentParser:
     """Adds the command's parser."""
     command: argparse.ArgumentParser = commands.add_parser(
         "compare",
-        help="put two graphs side by side",
-        description="Compares two graphs over the same features, pair by pair: rank correlation, "
-        "overlap of the strongest edges, relative difference.",
+        help="put two graphs or two sets of modules side by side",
+        description="Compares two graphs over the same features, pair by pair (rank correlation, "
+        "overlap of the strongest edges, relative difference), two groups of samples of one graph, "
+        "or two partitions that `interactgraph modules` wrote (.json): matched modules, agreement, "
+        "what moved.",
         epilog="example: do gradients along the whole path differ from those at the end point?\n"
         "  interactgraph build model.py:net data.py:loader --layers input 1 -o path.safetensors\n"
         "  interactgraph build model.py:net data.py:loader --layers input 1 --method gradient \\\n"
@@ -24,7 +26,7 @@ def add(commands: Any) -> argparse.ArgumentParser:
         "  interactgraph build model.py:net data.py:loader --layers input 1 --groups 1 -o g\n"
         "  interactgraph compare g --groups 3 5",
     )
-    command.add_argument("graph", metavar="GRAPH", help="a graph file")
+    command.add_argument("graph", metavar="GRAPH", help="a graph file, or modules.json")
     command.add_argument("other", metavar="OTHER", nargs="?", help="another one")
     command.add_argument(
         "--groups", nargs=2, metavar=("ONE", "OTHER"), help="two groups of samples of GRAPH"
@@ -42,6 +44,13 @@ def execute(options: argparse.Namespace) -> None:
 
     if (options.other is None) == (options.groups is None):
         raise InteractGraphError("give a second graph file, or --groups with two groups of GRAPH")
+    if options.other is not None and options.graph.endswith(".json"):
+        from ..communities import Partition
+        from ..communities import compare as compare_partitions
+
+        one_partition, other_partition = map(Partition.load, (options.graph, options.other))
+        print(compare_partitions(one_partition, other_partition).summary())
+        return
     if options.groups:
         one, other = (read_graph(options.graph, name) for name in options.groups)
     else:

@@ -231,24 +231,29 @@ def add_module_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("--resolution", type=float, default=1.0, help="larger: more modules")
     command.add_argument("--n-runs", type=int, default=10, help="runs; the best is kept")
     command.add_argument("--seed", type=int, default=0)
+    command.add_argument(
+        "--bootstrap", type=int, metavar="N",
+        help="how sure each feature is: N graphs resampled from --folds of the data",
+    )  # fmt: skip
     command.add_argument("--no-significance", action="store_true", help="skip the p-value")
 
 
 def find(graph: InteractionGraph, options: argparse.Namespace) -> Partition:
     """Finds modules as the flags want it."""
-    from ..communities import find_modules
+    from ..communities import bootstrap, find_modules
 
-    extra = {} if options.weighting is None else {"weighting": options.weighting}
-    return find_modules(
-        graph,
-        options.strength,
-        null=options.null,
-        resolution=options.resolution,
-        n_runs=options.n_runs,
-        seed=options.seed,
-        significance=not options.no_significance,
-        **extra,
-    )
+    given = {
+        "null": options.null,
+        "resolution": options.resolution,
+        "n_runs": options.n_runs,
+        "seed": options.seed,
+        "significance": not options.no_significance,
+    }
+    if options.weighting is not None:
+        given["weighting"] = options.weighting
+    if options.bootstrap is None:
+        return find_modules(graph, options.strength, **given)
+    return bootstrap(graph, options.strength, n_samples=options.bootstrap, **given)
 
 
 def describe(partition: Partition, graph: InteractionGraph) -> str:
@@ -277,6 +282,9 @@ def describe(partition: Partition, graph: InteractionGraph) -> str:
     if len(sizes) > 30:
         lines.append(f"... and {len(sizes) - 30} smaller ones")
     isolated = sum(int((m < 0).sum()) for m in partition.membership.values())
+    doubtful = sum(map(len, partition.details.get("uncertain", {}).values()))
+    if doubtful:
+        lines.append(f"{doubtful} features are with their module in less than half of the samples")
     if isolated:
         lines.append(f"{isolated} features have no edges and belong to no module")
     return "\n".join(lines)

@@ -20,6 +20,7 @@ torch.manual_seed(0)
 net = nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 3))
 def make(): return nn.Sequential(nn.Linear(6, 8), nn.Tanh())
 data = [torch.randn(20, 6), torch.randn(10, 6)]
+pairs = [(torch.randn(12, 6), torch.arange(12) % 2), (torch.randn(12, 6), torch.arange(12) % 2)]
 def broken(): raise KeyError("no such thing")
 labels = {"4": ["a", "b\\x00", "c"]}
 baseline = torch.ones(6)
@@ -195,3 +196,23 @@ def test_help_does_not_import_torch():
     )
     assert "examples:" in done.stdout
     assert os.linesep in done.stdout
+
+
+def test_groups_folds_and_comparison_of_modules(code, capsys):
+    assert run("build", "code.py:net", "code.py:pairs", *LAYERS, "--groups", "1", "--folds", "4",
+               "-o", "g.safetensors") == 0  # fmt: skip
+    assert "groups: 0 (12 samples), 1 (12 samples)" in capsys.readouterr().out
+    for name, flags in (("a", ()), ("b", ("--group", "0")), ("c", ("--bootstrap", "3"))):
+        assert (
+            run("modules", "g.safetensors", "--no-significance", *flags, "-o", f"{name}.json") == 0
+        )
+    capsys.readouterr()
+    assert run("compare", "a.json", "b.json") == 0
+    assert "adjusted mutual information" in capsys.readouterr().out
+    assert run("compare", "g.safetensors", "--groups", "0", "1") == 0
+    assert "z = " in capsys.readouterr().out
+    assert itg.Partition.load("c.json").details["bootstrap_samples"] == 3
+    assert run("modules", "g.safetensors", "--group", "7") == 1
+    assert "no group '7'; its groups: 0, 1" in capsys.readouterr().err
+    assert run("compare", "g.safetensors") == 1
+    assert "two groups of GRAPH" in capsys.readouterr().err
