@@ -31,9 +31,10 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         if path.is_dir():
             raise IsADirectoryError(f"{path} is a folder")
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a null character in the name is a ValueError
+        reason = getattr(error, "strerror", None) or error
         raise InteractGraphError(
-            f"cannot write {path}: {error.strerror or error}; choose another output path"
+            f"cannot write {str(path)!r}: {reason}; choose another output path"
         ) from error
     os.close(handle)
     temporary = Path(name)

@@ -76,6 +76,7 @@ class Passes:
     ranges: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     divisible: bool = True
     _starts: dict[str, Tensor] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
     n_passes: int = 0
     _in_pass: int = 0  # batches of this pass so far
     _offset: int = 0  # samples of this pass so far, in all processes
@@ -106,7 +107,24 @@ class Passes:
             self.feature_dims[name] = asked if isinstance(asked, int) else guess
             self.sizes[name] = self.maps[name].at(activation).encode(activation).shape[-1]
             self.device, self.dtype = activation.device, activation.dtype
+            self._doubt_axis(name, activation, getattr(feature_map, "feature_dim", None))
         return batch
+
+    def _doubt_axis(self, layer: str, activation: Tensor, asked: Any) -> None:
+        """Notes where the last axis was taken for features and channels may be on axis 1."""
+        if activation.ndim != 3 or self.feature_dims[layer] != 2 or isinstance(asked, int):
+            return
+        channels = {
+            module.out_channels
+            for module in self.runner.model.modules()
+            if isinstance(module, torch.nn.Conv1d)
+        }
+        if activation.shape[1] in channels:
+            self.notes.append(
+                f"{layer}: its last axis ({activation.shape[2]} entries) was taken for features; "
+                f"if the {activation.shape[1]} entries of axis 1 are channels of a convolution, "
+                f"give features={{{layer!r}: Neurons(feature_dim=1)}}"
+            )
 
     def _sample(self, batch: Any) -> Any:
         """A few samples of the batch. Cutting is trusted where only one tensor has samples."""

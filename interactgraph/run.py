@@ -268,9 +268,12 @@ def interaction_graph(
         "memory_budget": budget,
         "baseline_outside_range": run.outside(),
         "notes": [
-            note
-            for pair, e in engines.items()
-            for note in (*e.notes, *_remarks(e, blocks[pair], method))
+            *run.notes,
+            *(
+                note
+                for pair, e in engines.items()
+                for note in (*e.notes, *_remarks(e, blocks[pair], method))
+            ),
         ],
         "seconds": round(time.perf_counter() - started, 3),
     }

@@ -88,3 +88,8 @@ def test_permissions_are_those_of_any_new_file(tmp_path):
         temporary.write_text("")
     modes = {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("plain", "a")}
     assert len(modes) == 1
+
+
+def test_name_that_no_file_can_have():
+    with pytest.raises(InteractGraphError, match="choose another output path"), replacing("a\0b"):
+        pass

@@ -226,3 +226,14 @@ def test_reverse_mode_that_cannot_be_is_replaced_or_explained():
     assert "reverse mode cannot" in found.metadata["plans"][0]["reason"]
     with pytest.raises(itg.InteractGraphError, match="use engine='forward'"):
         itg.interaction_graph(Overwriting(), [x], layers, engine="reverse", progress=False)
+
+
+def test_channels_that_may_be_on_the_other_axis_are_noted():
+    model = nn.Sequential(nn.Conv1d(2, 5, 3), nn.ReLU(), nn.Flatten(), nn.Linear(30, 3))
+    x = torch.randn(4, 2, 8)
+    graph = itg.interaction_graph(model, [x], ["1", "3"], progress=False)
+    assert "1: its last axis (6 entries) was taken for features" in graph.metadata["notes"][0]
+    own = {"1": itg.features.Neurons(feature_dim=1)}
+    graph = itg.interaction_graph(model, [x], ["1", "3"], features=own, progress=False)
+    assert graph.n_features["1"] == 5
+    assert not any("last axis" in note for note in graph.metadata["notes"])

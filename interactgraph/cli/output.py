@@ -26,7 +26,8 @@ def check_writable(path: str | os.PathLike[str]) -> None:
             folder = folder.parent
         with tempfile.TemporaryFile(dir=folder):
             pass
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise InteractGraphError(
-            f"cannot write {path}: {error.strerror or error}; choose another output path"
+            f"cannot write {str(path)!r}: {reason}; choose another output path"
         ) from error
