@@ -7,8 +7,10 @@ standard error needs are the next power; for sequences they need the product of 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -20,9 +22,11 @@ __all__ = ["OuterSums", "max_products"]
 
 _ROWS = 4096  # samples x positions that are gathered before they are multiplied
 _SCALED = 256  # samples that the common scale is taken from
-_BLOCK = 512  # rows at a time: their powers stay in the cache
+_BLOCK = 512  # rows at a time: what is computed from them stays in the cache
 _FIRST = {"rms": 2, "mean_abs": -1, "mean": 1}
 _SECOND = {"rms": 4, "mean_abs": 2, "mean": 2}
+_START = 64  # what an entry of a sparse product costs, in products, before its first one
+_DENSE = 1 << 24  # products at a time where there is no sparse reduction
 _SAMPLE_BYTES = 1 << 28  # working memory of the products per sample of sequences
 
 
@@ -86,11 +90,10 @@ class OuterSums:
         else:
             self._flush_sequences(left, right, positions)
         if "max" in self.sums.names:
-            size_l = (left * (self._scale or 1.0)).flatten(0, 1).abs_()
-            size_r = right.flatten(0, 1).abs()
             if self._best is None:
                 self._best = self.matrix.new_zeros(left.shape[-1], right.shape[-1])
-            self._best = max_products(size_l, size_r, self._best)
+            scale = self._scale or 1.0
+            self._best = max_products(left.flatten(0, 1), right.flatten(0, 1), self._best, scale)
             best = self._best.expand(self.sums.shape)
             for rows, weight in self._weights():
                 found = weight.abs_() * best[rows]
@@ -163,48 +166,58 @@ class OuterSums:
             yield rows, self.matrix[rows].double() / (self._scale or 1.0)
 
 
-def max_products(left: Tensor, right: Tensor, best: Tensor) -> Tensor:
-    """Max over rows r of left[r, i] right[r, j], exactly, looking at few of the rows.
+def max_products(left: Tensor, right: Tensor, best: Tensor, scale: float = 1.0) -> Tensor:
+    """Max over rows r of scale |left[r, i] right[r, j]|: a matrix product, (max, x) for (+, x).
 
-    A row that is neither among the k rows with the largest left[:, i] nor among the k with the
-    largest right[:, j] has a product of at most (k-th largest left) x (k-th largest right). Once
-    the best product found is at least that, no other row can win. For independent rows that
-    happens at k of about sqrt(rows); the pairs left over are searched in full.
+    An entry left[r, i] of a block of rows that is below best[i, j] / max_r right[r, j] for every j
+    cannot win any more, and likewise an entry of right. What is found in the first blocks removes
+    most entries of the later ones this way; those of the side that loses more are multiplied
+    exactly, as a sparse matrix.
 
     Args:
-        left: `[r, i]`, not negative.
-        right: `[r, j]`, not negative.
+        left: `[r, i]`.
+        right: `[r, j]`.
         best: `[i, j]`, a lower bound to improve on, not negative.
+        scale: positive.
 
     Returns:
         `[i, j]`, at least `best`.
     """
-    n_rows = left.shape[0]
-    if left.shape[1] == 1:
-        return torch.maximum(best, (left * right).amax(0))
-    k_max = min(n_rows, max(32, int(3 * n_rows**0.5)))
-    left_t, right_t = left.mT.contiguous(), right.mT.contiguous()
-    by_left, by_right = left_t.topk(k_max, dim=1), right_t.topk(k_max, dim=1)
-    best, best_t = best.clone(), torch.zeros_like(best.mT).contiguous()
-    buffer, buffer_t = torch.empty_like(best), torch.empty_like(best_t)
-    done, step = 0, 16
-    while True:
-        for k in range(done, min(done + step, k_max)):
-            torch.index_select(right, 0, by_left.indices[:, k], out=buffer)
-            torch.maximum(best, buffer.mul_(by_left.values[:, k, None]), out=best)
-            torch.index_select(left, 0, by_right.indices[:, k], out=buffer_t)
-            torch.maximum(best_t, buffer_t.mul_(by_right.values[:, k, None]), out=best_t)
-        done = min(done + step, k_max)
-        torch.maximum(best, best_t.mT, out=best)
-        if done == n_rows:
-            return best
-        open_pairs = by_left.values[:, done - 1, None] * by_right.values[:, done - 1] > best
-        # A pair searched in full costs n_rows scattered reads, a further step two cached ones.
-        if done == k_max or int(open_pairs.sum()) * 30 * n_rows < 4 * step * best.numel():
-            break
-    i, j = open_pairs.nonzero(as_tuple=True)
-    chunk = max(1, (1 << 22) // n_rows)
-    for start in range(0, len(i), chunk):
-        a, b = i[start : start + chunk], j[start : start + chunk]
-        best[a, b] = torch.maximum(best[a, b], (left_t[a] * right_t[b]).amax(1))
+    if left.shape[1] == 1 or right.shape[1] == 1:
+        return torch.maximum(best, (left * right).abs_().amax(0).view_as(best) * scale)
+    best = best.clone()
+    # Nothing can be left out of the first rows, so that these are few.
+    for start, end in pairwise((0, *range(_BLOCK // 4, len(left), _BLOCK), len(left))):
+        l, r = left[start:end].abs().mul_(scale), right[start:end].abs()  # noqa: E741
+        needed_l, needed_r = _needed(best, r.amax(0)), _needed(best.mT, l.amax(0))
+        n_left, n_right = int((l > needed_l).count_nonzero()), int((r > needed_r).count_nonzero())
+        if n_left * (r.shape[1] + _START) <= n_right * (l.shape[1] + _START):
+            torch.maximum(best, _max_product(l, needed_l, r), out=best)
+        else:
+            torch.maximum(best, _max_product(r, needed_r, l).mT, out=best)
     return best
+
+
+def _needed(best: Tensor, largest: Tensor) -> Tensor:
+    """What an entry must pass to win anywhere: min over j of best[i, j] / largest[j]."""
+    return (best / largest).masked_fill_(largest == 0, float("inf")).amin(1)
+
+
+def _max_product(left: Tensor, needed: Tensor, right: Tensor) -> Tensor:
+    """Max over r of left[r, i] right[r, j] where left[r, i] > needed[i]; zero where none is."""
+    left = left.mT.contiguous()
+    if left.device.type != "cpu":  # the sparse reduction exists on the CPU only
+        rows = max(1, _DENSE // (left.shape[1] * right.shape[1]))
+        return torch.cat([(part[:, :, None] * right).amax(1) for part in left.split(rows)])
+    used = ~(left <= needed[:, None])  # what is not a number stays
+    starts = torch.zeros(len(left) + 1, dtype=torch.int64)
+    torch.cumsum(used.sum(1), 0, out=starts[1:])
+    places = used.flatten().nonzero()[:, 0]
+    entries = left.flatten()[places]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR")
+        sparse = torch.sparse_csr_tensor(
+            starts, places % left.shape[1], entries, left.shape, check_invariants=False
+        )
+    result: Tensor = torch.sparse.mm(sparse, right.contiguous(), "amax")
+    return result

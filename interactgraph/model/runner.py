@@ -90,6 +90,8 @@ class Runner:
             for name, buffer in module._buffers.items()
             if buffer is not None
         ]
+        if not places:
+            return self
         every = replace(self, written=tuple(places))
         written = []
         with every._own_buffers() as copies:

@@ -9,7 +9,7 @@ from interactgraph.attribution.outer import max_products
 
 
 def by_hand(left, right, best):
-    products = left[:, :, None] * right[:, None, :]
+    products = left.abs()[:, :, None] * right.abs()[:, None, :]
     return torch.maximum(products.amax(0), best)
 
 
@@ -35,6 +35,23 @@ def test_finds_the_largest_product(kind, rows):
 def test_one_column():
     left, right, best = torch.rand(50, 1), torch.rand(50, 4), torch.rand(1, 4)
     assert torch.equal(max_products(left, right, best), by_hand(left, right, best))
+    assert torch.equal(max_products(right, left, best.mT), by_hand(right, left, best.mT))
+
+
+def test_signs_and_scale():
+    torch.manual_seed(0)
+    left, right, best = torch.randn(700, 6), torch.randn(700, 40), torch.zeros(6, 40)
+    expected = by_hand(left, right, best) * 0.25
+    assert torch.equal(max_products(left, right, best, 0.25), expected)
+    assert torch.equal(max_products(right, left, best.mT, 0.25), expected.mT)
+
+
+def test_what_is_not_a_number_is_not_lost():
+    left, right = torch.rand(700, 3), torch.rand(700, 4)
+    left[650, 1] = torch.nan
+    found = max_products(left, right, torch.zeros(3, 4))
+    assert found[1].isnan().all()
+    assert found[[0, 2]].isfinite().all()
 
 
 @settings(max_examples=40, deadline=None)
