@@ -8,10 +8,10 @@ standard error needs are the next power; for sequences they need the product of 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,9 +25,23 @@ _SCALED = 256  # samples that the common scale is taken from
 _BLOCK = 512  # rows at a time: what is computed from them stays in the cache
 _FIRST = {"rms": 2, "mean_abs": -1, "mean": 1}
 _SECOND = {"rms": 4, "mean_abs": 2, "mean": 2}
+_POWERS: dict[str, Callable[[Tensor], Tensor]] = {
+    "rms": torch.square,
+    "mean_abs": torch.abs,
+    "mean": torch.positive,
+}
+_CLOSE = 1e-3  # (relative spread of X_b)^2 below which single precision is not enough
 _START = 64  # what an entry of a sparse product costs, in products, before its first one
 _DENSE = 1 << 24  # products at a time where there is no sparse reduction
 _SAMPLE_BYTES = 1 << 28  # working memory of the products per sample of sequences
+
+
+class _Sums(NamedTuple):
+    """Sums over samples, `[i, j]`: X_b, X_b^2, and X_b n_b where the samples differ in n_b."""
+
+    first: Tensor
+    second: Tensor
+    cross: Tensor
 
 
 @dataclass(eq=False)
@@ -85,10 +99,9 @@ class OuterSums:
             # Fourth powers of single precision leave its range; a common scale keeps them inside.
             size = float(left[:_SCALED].abs().max() * right[:_SCALED].abs().max())
             self._scale = 1 / size if 0 < size < float("inf") else 1.0
-        if left.shape[1] == 1:
-            self._flush_single(left[:, 0], right[:, 0])
-        else:
-            self._flush_sequences(left, right, positions)
+        names = [name for name in self.sums.names if name != "max"]
+        for name, sums in self._sums_of(names, left, right, positions).items():
+            self._add(name, sums, left, right, positions)
         if "max" in self.sums.names:
             if self._best is None:
                 self._best = self.matrix.new_zeros(left.shape[-1], right.shape[-1])
@@ -100,70 +113,106 @@ class OuterSums:
                 view = self.sums.first["max"][rows]
                 torch.maximum(view, found, out=view)
 
-    def _flush_single(self, left: Tensor, right: Tensor) -> None:
-        """One position for each sample: X_b is a power of A, its square the next one."""
-        names = [name for name in self.sums.names if name != "max"]
-        # Sums of A (1, signed), |A| (-1), A^2 (2) and A^4 (4), as far as they are needed.
-        needed = {power for name in names for power in (_FIRST[name], _SECOND[name])}
-        products = {power: left.new_zeros(left.shape[1], right.shape[1]) for power in needed}
+    def _sums_of(
+        self, names: Sequence[str], left: Tensor, right: Tensor, positions: Tensor
+    ) -> dict[str, _Sums]:
         scale = self._scale or 1.0
-        for l, r in zip(left.split(_BLOCK), right.split(_BLOCK), strict=True):  # noqa: E741
-            l = l * scale  # noqa: E741
-            if 1 in needed:
-                products[1].addmm_(l.mT, r)
-            if -1 in needed:
-                products[-1].addmm_(l.abs().mT, r.abs())
-            if needed & {2, 4}:
-                l, r = l.square(), r.square()  # noqa: E741
-                if 2 in needed:
-                    products[2].addmm_(l.mT, r)
-                if 4 in needed:
-                    products[4].addmm_(l.square_().mT, r.square_())
-        for name in names:
-            first, second = products[_FIRST[name]], products[_SECOND[name]]
-            # A sample without a position that counts has X_b = 0, so that X_b n_b = X_b.
-            self._add(name, first, second, first if self.sums.cross else None)
+        if left.shape[1] == 1:
+            return _of_single(names, left[:, 0], right[:, 0], scale)
+        return _of_sequences(names, left * scale, right, positions if self.sums.cross else None)
 
-    def _flush_sequences(self, left: Tensor, right: Tensor, positions: Tensor) -> None:
-        powers = {
-            "rms": lambda x: x.square(),
-            "mean_abs": lambda x: x.abs(),
-            "mean": lambda x: x,
-        }
-        left = left * (self._scale or 1.0)
-        bytes_per_sample = 2 * left.element_size() * left.shape[2] * right.shape[2]
-        chunk = max(1, _SAMPLE_BYTES // bytes_per_sample)
-        weights = positions.to(left.dtype)
-        for name in self.sums.names:
-            if name == "max":
-                continue
-            l, r = powers[name](left), powers[name](right)  # noqa: E741
-            first = l.flatten(0, 1).mT @ r.flatten(0, 1)
-            second = torch.zeros_like(first)
-            for start in range(0, len(l), chunk):
-                x = l[start : start + chunk].mT @ r[start : start + chunk]
-                second += x.square_().sum(0)
-            cross = None
-            if self.sums.cross:
-                cross = (l * weights[:, None, None]).flatten(0, 1).mT @ r.flatten(0, 1)
-            self._add(name, first, second, cross)
-
-    def _add(self, name: str, first: Tensor, second: Tensor, cross: Tensor | None) -> None:
+    def _add(self, name: str, sums: _Sums, left: Tensor, right: Tensor, positions: Tensor) -> None:
         """Adds sums over samples of powers of left x right, times the powers of the matrix."""
-        first, second = first.expand(self.sums.shape), second.expand(self.sums.shape)
-        cross = None if cross is None else cross.expand(self.sums.shape)
+        narrow = len(sums.first) == 1  # the same for every target
+        if narrow:
+            sums = self._precise(name, sums, slice(1), left, right, positions)
         for rows, weight in self._weights():
+            part = sums if narrow else self._precise(name, sums, rows, left, right, positions)
             power = weight.square_() if name == "rms" else weight
             power = power.abs_() if name == "mean_abs" else power
-            self.sums.first[name][rows].addcmul_(power, first[rows].double())
-            if cross is not None:
-                self.sums.cross[name][rows].addcmul_(power, cross[rows].double())
-            self.sums.second[name][rows].addcmul_(power.square_(), second[rows].double())
+            self.sums.first[name][rows].addcmul_(power, part.first)
+            if self.sums.cross:
+                self.sums.cross[name][rows].addcmul_(power, part.cross)
+            self.sums.second[name][rows].addcmul_(power.square_(), part.second)
+
+    def _precise(
+        self,
+        name: str,
+        sums: _Sums,
+        rows: slice,
+        left: Tensor,
+        right: Tensor,
+        positions: Tensor,
+    ) -> _Sums:
+        """Some rows of the sums in float64, computed again where X_b hardly varies.
+
+        There the spread that makes the standard error is a small difference of large sums.
+        """
+        found = _Sums(*(x[rows].double() for x in sums))
+        if left.dtype == torch.float64:
+            return found
+        total, squares = int(positions.sum()), int(positions.square().sum())
+        mean = found.first / max(total, 1)
+        cross = found.cross if self.sums.cross else found.first * (squares / max(total, 1))
+        spread = found.second.addcmul(mean, cross, value=-2).addcmul_(mean, mean, value=squares)
+        close = (spread < _CLOSE * found.second).any(0)
+        if bool(close.any()):
+            some = left[..., rows].double(), right[..., close].double()
+            again = self._sums_of([name], *some, positions)[name]
+            for x, y in zip(found, again, strict=True):
+                x[:, close] = y
+        return found
 
     def _weights(self) -> Iterator[tuple[slice, Tensor]]:
         """Some rows of W / scale at a time, float64, so that temporary values stay small."""
         for rows in row_slices(self.matrix.shape):
             yield rows, self.matrix[rows].double() / (self._scale or 1.0)
+
+
+def _of_single(names: Sequence[str], left: Tensor, right: Tensor, scale: float) -> dict[str, _Sums]:
+    """One position for each sample: X_b is a power of A, its square the next one."""
+    # Sums of A (1, signed), |A| (-1), A^2 (2) and A^4 (4), as far as they are needed.
+    needed = {power for name in names for power in (_FIRST[name], _SECOND[name])}
+    products = {power: left.new_zeros(left.shape[1], right.shape[1]) for power in needed}
+    for l, r in zip(left.split(_BLOCK), right.split(_BLOCK), strict=True):  # noqa: E741
+        l = l * scale  # noqa: E741
+        if 1 in needed:
+            products[1].addmm_(l.mT, r)
+        if -1 in needed:
+            products[-1].addmm_(l.abs().mT, r.abs())
+        if needed & {2, 4}:
+            l, r = l.square(), r.square()  # noqa: E741
+            if 2 in needed:
+                products[2].addmm_(l.mT, r)
+            if 4 in needed:
+                products[4].addmm_(l.square_().mT, r.square_())
+    # A sample without a position that counts has X_b = 0, so that X_b n_b = X_b.
+    return {
+        name: _Sums(products[_FIRST[name]], products[_SECOND[name]], products[_FIRST[name]])
+        for name in names
+    }
+
+
+def _of_sequences(
+    names: Sequence[str], left: Tensor, right: Tensor, positions: Tensor | None
+) -> dict[str, _Sums]:
+    """Several positions; `positions` None: the cross sums are not needed."""
+    bytes_per_sample = 2 * left.element_size() * left.shape[2] * right.shape[2]
+    chunk = max(1, _SAMPLE_BYTES // bytes_per_sample)
+    found = {}
+    for name in names:
+        l, r = _POWERS[name](left), _POWERS[name](right)  # noqa: E741
+        first = l.flatten(0, 1).mT @ r.flatten(0, 1)
+        second = torch.zeros_like(first)
+        for start in range(0, len(l), chunk):
+            x = l[start : start + chunk].mT @ r[start : start + chunk]
+            second += x.square_().sum(0)
+        cross = first
+        if positions is not None:
+            weighted = l * positions.to(l.dtype)[:, None, None]
+            cross = weighted.flatten(0, 1).mT @ r.flatten(0, 1)
+        found[name] = _Sums(first, second, cross)
+    return found
 
 
 def max_products(left: Tensor, right: Tensor, best: Tensor, scale: float = 1.0) -> Tensor:

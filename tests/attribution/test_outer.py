@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interactgraph.attribution.outer import max_products
+from interactgraph.attribution.outer import OuterSums, max_products
+from interactgraph.attribution.strengths import StrengthSums
 
 
 def by_hand(left, right, best):
@@ -62,3 +63,34 @@ def test_any_shape(seed, rows, i, j):
     right = torch.rand(rows, j, generator=generator) ** 4
     best = torch.zeros(i, j)
     assert torch.equal(max_products(left, right, best), by_hand(left, right, best))
+
+
+@pytest.mark.parametrize("positions", ["one", "all", "some"])
+@pytest.mark.parametrize("narrow", [False, True])
+def test_standard_error_of_what_hardly_varies(positions, narrow):
+    torch.manual_seed(0)
+    n_positions = 1 if positions == "one" else 5
+    left = 1 + 1e-3 * torch.randn(4500, n_positions, 4)
+    right = 1 + 1e-3 * torch.randn(4500, n_positions, 6)
+    left[..., 0] = torch.randn(4500, n_positions)
+    matrix = torch.randn(4, 6)
+    counts = torch.full((4500,), n_positions)
+    if positions == "some":
+        counts = torch.randint(1, 6, (4500,))
+        mask = torch.arange(5) < counts[:, None]
+        left, right = left * mask[..., None], right * mask[..., None]
+    errors = []
+    for dtype in (torch.float32, torch.float64):
+        sums = StrengthSums(("rms", "mean_abs", "mean"), (4, 6), torch.device("cpu"))
+        if positions == "some":
+            sums.begins_to_vary(counts)
+        sums.count(counts)
+        outer = OuterSums(sums, matrix.to(dtype))
+        for part in range(0, 4500, 900):
+            here = slice(part, part + 900)
+            given = None if narrow else left[here].to(dtype)
+            outer.add(given, right[here].to(dtype), counts[here])
+        outer.flush()
+        errors.append({name: sums.standard_error(name) for name in sums.names})
+    for name in errors[0]:
+        torch.testing.assert_close(errors[0][name], errors[1][name], rtol=1e-3, atol=0)
