@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -12,8 +11,9 @@ from torch import Tensor
 
 from ..errors import InteractGraphError
 from .closed_form import check_structure, straighten
+from .completeness import Completeness
 from .dense import DenseMaps, dense_maps, one_row
-from .forward import agrees, along_path, column_blocks
+from .forward import agrees, along_path, column_blocks, is_close
 from .grouped import GroupedSums, Key
 from .linearized import TapedSegment
 from .memory import Footprint, footprint
@@ -36,67 +36,18 @@ from .strengths import StrengthSums, merge_positions, sum_positions
 from .structure import NoClosedForm, Structure, read_structure
 from .tape import NoTape, Tape, form_of, record, tensors_of
 
-__all__ = ["MAX_STEPS", "Completeness", "PairEngine"]
+__all__ = ["MAX_STEPS", "PairEngine"]
 
 _COMPLETENESS_EVERY = 4  # batches, where source features are drawn
 MAX_STEPS = 512  # where doubling the path nodes gives up
 _CACHE = 1 << 21  # bytes
-_BLOCK = 1 << 18  # numbers at a time that stay in the cache
 
 
-@dataclass(eq=False)
-class Completeness:
-    """Relative residual of sum_j A[b,t,i,j] = y(z) - y(z0), root mean square over b, t and i."""
-
-    residual: float = 0.0
-    change: float = 0.0
-
-    def add(self, total: Tensor, problem: PairProblem, tolerance: float | None = None) -> None:
-        """Adds a batch.
-
-        Args:
-            total: sum_j A, `[b, t, i]`.
-            problem: the pair on the batch.
-            tolerance: the largest residual of a closed form; None: any.
-
-        Raises:
-            NoClosedForm: the residual is larger; the batch has not been added.
-        """
-        missed = moved = size = 0.0
-        rows = max(1, _BLOCK // max(1, total[:1].numel()))
-        y0 = problem.y0.expand_as(problem.y)
-        for start in range(0, len(total), rows):
-            here = slice(start, start + rows)
-            change = problem.y[here] - y0[here]
-            residual = total[here] - change
-            if problem.mask is not None:
-                change *= problem.mask[here, :, None]
-                residual *= problem.mask[here, :, None]
-            missed += _square(residual)
-            moved += _square(change)
-            size += _square(problem.y[here])
-        if tolerance is not None:
-            # Where the target hardly moves, rounding is relative to its value.
-            scale = math.sqrt(moved) + 1e-3 * math.sqrt(size)
-            if not math.sqrt(missed) <= tolerance * scale:
-                raise NoClosedForm(f"residual {math.sqrt(missed) / scale:.1e} on a batch")
-        self.residual += missed
-        self.change += moved
-
-    @property
-    def relative(self) -> float:
-        """Over all samples so far."""
-        return _ratio(self.residual, self.change)
-
-
-def _square(x: Tensor) -> float:
-    return float(torch.linalg.vector_norm(x)) ** 2
-
-
-def _ratio(residual: float, change: float) -> float:
-    if change == 0:
-        return 0.0 if residual == 0 else math.inf
-    return math.sqrt(residual / change)
+def _two_derivatives(problem: PairProblem, way: Literal["columns", "rows"]) -> Tensor:
+    """The first columns or rows of A on a batch, at the samples."""
+    if way == "columns":
+        return next(column_blocks(problem, at_sample(), 2, 2))[-1]
+    return next(row_blocks(problem, at_sample(), 2))[-1]
 
 
 @dataclass(eq=False)
@@ -145,6 +96,7 @@ class PairEngine:
     n_steps_used: int = 0
     n_passes_packed: int = 0
     _apart: bool = False
+    _vmapped: bool = True
     _n_added: int = 0
     _sampler: SourceSampler | None = None
     _tapes: dict[tuple, Tape | NoTape] = field(default_factory=dict)
@@ -171,10 +123,8 @@ class PairEngine:
             self.plan = self._choose(problem, batch)
             if self.plan.way in ("columns", "drawn columns", "signed columns"):
                 self._taped(problem, batch)  # looked at on few samples
-            if self.plan.way == "columns":
-                self._try_passes(problem)
-            elif self.plan.way == "rows":
-                self._try_rows(problem)
+            if self.plan.way not in ("one map", "two maps"):
+                self._settle(problem)
         else:
             self.plan = self._perturbation_plan(problem)
         shape = (problem.y.shape[2], problem.z.shape[2])
@@ -313,7 +263,7 @@ class PairEngine:
                 self._portable[positions] = closed
         return self._closed[tape]
 
-    def _taped(self, problem: PairProblem, batch: Any) -> PairProblem:
+    def _taped(self, problem: PairProblem, batch: Any, *, again: bool = False) -> PairProblem:
         """The same problem with the recorded segment to differentiate, where there is one."""
         try:
             tape = self._tape(problem, batch)
@@ -324,51 +274,68 @@ class PairEngine:
         operations = tuple(node.name for node in tape.nodes)
         if operations not in self._serving:
             self._serving[operations] = TapedSegment.serves(tape) and agrees(segment, problem)
-        return replace(problem, taped=segment) if self._serving[operations] else problem
+        if not self._serving[operations]:
+            return problem
+        # What Python read from another batch unseen (lists of lengths, for one) shows in the value.
+        value = segment.value(problem.z)
+        if is_close(value, problem.y) or is_close(value, problem.function(problem.z)):
+            return replace(problem, taped=segment)
+        if again:
+            return problem
+        self._tapes.clear()
+        return self._taped(problem, batch, again=True)
 
-    def _try_passes(self, problem: PairProblem) -> None:
-        """Forward mode misses some operations; say so and use reverse mode instead."""
-        assert self.plan is not None
-        try:
-            next(iter(column_blocks(problem, at_sample(), 1, 1)))
-        except (RuntimeError, NotImplementedError) as error:
-            reason = str(error).strip().splitlines()[0]
-            if self.engine == "forward":
-                raise InteractGraphError(
-                    f"forward mode cannot differentiate {' -> '.join(self.pair)}: {reason}; "
-                    "use engine='reverse' or 'auto'"
-                ) from error
-            n_rows = problem.y.shape[1] * problem.y.shape[2]
-            self.plan = Plan(
-                "reverse",
-                "rows",
-                len(self.rule.nodes),
-                2.0 * n_rows * len(self.rule.nodes),
-                self.plan.costs,
-                f"forward mode cannot differentiate the segment ({reason})",
-            )
+    def _settle(self, problem: PairProblem) -> None:
+        """Tries the way that was planned on two derivatives; takes another where it fails.
 
-    def _try_rows(self, problem: PairProblem) -> None:
-        """Reverse mode cannot cross everything either: values overwritten in place, for one."""
+        Torch does not differentiate every operation forwards, nor backwards, nor many at a time;
+        and where many at a time give other numbers than one by one, the latter are right.
+
+        Raises:
+            InteractGraphError: no way works that the user allows.
+        """
         assert self.plan is not None
-        try:
-            next(iter(row_blocks(problem, at_sample(), 1)))
-        except (RuntimeError, NotImplementedError) as error:
-            reason = str(error).strip().splitlines()[0]
-            if self.plan.engine == "closed_form" or self.engine == "reverse":
-                raise InteractGraphError(
-                    f"reverse mode cannot differentiate {' -> '.join(self.pair)}: {reason}; "
-                    "use engine='forward'"
-                ) from error
-            n_columns = problem.z.shape[2]
-            self.plan = Plan(
-                "forward",
-                "columns",
-                len(self.rule.nodes),
-                (n_columns + 1.0) * len(self.rule.nodes),
-                self.plan.costs,
-                f"reverse mode cannot differentiate the segment ({reason})",
-            )
+        by_rows = self.plan.way in ("rows", "signed rows")
+        planned: Literal["columns", "rows"] = "rows" if by_rows else "columns"
+        other: Literal["columns", "rows"] = "columns" if by_rows else "rows"
+        free = self.engine in ("auto", "closed_form") and self.plan.way in ("columns", "rows")
+        reasons = []
+        for vmapped in (True, False):
+            for way in (planned, other) if free else (planned,):
+                mode = "reverse" if way == "rows" else "forward"
+                try:
+                    found = _two_derivatives(replace(problem, vmapped=vmapped), way)
+                    right = not vmapped or is_close(
+                        found, _two_derivatives(replace(problem, vmapped=False), way)
+                    )
+                except (RuntimeError, NotImplementedError) as error:
+                    lines = str(error).strip().splitlines() or [type(error).__name__]
+                    reasons.append(f"{mode} mode cannot differentiate the segment ({lines[0]})")
+                    continue
+                if not right:
+                    reasons.append(f"{mode} mode many at a time differs from one at a time")
+                    continue
+                self._vmapped = vmapped
+                if way != planned:
+                    self.plan = self._other_plan(problem, way, reasons[0])
+                elif not vmapped:
+                    self.plan = replace(self.plan, reason=f"one at a time: {reasons[0]}")
+                return
+        hint = "method='ablation' needs no derivatives"
+        if self.engine in ("forward", "reverse"):
+            other_mode = "reverse" if self.engine == "forward" else "forward"
+            hint = f"use engine={other_mode!r} or 'auto', or " + hint
+        raise InteractGraphError(f"{' -> '.join(self.pair)}: {'; '.join(reasons)}; {hint}")
+
+    def _other_plan(self, problem: PairProblem, way: Way, reason: str) -> Plan:
+        """A plan by quadrature where the one that was chosen cannot be."""
+        assert self.plan is not None
+        n_steps = len(self.rule.nodes)
+        if way == "rows":
+            passes = 2.0 * problem.y.shape[1] * problem.y.shape[2] * n_steps
+            return Plan("reverse", "rows", n_steps, passes, self.plan.costs, reason)
+        passes = (problem.z.shape[2] + 1.0) * n_steps
+        return Plan("forward", "columns", n_steps, passes, self.plan.costs, reason)
 
     def max_samples(self) -> int:
         """Samples at a time that the memory budget allows."""
@@ -409,6 +376,7 @@ class PairEngine:
             tick: told the number of passes done.
         """
         assert self.plan is not None
+        problem = replace(problem, vmapped=self._vmapped)
         self._begin(problem, keys)
         if self.plan.engine == "perturbation":
             total = self._add_perturbed(problem, tick)
@@ -564,9 +532,8 @@ class PairEngine:
         Raises:
             NoClosedForm: it does not; nothing of the batch has been added.
         """
-        tolerance = 1e-6 if total.dtype == torch.float64 else 1e-2
         completeness = Completeness() if self.method == "gradient" else self.completeness
-        completeness.add(total, problem, tolerance)
+        completeness.add(total, problem, exact=True)
 
     def _reduced_bytes(self, problem: PairProblem) -> int:
         entries = problem.y.shape[2] * problem.z.shape[2]

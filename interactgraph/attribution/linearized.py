@@ -27,13 +27,11 @@ _Rule = Callable[[Tangents], Any]
 # The same operation on the tangent of its first argument (a tensor or a list of tensors).
 _SAME = {
     "view", "reshape", "_unsafe_view", "permute", "transpose", "t", "expand", "slice", "select",
-    "unsqueeze", "squeeze", "clone", "contiguous", "detach", "alias", "lift_fresh_copy", "neg",
+    "unsqueeze", "squeeze", "clone", "contiguous", "alias", "lift_fresh_copy", "neg",
     "sum", "mean", "cat", "stack", "split", "split_with_sizes", "chunk", "unbind", "flip", "roll",
     "cumsum", "index_select", "repeat", "avg_pool2d", "diagonal", "tril", "triu", "_to_copy",
 }  # fmt: skip
 _BILINEAR = {"mul", "mm", "bmm", "matmul", "mv"}
-# What the values decide about, so that a record of one batch does not hold for another.
-_DECIDING = {"_local_scalar_dense", "nonzero", "masked_select", "unique", "equal", "is_nonzero"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,8 +58,13 @@ class TapedSegment:
     @staticmethod
     def serves(tape: Tape) -> bool:
         """Whether a record of one batch holds for every batch of the same shapes."""
-        depends = tape.output in tape.depending(tape.arguments[0])
-        return depends and not any(node.name in _DECIDING for node in tape.nodes)
+        return tape.output in tape.depending(tape.arguments[0]) and not tape.decides
+
+    def value(self, point: Tensor) -> Tensor:
+        """The segment's value alone at `[b, s, j]`."""
+        known = {self.tape.arguments[0]: point}
+        value: Tensor = self.tape.value(self.tape.output, known, self.held)
+        return value
 
     def linearize(self, point: Tensor) -> Linearized:
         """The segment's value and derivative at `[b, s, j]`; the last point is remembered."""
@@ -88,7 +91,7 @@ class Linearized:
             assert node.function is not None
             values[node] = node.function(*args, **kwargs)
             moving = [n for n in node.inputs if n in active]
-            if moving and node.floating:
+            if moving and node.differentiable:
                 active.add(node)
                 self._rules.append((node, _rule(node, moving, values)))
         self.value: Tensor = values[tape.output]
@@ -149,7 +152,8 @@ def _rule(node: Node, moving: list[Node], values: Mapping[Node, Any]) -> _Rule:
     if name in ("_softmax", "_safe_softmax") and moving == [node.args[0]]:
         return _softmax(first, args[1], values[node])
     pointwise = torch.Tag.pointwise in getattr(node.function, "tags", ())
-    if pointwise and alone and first.shape == node.shape:
+    real = first.dtype is not None and first.dtype.is_floating_point
+    if pointwise and alone and real and first.shape == node.shape:
         slope = torch.func.jvp(
             lambda x: function(*_swap(node.args, {first: x}, values), **kwargs),
             (values[first],),

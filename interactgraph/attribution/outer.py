@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .strengths import StrengthSums, row_slices
+from .strengths import StrengthSums, at_least_single, row_slices
 
 __all__ = ["OuterSums", "max_products"]
 
@@ -71,7 +71,7 @@ class OuterSums:
             left = right.new_ones(*right.shape[:2], 1)  # the sums are the same for every target
         if self._rows and self._rows[0][0].shape[1] != left.shape[1]:
             self.flush()
-        self._rows.append((left, right, positions))
+        self._rows.append((at_least_single(left), at_least_single(right), positions))
         if sum(l.shape[0] * l.shape[1] for l, _, _ in self._rows) >= _ROWS:  # noqa: E741
             self.flush()
 
@@ -104,7 +104,7 @@ class OuterSums:
             self._add(name, sums, left, right, positions)
         if "max" in self.sums.names:
             if self._best is None:
-                self._best = self.matrix.new_zeros(left.shape[-1], right.shape[-1])
+                self._best = left.new_zeros(left.shape[-1], right.shape[-1])
             scale = self._scale or 1.0
             self._best = max_products(left.flatten(0, 1), right.flatten(0, 1), self._best, scale)
             best = self._best.expand(self.sums.shape)

@@ -17,6 +17,7 @@ from torch import Tensor
 from .forward import linearize
 from .problem import PairProblem
 from .quadrature import PathRule
+from .strengths import at_least_single
 
 __all__ = [
     "Packing",
@@ -133,7 +134,7 @@ def sums_of_pairs(
     if mask is not None:
         used = used & mask
     pairs, where = number[used].unique(return_inverse=True)
-    values = a[used]  # [n, i]
+    values = at_least_single(a[used])  # [n, i]
     sums = {}
     for name in names:
         size = values if name == "mean" else values.square() if name == "rms" else values.abs()

@@ -56,6 +56,7 @@ class PairProblem:
         mask: which target positions count, bool `[b, t]`; None: all.
         fixed_baseline: z0 is the same for every sample.
         taped: the function as recorded, which is differentiated faster; None: it is not recorded.
+        vmapped: many derivatives at a time; else one after the other.
     """
 
     function: FeatureFunction
@@ -65,6 +66,7 @@ class PairProblem:
     mask: Tensor | None = None
     fixed_baseline: bool = True
     taped: TapedSegment | None = None
+    vmapped: bool = True
 
     @property
     def n_samples(self) -> int:

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from .problem import FeatureFunction, PairProblem
+from .problem import PairProblem
 from .quadrature import PathRule
 
-__all__ = ["row_blocks"]
+__all__ = ["pull_back", "row_blocks"]
 
 
 def row_blocks(
@@ -41,7 +41,7 @@ def row_blocks(
             where = slice(t, min(t + positions, n_positions))
             total: Tensor | None = None
             for u, weight in zip(*rule, strict=True):
-                gradients = _gradients(problem.function, problem.at(u), problem.y, rows, where)
+                gradients = _gradients(problem, problem.at(u), rows, where)
                 part = (gradients * problem.dz).sum(-2) * weight
                 total = part if total is None else total.add_(part)
                 tick((rows.stop - rows.start) * (where.stop - where.start))
@@ -50,15 +50,30 @@ def row_blocks(
             yield rows, where, block.permute(2, 1, 0, 3)
 
 
-def _gradients(
-    function: FeatureFunction, point: Tensor, y: Tensor, rows: slice, positions: slice
-) -> Tensor:
+def pull_back(problem: PairProblem, point: Tensor) -> Callable[[Tensor], Tensor]:
+    """Vector-Jacobian products at a point: cotangents `[c, b, t, i] -> [c, b, s, j]`."""
+    if problem.vmapped:
+        vjp = torch.func.vjp(problem.function, point)[1]
+        return torch.vmap(lambda cotangent: vjp(cotangent)[0])
+    # By plain autograd, which crosses everything that can be trained.
+    with torch.enable_grad():
+        leaf = point.detach().requires_grad_()
+        out = problem.function(leaf)
+
+    def one(cotangent: Tensor) -> Tensor:
+        return torch.autograd.grad(out, leaf, cotangent, retain_graph=True, materialize_grads=True)[
+            0
+        ]
+
+    return lambda cotangents: torch.stack([one(cotangent) for cotangent in cotangents])
+
+
+def _gradients(problem: PairProblem, point: Tensor, rows: slice, positions: slice) -> Tensor:
     """dy[b,t,i]/dz[b,s,j] for some i and t, `[i*t, b, s, j]`."""
-    pull_back = torch.func.vjp(function, point)[1]
+    y = problem.y
     n_i, n_t = rows.stop - rows.start, positions.stop - positions.start
     cotangents = y.new_zeros(n_i, n_t, *y.shape)
     feature = torch.arange(n_i, device=y.device)[:, None]
     position = torch.arange(n_t, device=y.device)[None, :]
     cotangents[feature, position, :, position + positions.start, feature + rows.start] = 1
-    result: Tensor = torch.vmap(lambda c: pull_back(c)[0])(cotangents.flatten(0, 1))
-    return result
+    return pull_back(problem, point)(cotangents.flatten(0, 1))

@@ -21,6 +21,8 @@ from torch import Tensor
 from .forward import linearize
 from .problem import PairProblem
 from .quadrature import PathRule
+from .reverse import pull_back
+from .strengths import at_least_single
 
 __all__ = ["signed_columns", "signed_rows"]
 
@@ -99,10 +101,12 @@ def signed_rows(
         cotangents[number, ..., number + rows.start] = signs
         total: Tensor | None = None
         for u, weight in zip(*rule, strict=True):
-            pull_back = torch.func.vjp(problem.function, problem.at(u))[1]
-            gradients = torch.vmap(lambda c: pull_back(c)[0])(cotangents.flatten(0, 1))  # noqa: B023
+            gradients = pull_back(problem, problem.at(u))(cotangents.flatten(0, 1))
             part = (gradients * problem.dz).sum(-2) * weight
             total = part if total is None else total.add_(part)
             tick(n_rows * n_probes)
         assert total is not None
-        yield rows, total.unflatten(0, (n_rows, n_probes)).square_().mean(1).movedim(0, 1)
+        yield (
+            rows,
+            at_least_single(total).unflatten(0, (n_rows, n_probes)).square().mean(1).movedim(0, 1),
+        )

@@ -21,6 +21,7 @@ from ..errors import InteractGraphError
 __all__ = [
     "STRENGTHS",
     "StrengthSums",
+    "at_least_single",
     "check_strengths",
     "merge_positions",
     "row_slices",
@@ -51,8 +52,14 @@ def check_strengths(names: Sequence[str] | str) -> tuple[str, ...]:
     return names
 
 
+def at_least_single(x: Tensor) -> Tensor:
+    """Half precision cast to single, in which squares and sums keep within the range."""
+    return x.float() if x.element_size() == 2 else x
+
+
 def sum_positions(a: Tensor, mask: Tensor | None, names: Sequence[str]) -> dict[str, Tensor]:
     """A `[b, t, i, j]` -> for each strength its sum (or maximum) over positions, `[b, i, j]`."""
+    a = at_least_single(a)
     if mask is not None:
         a = a * mask[:, :, None, None]
     single = a.shape[1] == 1

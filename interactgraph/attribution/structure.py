@@ -37,7 +37,7 @@ class NoClosedForm(Exception):
 # Linear in the first argument (or the list of tensors that it is), everything else held.
 _LINEAR = {
     "view", "reshape", "_unsafe_view", "permute", "transpose", "t", "expand", "slice", "select",
-    "unsqueeze", "squeeze", "clone", "contiguous", "detach", "alias", "lift_fresh_copy", "neg",
+    "unsqueeze", "squeeze", "clone", "contiguous", "alias", "lift_fresh_copy", "neg",
     "sum", "mean", "cat", "stack", "split", "split_with_sizes", "chunk", "unbind", "flip", "roll",
     "constant_pad_nd", "cumsum", "index_select", "gather", "index", "repeat", "avg_pool1d",
     "avg_pool2d", "avg_pool3d", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d",
@@ -50,11 +50,11 @@ _MULTILINEAR = {
     "mul", "mm", "bmm", "matmul", "mv", "dot", "convolution", "einsum",
 }  # fmt: skip
 # Affine in several arguments at once.
-_SUM = {"add", "sub", "rsub"}
+_SUM = {"add", "sub", "rsub", "slice_scatter", "select_scatter"}
 
 
 _ELEMENTWISE = {
-    "clone", "detach", "alias", "_to_copy", "prelu", "_prelu_kernel", "masked_fill", "where",
+    "clone", "alias", "_to_copy", "prelu", "_prelu_kernel", "masked_fill", "where",
     "lift_fresh_copy", "hardtanh", "celu", "copy",
 }  # fmt: skip
 
@@ -192,6 +192,8 @@ class _Reader:
         z, *inputs = tape.arguments
         self.kinds[z] = _Kind("affine", frozenset({z}))
         self.varying.update(inputs)
+        if tape.decides:
+            raise NoClosedForm("values decide which operations it executes")
         needed = _ancestors(tape.output, frozenset(tape.nodes))
         held_maps = True
         for node in tape.nodes:
@@ -211,6 +213,10 @@ class _Reader:
         return Structure(tape, self._root(bends), bends, held_maps, frozenset(self.kinds))
 
     def _kind(self, node: Node, moving: list[Node]) -> _Kind:
+        if node.name == "detach":
+            raise NoClosedForm("a part of it is detached")
+        if node.dtype is not None and node.dtype.is_complex:
+            raise NoClosedForm("it has complex values")
         kinds = [self.kinds[n] for n in moving]
         elementwise = self._is_elementwise(node, moving)
         roots = frozenset.intersection(*(k.roots for k in kinds)) if elementwise else frozenset()
@@ -239,7 +245,7 @@ class _Reader:
         if node.function is operator.getitem or name in _SUM:
             return True
         if name in _LINEAR:
-            return only_first and node.floating
+            return only_first and node.differentiable
         if name in _MULTILINEAR:
             return sum(n in self.kinds for n in [*first, *rest]) == 1
         if name == "div":

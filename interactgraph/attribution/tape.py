@@ -22,6 +22,10 @@ from ..errors import InteractGraphError
 __all__ = ["NoTape", "Node", "Tape", "form_of", "record", "tensors_of"]
 
 
+# What Python or the shape of a result may depend on.
+_DECIDING = {"_local_scalar_dense", "nonzero", "masked_select", "unique", "equal", "is_nonzero"}
+
+
 @dataclass(eq=False, repr=False)
 class Node:
     """One operation, or one argument of the recorded function.
@@ -31,7 +35,7 @@ class Node:
         args: its arguments; a `Node` stands for the value of another operation.
         kwargs: its keyword arguments.
         shape: of the result, None if that is no tensor.
-        floating: whether the result holds real numbers.
+        dtype: of the result, None if that is no tensor.
         inputs: nodes among the arguments.
     """
 
@@ -39,7 +43,7 @@ class Node:
     args: tuple = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
     shape: torch.Size | None = None
-    floating: bool = True
+    dtype: torch.dtype | None = None
     inputs: tuple[Node, ...] = ()
 
     @property
@@ -47,6 +51,12 @@ class Node:
         """Name of the operation without overload, such as "addmm"."""
         packet = getattr(self.function, "overloadpacket", self.function)
         return str(getattr(packet, "__name__", packet)).removeprefix("aten.")
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether the result can have a derivative: real or complex numbers, and not detached."""
+        numbers = self.dtype is None or self.dtype.is_floating_point or self.dtype.is_complex
+        return numbers and self.name != "detach"
 
     def fill(self, values: Mapping[Node, Any]) -> tuple[Any, Any]:
         """Arguments and keyword arguments with the values of nodes in place of these."""
@@ -108,6 +118,11 @@ class Tape:
             env[node] = node.function(*args, **kwargs)
         return look_up(goal)
 
+    @property
+    def decides(self) -> bool:
+        """Whether values decided what was recorded, so that it describes this batch only."""
+        return any(node.name in _DECIDING for node in self.nodes)
+
     def depending(self, source: Node) -> frozenset[Node]:
         """What is computed from a node, and the node itself."""
         found = {source}
@@ -149,25 +164,49 @@ class _Recorder(TorchDispatchMode):
         super().__init__()
         self.nodes: list[Node] = []
         self.alive: list[Tensor] = []  # a dead tensor's identity could be given to another one
+        self.sharing: dict[int, set[int]] = {}  # storage -> tensors in it
         self.of: dict[int, Node] = {}
         self.arguments = tuple(self._new(Node(None), tensor) for tensor in arguments)
 
     def _new(self, node: Node, tensor: Tensor) -> Node:
-        node.shape, node.floating = tensor.shape, tensor.is_floating_point()
+        node.shape, node.dtype = tensor.shape, tensor.dtype
         self.of[id(tensor)] = node
         self.alive.append(tensor)
+        self._shares(tensor)
         return node
+
+    def _shares(self, tensor: Tensor) -> bool:
+        """Whether other tensors have been seen in the same storage; from now on, this one too."""
+        others = self.sharing.setdefault(tensor.untyped_storage()._cdata, set())
+        others.add(id(tensor))
+        return len(others) > 1
+
+    def _refuse_shared(self, func: Any, args: tuple, kwargs: dict) -> None:
+        """Raises if an operation changes a tensor that other tensors are views of."""
+        schema = getattr(func, "_schema", None)
+        if schema is None or not schema.is_mutable:
+            return
+        for place, argument in enumerate(schema.arguments):
+            if argument.alias_info is None or not argument.alias_info.is_write:
+                continue
+            value = args[place] if place < len(args) else kwargs.get(argument.name)
+            for tensor in pytree.tree_leaves(value):
+                if isinstance(tensor, Tensor) and (self._shares(tensor) or _is_part(tensor)):
+                    raise _SharedStorage("a tensor is changed in place that others are views of")
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        self._refuse_shared(func, args, kwargs)
         out = func(*args, **kwargs)
         inputs: list[Node] = []
 
         def to_node(tensor: Tensor) -> Any:
             node = self.of.get(id(tensor))
             if node is None:
+                self.alive.append(tensor)
+                self._shares(tensor)
                 return tensor
             inputs.append(node)
             return node
@@ -203,6 +242,15 @@ def _replayable(func: Any) -> Callable[..., Any]:
     if overload is None:
         raise ValueError(f"{name} works in place")
     return overload
+
+
+def _is_part(tensor: Tensor) -> bool:
+    """Whether the storage holds more than the tensor, in which a view of it may be hidden."""
+    return tensor.untyped_storage().nbytes() > tensor.numel() * tensor.element_size()
+
+
+class _SharedStorage(Exception):
+    """An operation in place changes a tensor whose values other tensors see as well."""
 
 
 class NoTape(Exception):
@@ -252,8 +300,14 @@ def record(function: Callable[..., Tensor], arguments: Sequence[Tensor]) -> Tape
         NoTape: it cannot be recorded, or its result depends on none of the arguments.
     """
     try:
-        with _Recorder(arguments) as recorder:
-            out = function(*arguments)
+        try:
+            with _Recorder(arguments) as recorder:
+                out = function(*arguments)
+        except _SharedStorage:
+            # The same function with every change in place rewritten as an operation on the whole.
+            function = torch.func.functionalize(function)
+            with _Recorder(arguments) as recorder:
+                out = function(*arguments)
     except InteractGraphError:
         raise
     except Exception as error:

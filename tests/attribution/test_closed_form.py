@@ -161,14 +161,14 @@ def test_wrong_structure_is_caught_and_replaced():
             super().__init__()
             self.linear = nn.Linear(4, 3)
 
-        def forward(self, x):
+        def forward(self, x, kind):
             y = self.linear(x)
-            return torch.tanh(y) if float(x.sum()) > 0 else torch.sin(y)
+            return torch.tanh(y) if kind.tolist()[0] else torch.sin(y)  # read unseen
 
     torch.manual_seed(0)
     model = Moody().double()
     x = torch.rand(6, 4, dtype=torch.float64)
-    data = [x, -x]
+    data = [{"x": x, "kind": torch.ones(6)}, {"x": -x, "kind": torch.zeros(6)}]
     graph = itg.interaction_graph(
         model, data, ["input", "output"], strengths=("mean",), n_steps=30, progress=False
     )
@@ -188,7 +188,7 @@ def test_wrong_structure_is_caught_and_replaced():
 def test_wrong_structure_is_an_error_where_the_closed_form_was_asked_for(method):
     class Scaled(nn.Module):
         def forward(self, x, gate):
-            return x * float(gate.max())
+            return x * gate.max().tolist()  # read unseen
 
     x = torch.rand(6, 4, dtype=torch.float64)
     data = [{"x": x, "gate": x}, {"x": x, "gate": 3 * x}]
