@@ -659,7 +659,7 @@ class PairEngine:
         if self._apart:
             packing = pack(problem.dz, by_position=True)
             fits = packing is not None and self._packed_bytes(problem, packing) <= self._free()
-            if fits and keeps_positions_apart(problem, rule.nodes[0], self._orders):
+            if fits and all(keeps_positions_apart(problem, u, self._orders) for u in rule.nodes):
                 return packing
         return pack(problem.dz, by_position=False)
 

@@ -56,7 +56,7 @@ class OuterSums:
     sums: StrengthSums
     matrix: Tensor
     _rows: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
-    _scale: float | None = None
+    _scales: tuple[Tensor, Tensor] | None = None
     _best: Tensor | None = None
 
     def add(self, left: Tensor | None, right: Tensor, positions: Tensor) -> None:
@@ -77,13 +77,14 @@ class OuterSums:
 
     def state(self) -> dict[str, Any]:
         """Everything that is not in `sums` yet, for a checkpoint."""
-        return {"rows": self._rows, "scale": self._scale, "best": self._best}
+        return {"rows": self._rows, "scales": self._scales, "best": self._best}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Goes back to what `state` gave."""
         device = self.matrix.device
         self._rows = [(a.to(device), b.to(device), c.to(device)) for a, b, c in state["rows"]]
-        self._scale = state["scale"]
+        scales = state["scales"]
+        self._scales = None if scales is None else (scales[0].to(device), scales[1].to(device))
         self._best = None if state["best"] is None else state["best"].to(device)
 
     def flush(self) -> None:
@@ -95,31 +96,35 @@ class OuterSums:
             for parts in zip(*self._rows, strict=True)
         )
         self._rows.clear()
-        if self._scale is None:
-            # Fourth powers of single precision leave its range; a common scale keeps them inside.
-            size = float(left[:_SCALED].abs().max() * right[:_SCALED].abs().max())
-            self._scale = 1 / size if 0 < size < float("inf") else 1.0
+        if self._scales is None:
+            # Fourth powers of single precision leave its range; a scale per feature keeps them in.
+            self._scales = _scale_of(left[:_SCALED]), _scale_of(right[:_SCALED])
         names = [name for name in self.sums.names if name != "max"]
-        for name, sums in self._sums_of(names, left, right, positions).items():
+        for name, sums in self._sums_of(names, left, right, positions, self._scales).items():
             self._add(name, sums, left, right, positions)
         if "max" in self.sums.names:
             if self._best is None:
                 self._best = left.new_zeros(left.shape[-1], right.shape[-1])
-            scale = self._scale or 1.0
-            self._best = max_products(left.flatten(0, 1), right.flatten(0, 1), self._best, scale)
+            rows = left.flatten(0, 1), right.flatten(0, 1)
+            self._best = max_products(*rows, self._best, self._scales)
             best = self._best.expand(self.sums.shape)
-            for rows, weight in self._weights():
-                found = weight.abs_() * best[rows]
-                view = self.sums.first["max"][rows]
+            for here, weight in self._weights():
+                found = weight.abs_() * best[here]
+                view = self.sums.first["max"][here]
                 torch.maximum(view, found, out=view)
 
     def _sums_of(
-        self, names: Sequence[str], left: Tensor, right: Tensor, positions: Tensor
+        self,
+        names: Sequence[str],
+        left: Tensor,
+        right: Tensor,
+        positions: Tensor,
+        scales: tuple[Tensor, Tensor],
     ) -> dict[str, _Sums]:
-        scale = self._scale or 1.0
         if left.shape[1] == 1:
-            return _of_single(names, left[:, 0], right[:, 0], scale)
-        return _of_sequences(names, left * scale, right, positions if self.sums.cross else None)
+            return _of_single(names, left[:, 0], right[:, 0], scales)
+        counts = positions if self.sums.cross else None
+        return _of_sequences(names, left * scales[0], right * scales[1], counts)
 
     def _add(self, name: str, sums: _Sums, left: Tensor, right: Tensor, positions: Tensor) -> None:
         """Adds sums over samples of powers of left x right, times the powers of the matrix."""
@@ -157,25 +162,40 @@ class OuterSums:
         spread = found.second.addcmul(mean, cross, value=-2).addcmul_(mean, mean, value=squares)
         close = (spread < _CLOSE * found.second).any(0)
         if bool(close.any()):
+            assert self._scales is not None
             some = left[..., rows].double(), right[..., close].double()
-            again = self._sums_of([name], *some, positions)[name]
+            scales = self._scales[0][rows], self._scales[1][close]
+            again = self._sums_of([name], *some, positions, scales)[name]
             for x, y in zip(found, again, strict=True):
                 x[:, close] = y
         return found
 
     def _weights(self) -> Iterator[tuple[slice, Tensor]]:
-        """Some rows of W / scale at a time, float64, so that temporary values stay small."""
+        """Some rows of W / scales at a time, float64, so that temporary values stay small."""
+        assert self._scales is not None
+        of_rows, of_columns = (scale.double() for scale in self._scales)
         for rows in row_slices(self.matrix.shape):
-            yield rows, self.matrix[rows].double() / (self._scale or 1.0)
+            across = of_rows if len(of_rows) == 1 else of_rows[rows]
+            yield rows, self.matrix[rows].double() / (across[:, None] * of_columns)
 
 
-def _of_single(names: Sequence[str], left: Tensor, right: Tensor, scale: float) -> dict[str, _Sums]:
+def _scale_of(x: Tensor) -> Tensor:
+    """A power of two for each feature of `[b, t, i]` that brings it to about 1."""
+    size = x.abs().flatten(0, 1).amax(0)
+    size = torch.where((size > 0) & size.isfinite(), size, size.nan_to_num(0, 0, 0).max())
+    exponent = torch.frexp(size).exponent.clamp(-100, 100)
+    return torch.ldexp(torch.ones_like(size), -exponent)
+
+
+def _of_single(
+    names: Sequence[str], left: Tensor, right: Tensor, scales: tuple[Tensor, Tensor]
+) -> dict[str, _Sums]:
     """One position for each sample: X_b is a power of A, its square the next one."""
     # Sums of A (1, signed), |A| (-1), A^2 (2) and A^4 (4), as far as they are needed.
     needed = {power for name in names for power in (_FIRST[name], _SECOND[name])}
     products = {power: left.new_zeros(left.shape[1], right.shape[1]) for power in needed}
     for l, r in zip(left.split(_BLOCK), right.split(_BLOCK), strict=True):  # noqa: E741
-        l = l * scale  # noqa: E741
+        l, r = l * scales[0], r * scales[1]  # noqa: E741
         if 1 in needed:
             products[1].addmm_(l.mT, r)
         if -1 in needed:
@@ -215,8 +235,10 @@ def _of_sequences(
     return found
 
 
-def max_products(left: Tensor, right: Tensor, best: Tensor, scale: float = 1.0) -> Tensor:
-    """Max over rows r of scale |left[r, i] right[r, j]|: a matrix product, (max, x) for (+, x).
+def max_products(
+    left: Tensor, right: Tensor, best: Tensor, scales: tuple[Tensor, Tensor] | None = None
+) -> Tensor:
+    """Max over rows r of |left[r, i] right[r, j]|: a matrix product with (max, x) for (+, x).
 
     An entry left[r, i] of a block of rows that is below best[i, j] / max_r right[r, j] for every j
     cannot win any more, and likewise an entry of right. What is found in the first blocks removes
@@ -227,17 +249,20 @@ def max_products(left: Tensor, right: Tensor, best: Tensor, scale: float = 1.0) 
         left: `[r, i]`.
         right: `[r, j]`.
         best: `[i, j]`, a lower bound to improve on, not negative.
-        scale: positive.
+        scales: positive factors of left, `[i]`, and right, `[j]`; None: one.
 
     Returns:
         `[i, j]`, at least `best`.
     """
     if left.shape[1] == 1 or right.shape[1] == 1:
-        return torch.maximum(best, (left * right).abs_().amax(0).view_as(best) * scale)
+        found = (left * right).abs_().amax(0).view_as(best)
+        return torch.maximum(best, found if scales is None else found * torch.outer(*scales))
     best = best.clone()
     # Nothing can be left out of the first rows, so that these are few.
     for start, end in pairwise((0, *range(_BLOCK // 4, len(left), _BLOCK), len(left))):
-        l, r = left[start:end].abs().mul_(scale), right[start:end].abs()  # noqa: E741
+        l, r = left[start:end].abs(), right[start:end].abs()  # noqa: E741
+        if scales is not None:
+            l, r = l.mul_(scales[0]), r.mul_(scales[1])  # noqa: E741
         needed_l, needed_r = _needed(best, r.amax(0)), _needed(best.mT, l.amax(0))
         n_left, n_right = int((l > needed_l).count_nonzero()), int((r > needed_r).count_nonzero())
         if n_left * (r.shape[1] + _START) <= n_right * (l.shape[1] + _START):

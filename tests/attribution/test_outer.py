@@ -42,9 +42,10 @@ def test_one_column():
 def test_signs_and_scale():
     torch.manual_seed(0)
     left, right, best = torch.randn(700, 6), torch.randn(700, 40), torch.zeros(6, 40)
-    expected = by_hand(left, right, best) * 0.25
-    assert torch.equal(max_products(left, right, best, 0.25), expected)
-    assert torch.equal(max_products(right, left, best.mT, 0.25), expected.mT)
+    rows, columns = 2.0 ** torch.arange(6), 2.0 ** -torch.arange(40)
+    expected = by_hand(left, right, best) * torch.outer(rows, columns)
+    assert torch.equal(max_products(left, right, best, (rows, columns)), expected)
+    assert torch.equal(max_products(right, left, best.mT, (columns, rows)), expected.mT)
 
 
 def test_what_is_not_a_number_is_not_lost():
@@ -94,3 +95,25 @@ def test_standard_error_of_what_hardly_varies(positions, narrow):
         errors.append({name: sums.standard_error(name) for name in sums.names})
     for name in errors[0]:
         torch.testing.assert_close(errors[0][name], errors[1][name], rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("size", [1e-12, 1e-3, 1e10])
+@pytest.mark.parametrize("positions", [1, 4])
+def test_range_of_single_precision(size, positions):
+    torch.manual_seed(0)
+    left, right = torch.rand(500, positions, 4) / size, torch.rand(500, positions, 6) * size
+    right[..., 0] *= 1e-9
+    counts = torch.full((500,), positions)
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        sums = StrengthSums(("rms", "mean", "max"), (4, 6), torch.device("cpu"))
+        sums.count(counts)
+        outer = OuterSums(sums, torch.ones(4, 6, dtype=dtype))
+        outer.add(left.to(dtype), right.to(dtype), counts)
+        outer.flush()
+        found.append(
+            [sums.strength(name) for name in sums.names]
+            + [sums.standard_error(name) for name in ("rms", "mean")]
+        )
+    for single, double in zip(*found, strict=True):
+        torch.testing.assert_close(single, double, rtol=1e-4, atol=0)
