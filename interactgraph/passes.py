@@ -20,40 +20,25 @@ from .errors import InteractGraphError
 from .features import FeatureMap, guess_feature_dim
 from .graph import Pair
 from .model import (
+    Batches,
+    Cut,
     Runner,
     Site,
-    batches_of,
     check_finite,
     check_segment,
-    first_tensor,
     is_convolutional,
+    look_first,
     probe,
-    samples_in,
-    take_samples,
 )
 
-__all__ = ["Groups", "Passes", "PositionMask", "first_batch"]
+__all__ = ["Groups", "Passes", "PositionMask"]
 
 _MOST_PASSES = 64  # over the data, to reach target_error
 _STRONGEST = 100  # edges of each pair that target_error is about
 _RANGED = 512  # samples at a time in which values are looked at
-_PLANNED = 16  # samples of the first batch that the run is planned with
 
 PositionMask = str | Callable[[Any], Tensor]
 Groups = str | int | Sequence[Any] | Tensor | Callable[[Any], Any]
-
-
-def first_batch(data: Iterable[Any]) -> Any:
-    """The first batch that is not empty.
-
-    Raises:
-        InteractGraphError: there is none.
-    """
-    for batch in batches_of(data):
-        tensor = first_tensor(batch)
-        if tensor is None or not tensor.ndim or len(tensor):
-            return batch
-    raise InteractGraphError("every batch of the data is empty; at least one sample is needed")
 
 
 @dataclass(eq=False)
@@ -61,7 +46,7 @@ class Passes:
     """Passes over the data with everything that is known about the layers."""
 
     runner: Runner
-    data: Iterable[Any]
+    data: Batches
     sites: dict[str, Site]
     pairs: list[Pair]
     maps: dict[str, FeatureMap]
@@ -74,7 +59,7 @@ class Passes:
     feature_dims: dict[str, int] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
     ranges: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    divisible: bool = True
+    cut: Cut = field(default_factory=Cut)
     _starts: dict[str, Tensor] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     n_passes: int = 0
@@ -88,13 +73,13 @@ class Passes:
 
     # --- before the run --------------------------------------------------------------------------
 
-    def look(self, batch: Any) -> Any:
+    def look(self) -> Any:
         """Learns shapes from the first batch and checks what can be checked on it.
 
         Returns:
             A few samples of it to plan with; the whole batch where it cannot be cut.
         """
-        batch = self._sample(self.runner.convert(batch))
+        self.runner, batch, self.cut = look_first(self.runner, self.data, list(self.sites.values()))
         self.runner, found = probe(self.runner, batch, list(self.sites.values()), self.pairs)
         for source, target in self.pairs:
             check_segment(self.runner, batch, self.sites[source], self.sites[target], found)
@@ -126,28 +111,6 @@ class Passes:
                 f"give features={{{layer!r}: Neurons(feature_dim=1)}}"
             )
 
-    def _sample(self, batch: Any) -> Any:
-        """A few samples of the batch. Cutting is trusted where only one tensor has samples."""
-        n, cut_tensors = samples_in(batch)
-        if n <= _PLANNED:
-            self.divisible = n > 0
-            return batch
-        few = take_samples(batch, n, 0, _PLANNED)
-        self.divisible = cut_tensors == 1
-        if cut_tensors > 1:
-            sites = list(self.sites.values())
-            whole = self.runner.activations(batch, sites)
-            try:
-                part = self.runner.activations(few, sites)
-            except (InteractGraphError, RuntimeError, IndexError, ValueError):
-                return batch
-            self.divisible = all(
-                len(part[name]) == _PLANNED
-                and torch.allclose(part[name], whole[name][:_PLANNED], rtol=1e-3, atol=1e-4)
-                for name in whole
-            )
-        return few if self.divisible else batch
-
     def find_means(self) -> None:
         """Replaces "mean" by the mean activation, in one pass over the data."""
         wanted = [layer for layer, entry in self.baselines.items() if isinstance(entry, str)
@@ -157,7 +120,7 @@ class Passes:
         sites = [self.sites[layer] for layer in wanted]
 
         def batches() -> Iterator[dict[str, tuple[Tensor, Tensor | None]]]:
-            for batch in self.bar(batches_of(self.data), "mean activations"):
+            for batch in self.bar(self.data, "mean activations"):
                 batch = self.runner.convert(batch)
                 found = self.runner.activations(batch, sites)
                 mask = self.mask_of(batch)
@@ -203,7 +166,7 @@ class Passes:
         with self._bar_of_passes(engines) as bar:
             bar.update(self.n_batches * self._passes(engines) / self.world.size)
             while True:
-                for number, batch in enumerate(batches_of(self.data)):
+                for number, batch in enumerate(self.data):
                     if number < self._in_pass:
                         continue
                     self._add(engines, batch, limit, bar)
@@ -257,10 +220,10 @@ class Passes:
     def _add(self, engines: dict[Pair, PairEngine], batch: Any, limit: int, bar: tqdm) -> None:
         """Adds one batch, where it belongs to this process."""
         if not self.world.takes(self.n_batches):
-            self._offset += samples_in(batch)[0]
+            self._offset += self._count(batch)
             self.n_batches += 1
             return
-        for piece in self._pieces(self.runner.convert(batch), limit):
+        for piece in self.cut.pieces(self.runner.convert(batch), limit):
             problems = self.problems(piece, self.n_batches)
             n_samples = next(iter(problems.values())).n_samples
             keys = self._keys(piece, n_samples)
@@ -344,17 +307,15 @@ class Passes:
         for engine, saved in zip(engines.values(), state["engines"], strict=True):
             engine.restore(saved)
 
-    def _pieces(self, batch: Any, limit: int) -> Iterator[Any]:
-        """The batch, in parts where the memory budget asks for it and the batch can be cut."""
-        tensor = first_tensor(batch)
-        if tensor is not None and tensor.ndim and not len(tensor):
-            return
-        n, _ = samples_in(batch)
-        if n <= limit or not self.divisible:
-            yield batch
-            return
-        for start in range(0, n, limit):
-            yield take_samples(batch, n, start, min(start + limit, n))
+    def _count(self, batch: Any) -> int:
+        """Samples of a batch that another process runs."""
+        n = self.cut.n_samples(batch)
+        if n is None and (self.groups is not None or self.n_folds):
+            raise InteractGraphError(
+                "groups and folds in several processes need batches whose samples can be counted: "
+                "tensors with the samples on their first axis"
+            )
+        return n or 0
 
     def problems(self, batch: Any, number: int) -> dict[Pair, PairProblem]:
         """The activations of a batch as one problem for each pair."""

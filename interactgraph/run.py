@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import time
@@ -13,7 +12,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import RandomSampler
 
 from . import __version__
 from .attribution import (
@@ -31,13 +29,14 @@ from .errors import InteractGraphError
 from .features import FeatureMap, fit_feature_maps, named_map
 from .graph import InteractionGraph, Pair
 from .model import (
+    Batches,
     Forward,
     Runner,
     check_data,
     prepared,
     resolve_sites,
 )
-from .passes import Groups, Passes, PositionMask, first_batch
+from .passes import Groups, Passes, PositionMask
 
 __all__ = ["interaction_graph"]
 
@@ -198,12 +197,9 @@ def interaction_graph(
                 f"target_error={target_error} in {world.size} processes, none of which knows the "
                 "error alone; run one process, or leave it out"
             )
-        world.check(data, fingerprint(model.state_dict()))
+        world.check(data.source, fingerprint(model.state_dict()))
     runner = Runner.on(model, forward, world.device(device), dtype)
     with prepared(runner.model), torch.no_grad():
-        first = first_batch(data)
-        with contextlib.suppress(Exception):  # what is wrong here is said better by the probe
-            runner = runner.with_written(first)
         run = Passes(
             runner, data, sites, chosen, asked_maps, baselines, position_mask, groups, folds or 0,
             world, progress and not world.rank,
@@ -224,7 +220,7 @@ def interaction_graph(
         run.maps = fit_feature_maps(
             runner, data, sites, chosen, asked_maps, run.mask_of, progress=progress
         )
-        sample = run.look(first)
+        sample = run.look()
         if saved is None:
             run.find_means()
             budget = memory_budget or default_budget(run.device)
@@ -406,9 +402,9 @@ def _remarks(engine: PairEngine, block: dict[str, Tensor], method: Any) -> Itera
         )
 
 
-def _check_order(data: Any, who: str) -> None:
+def _check_order(data: Batches, who: str) -> None:
     """Stops where the data comes in another order each time."""
-    if isinstance(getattr(data, "sampler", None), RandomSampler):
+    if data.reorders:
         raise InteractGraphError(
             f"{who} batches in the same order each time, and this DataLoader shuffles; "
             "give one with shuffle=False"

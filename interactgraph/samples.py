@@ -16,8 +16,8 @@ from .attribution.quadrature import PathRule, at_sample, gauss_legendre
 from .distributed import World
 from .errors import InteractGraphError
 from .graph import InteractionGraph, Pair
-from .model import Forward, Runner, batches_of, check_data, prepared, resolve_sites
-from .passes import Passes, PositionMask, first_batch
+from .model import Forward, Runner, check_data, prepared, resolve_sites
+from .passes import Passes, PositionMask
 
 __all__ = ["TopSamples", "top_samples"]
 
@@ -108,15 +108,13 @@ def top_samples(
         pair: _Search(graph.weights(*pair) != 0, int(k), threshold, rule) for pair in graph.pairs
     }
     with prepared(runner.model), torch.no_grad():
-        first = first_batch(data)
-        runner = runner.with_written(first)
         passes = Passes(
             runner, data, sites, list(graph.pairs), dict(graph.features), baselines, position_mask,
             None, 0, World(), progress,
         )  # fmt: skip
-        passes.look(first)
+        passes.look()
         passes.find_means()
-        for number, batch in enumerate(passes.bar(batches_of(data), "samples")):
+        for number, batch in enumerate(passes.bar(data, "samples")):
             problems = passes.problems(passes.runner.convert(batch), number)
             for pair, search in found.items():
                 search.add(problems[pair])

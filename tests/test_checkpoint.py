@@ -80,8 +80,8 @@ def test_resumes_after_the_mean_was_found(tmp_path):
     class Once(Interrupted):
         def __iter__(self):
             self.passes += 1
-            # First look, features and means go through; the run itself is interrupted.
-            source = self.batches if self.passes < 3 else super().__iter__()
+            # First look and means are one pass; the run itself is interrupted.
+            source = self.batches if self.passes < 2 else super().__iter__()
             yield from source
 
     with pytest.raises(KeyboardInterrupt):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -41,6 +42,10 @@ __all__ = ["MAX_STEPS", "PairEngine"]
 _COMPLETENESS_EVERY = 4  # batches, where source features are drawn
 MAX_STEPS = 512  # where doubling the path nodes gives up
 _CACHE = 1 << 21  # bytes
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _two_derivatives(problem: PairProblem, way: Literal["columns", "rows"]) -> Tensor:
@@ -223,7 +228,11 @@ class PairEngine:
             NoTape: there is none.
         """
         key = (tuple(problem.z.shape), form_of(batch))
-        if key not in self._tapes:
+        found = self._tapes.get(key)
+        if isinstance(found, Tape) and found.decides:  # it was another batch's
+            self._closed.pop(found, None)
+            found = None
+        if found is None:
             inputs, rebuild = tensors_of(batch)
             try:
                 self._tapes[key] = record(
@@ -232,7 +241,7 @@ class PairEngine:
                 )
             except NoTape as error:
                 self._tapes[key] = error
-        found = self._tapes[key]
+            found = self._tapes[key]
         if isinstance(found, NoTape):
             raise found
         return found
@@ -252,24 +261,32 @@ class PairEngine:
         except NoTape as error:
             raise NoClosedForm(str(error)) from error
         if tape not in self._closed:
-            structure = read_structure(tape)
-            inputs, _ = tensors_of(batch)
-            if check:
-                check_structure(structure, inputs, problem, problem.function)
-            maps = dense_maps(structure, inputs, problem)
-            y0 = one_row(problem.y0) if problem.fixed_baseline and maps is not None else None
-            closed = self._closed[tape] = _Closed(structure, maps, y0)
-            if maps is not None and maps.portable and (y0 is None or y0.shape[0] == 1):
+            try:
+                self._closed[tape] = self._close(tape, problem, batch, check=check)
+            except (RuntimeError, NotImplementedError, IndexError) as error:
+                raise NoClosedForm(f"it cannot be evaluated ({_first_line(error)})") from error
+            closed = self._closed[tape]
+            y0 = closed.y0
+            if closed.maps is not None and closed.maps.portable and (y0 is None or len(y0) == 1):
                 self._portable[positions] = closed
         return self._closed[tape]
+
+    def _close(self, tape: Tape, problem: PairProblem, batch: Any, *, check: bool) -> _Closed:
+        structure = read_structure(tape)
+        inputs, _ = tensors_of(batch)
+        if check:
+            check_structure(structure, inputs, problem, problem.function)
+        maps = dense_maps(structure, inputs, problem)
+        y0 = one_row(problem.y0) if problem.fixed_baseline and maps is not None else None
+        return _Closed(structure, maps, y0)
 
     def _taped(self, problem: PairProblem, batch: Any, *, again: bool = False) -> PairProblem:
         """The same problem with the recorded segment to differentiate, where there is one."""
         try:
             tape = self._tape(problem, batch)
-        except NoTape:
+            segment = TapedSegment.on(tape, tensors_of(batch)[0])
+        except (NoTape, RuntimeError, IndexError):
             return problem
-        segment = TapedSegment.on(tape, tensors_of(batch)[0])
         # Checked once for batches of every size that run through the same operations.
         operations = tuple(node.name for node in tape.nodes)
         if operations not in self._serving:
@@ -277,9 +294,10 @@ class PairEngine:
         if not self._serving[operations]:
             return problem
         # What Python read from another batch unseen (lists of lengths, for one) shows in the value.
-        value = segment.value(problem.z)
-        if is_close(value, problem.y) or is_close(value, problem.function(problem.z)):
-            return replace(problem, taped=segment)
+        with contextlib.suppress(RuntimeError, IndexError):
+            value = segment.value(problem.z)
+            if is_close(value, problem.y) or is_close(value, problem.function(problem.z)):
+                return replace(problem, taped=segment)
         if again:
             return problem
         self._tapes.clear()
@@ -309,8 +327,9 @@ class PairEngine:
                         found, _two_derivatives(replace(problem, vmapped=False), way)
                     )
                 except (RuntimeError, NotImplementedError) as error:
-                    lines = str(error).strip().splitlines() or [type(error).__name__]
-                    reasons.append(f"{mode} mode cannot differentiate the segment ({lines[0]})")
+                    reasons.append(
+                        f"{mode} mode cannot differentiate the segment ({_first_line(error)})"
+                    )
                     continue
                 if not right:
                     reasons.append(f"{mode} mode many at a time differs from one at a time")

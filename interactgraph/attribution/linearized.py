@@ -57,8 +57,8 @@ class TapedSegment:
 
     @staticmethod
     def serves(tape: Tape) -> bool:
-        """Whether a record of one batch holds for every batch of the same shapes."""
-        return tape.output in tape.depending(tape.arguments[0]) and not tape.decides
+        """Whether the record holds along the path."""
+        return tape.output in tape.depending(tape.arguments[0]) and not tape.bends_path
 
     def value(self, point: Tensor) -> Tensor:
         """The segment's value alone at `[b, s, j]`."""

@@ -11,6 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .quadrature import gauss_legendre
+
 __all__ = ["derivative", "secant_slope"]
 
 Pointwise = Callable[[Tensor], Tensor]
@@ -60,22 +62,33 @@ def secant_slope(phi: Pointwise, p0: Tensor, dp: Tensor, *, scalar: bool = True)
 def _secant(
     phi: Pointwise, p0: Tensor, h0: Tensor, dp: Tensor, worst: float, *, scalar: bool
 ) -> Tensor:
-    """In float64; where rounding takes more than `worst`, the derivative in the middle instead."""
+    """In float64; where rounding takes more than `worst` of the slope, phi' averaged instead."""
     dp = dp.double()
     p1 = p0 + dp
     h1 = phi(p1)
     slope = (h1 - h0).div_(dp)
-    # Rounding of the difference in units of the step. A kink crossed by a short step near zero
-    # keeps its secant, because there the values are as small as the step.
+    # Rounding of h1 - h0, in units of the largest share of the step that it may make up.
     unit = torch.finfo(torch.float64).eps / worst
     length = dp.abs()
     sizes = (h0.abs().max(), *h1.aminmax(), 2 * p0.abs().max() + length.max())
     if float(length.min()) > 2 * unit * float(sum(size.abs() for size in sizes)):
         return slope
-    steep = length <= (h1.abs() + h0.abs() + p0.abs() + p1.abs()).mul_(unit)
-    middle = torch.where(dp == 0, p0, p0 + dp / 2)
+    noise = (h1.abs() + h0.abs() + (p0.abs() + p1.abs()) * slope.abs()).mul_(unit)
+    # A kink crossed by a short step near zero keeps its secant: the values are as small as the
+    # step. So does a flat part, where the noise is small beside the slopes at the ends.
+    doubtful = ~((h1 - h0).abs() >= noise)
     if not scalar:
-        return torch.where(steep, derivative(phi, middle), slope)
-    where = steep.nonzero(as_tuple=True)
-    slope[where] = derivative(phi, middle[where])
+        return torch.where(doubtful, _mean_slope(phi, p0.expand_as(dp), dp, noise, slope), slope)
+    where = doubtful.nonzero(as_tuple=True)
+    p0 = p0.expand_as(dp)
+    slope[where] = _mean_slope(phi, p0[where], dp[where], noise[where], slope[where])
     return slope
+
+
+def _mean_slope(phi: Pointwise, p0: Tensor, dp: Tensor, noise: Tensor, secant: Tensor) -> Tensor:
+    """Phi' averaged over a short step, or the secant where its noise does not matter."""
+    steepest = torch.maximum(derivative(phi, p0).abs(), derivative(phi, p0 + dp).abs())
+    mean = sum(
+        derivative(phi, p0 + u * dp) * weight for u, weight in zip(*gauss_legendre(4), strict=True)
+    )
+    return torch.where(noise < dp.abs() * steepest, secant, mean)

@@ -125,13 +125,15 @@ class Structure:
         if self.root is not None:
             p = values[self.root] = self.tape.value(self.root, held, values)
             for node, (h0, slope, p0) in zip(self.bends, lines, strict=True):
-                values[node] = h0 + slope * (p - p0)
+                values[node] = (h0 + slope * (p - p0)).to(node.dtype)
         value: Tensor = self.tape.value(self.tape.output, held, values)
         return value
 
     def after(self, bends: Sequence[Tensor], z: Tensor, held: Held) -> Tensor:
         """The target features when the pointwise results have these values."""
-        values: dict[Node, Any] = dict(zip(self.bends, bends, strict=True))
+        values: dict[Node, Any] = {
+            node: h.to(node.dtype) for node, h in zip(self.bends, bends, strict=True)
+        }
         values[self.tape.arguments[0]] = z
         value: Tensor = self.tape.value(self.tape.output, held, values)
         return value
@@ -192,7 +194,7 @@ class _Reader:
         z, *inputs = tape.arguments
         self.kinds[z] = _Kind("affine", frozenset({z}))
         self.varying.update(inputs)
-        if tape.decides:
+        if tape.bends_path:
             raise NoClosedForm("values decide which operations it executes")
         needed = _ancestors(tape.output, frozenset(tape.nodes))
         held_maps = True

@@ -10,6 +10,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -22,8 +23,9 @@ from ..errors import InteractGraphError
 __all__ = ["NoTape", "Node", "Tape", "form_of", "record", "tensors_of"]
 
 
-# What Python or the shape of a result may depend on.
-_DECIDING = {"_local_scalar_dense", "nonzero", "masked_select", "unique", "equal", "is_nonzero"}
+# Of operations whose values Python reads, or that decide about the shape of their result.
+_DECIDING = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
+_DECIDED_BY_SECOND = {"index", "index_put", "masked_select", "_pack_padded_sequence"}
 
 
 @dataclass(eq=False, repr=False)
@@ -57,6 +59,27 @@ class Node:
         """Whether the result can have a derivative: real or complex numbers, and not detached."""
         numbers = self.dtype is None or self.dtype.is_floating_point or self.dtype.is_complex
         return numbers and self.name != "detach"
+
+    @property
+    def decides(self) -> bool:
+        """Whether Python, or the shape of the result, depends on values that it is given."""
+        if self.name in ("index", "index_put"):  # by masks
+            return any(
+                isinstance(index, (Node, Tensor)) and index.dtype in (torch.bool, torch.uint8)
+                for index in self.args[1] or ()
+            )
+        tags = getattr(self.function, "tags", ())
+        return not _DECIDING.isdisjoint(tags) or self.name == "_pack_padded_sequence"
+
+    @property
+    def deciders(self) -> tuple[Node, ...]:
+        """The inputs whose values decide, where any do."""
+        if not self.decides:
+            return ()
+        if self.name in _DECIDED_BY_SECOND:
+            leaves = pytree.tree_leaves(self.args[1])
+            return tuple(leaf for leaf in leaves if isinstance(leaf, Node))
+        return self.inputs
 
     def fill(self, values: Mapping[Node, Any]) -> tuple[Any, Any]:
         """Arguments and keyword arguments with the values of nodes in place of these."""
@@ -115,13 +138,22 @@ class Tape:
         for node in self.needed(goal, tables):
             assert node.function is not None
             args, kwargs = pytree.tree_map_only((Node, Tensor), look_up, (node.args, node.kwargs))
-            env[node] = node.function(*args, **kwargs)
+            if dtype is not None and node.name == "_to_copy" and node.differentiable:
+                env[node] = args[0]  # a cast would round what is evaluated in another dtype
+            else:
+                env[node] = node.function(*args, **kwargs)
         return look_up(goal)
 
-    @property
+    @cached_property
     def decides(self) -> bool:
-        """Whether values decided what was recorded, so that it describes this batch only."""
-        return any(node.name in _DECIDING for node in self.nodes)
+        """Whether values of the batch decided what was recorded: it describes this batch only."""
+        return any(node.decides for node in self.nodes)
+
+    @cached_property
+    def bends_path(self) -> bool:
+        """Whether the first argument decided what was recorded: it describes this point only."""
+        moving = self.depending(self.arguments[0])
+        return any(not moving.isdisjoint(node.deciders) for node in self.nodes)
 
     def depending(self, source: Node) -> frozenset[Node]:
         """What is computed from a node, and the node itself."""

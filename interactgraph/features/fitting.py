@@ -13,19 +13,17 @@ from tqdm import tqdm
 
 from ..errors import InteractGraphError
 from ..model import (
+    Cut,
     Forward,
     Runner,
     Site,
-    batches_of,
     check_data,
     check_finite,
-    first_tensor,
     is_convolutional,
+    look_first,
     prepared,
     probe,
     resolve_sites,
-    samples_in,
-    take_samples,
 )
 from .feature_map import FeatureMap, guess_feature_dim
 from .neurons import Neurons
@@ -34,7 +32,6 @@ __all__ = ["FittingData", "LocalSegment", "fit_feature_maps", "fit_features"]
 
 _Map = TypeVar("_Map", bound=FeatureMap)
 Masks = Callable[[Any], Tensor | None]
-_PROBED = 8  # samples of the first batch that shapes are read from
 _PIECE = 512  # samples at a time
 
 
@@ -71,6 +68,7 @@ class FittingData:
         neurons: layer -> bound `Neurons`, which knows the feature axis.
         maps: layer -> bound feature map; those of later layers are fitted already.
         mask: batch -> positions that count, `[b, p]`, or None.
+        cut: how batches can be cut.
         dtype: what the model computes in.
         progress: whether to show progress bars.
     """
@@ -83,6 +81,7 @@ class FittingData:
     dtype: torch.dtype
     maps: dict[str, FeatureMap] = field(default_factory=dict)
     mask: Masks = lambda batch: None
+    cut: Cut = field(default_factory=Cut)
     progress: bool = False
 
     def targets(self, layer: str) -> list[str]:
@@ -99,20 +98,9 @@ class FittingData:
             total = len(self.data)  # type: ignore[arg-type]
         except TypeError:
             total = None
-        bar = tqdm(
-            batches_of(self.data), desc=text, total=total, disable=not self.progress, leave=False
-        )
+        bar = tqdm(self.data, desc=text, total=total, disable=not self.progress, leave=False)
         for batch in bar:
-            batch = self.runner.convert(batch)
-            tensor = first_tensor(batch)
-            if tensor is not None and tensor.ndim and not len(tensor):
-                continue
-            n, cut_tensors = samples_in(batch)
-            if n <= _PIECE or cut_tensors != 1:
-                yield batch
-                continue
-            for start in range(0, n, _PIECE):
-                yield take_samples(batch, n, start, min(start + _PIECE, n))
+            yield from self.cut.pieces(self.runner.convert(batch), _PIECE)
 
     def rows(self, layer: str, text: str) -> Iterator[Tensor]:
         """Activations at every sample and position that counts, `[n, d]`, in one pass."""
@@ -220,10 +208,8 @@ def fitting_data(
     progress: bool = False,
 ) -> FittingData:
     """Looks at the first batch: order of execution, shapes; binds the maps. Arguments as above."""
-    first = runner.convert(next(iter(batches_of(data))))
-    n, cut_tensors = samples_in(first)
-    if n > _PROBED and cut_tensors == 1:
-        first = take_samples(first, n, 0, _PROBED)
+    data = check_data(data)
+    runner, first, cut = look_first(runner, data, list(sites.values()))
     runner, found = probe(runner, first, list(sites.values()), pairs)
     bound: dict[str, FeatureMap] = {}
     neurons = {}
@@ -236,7 +222,7 @@ def fitting_data(
         dim = guess if bound[layer].is_fitted or not isinstance(dim, int) else dim
         neurons[layer] = Neurons(dim).bind(layer, activation.shape, guess)
     dtype = next(iter(found.values())).dtype
-    return FittingData(runner, data, sites, pairs, neurons, dtype, bound, mask, progress)
+    return FittingData(runner, data, sites, pairs, neurons, dtype, bound, mask, cut, progress)
 
 
 def fit_features(

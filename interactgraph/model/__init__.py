@@ -1,24 +1,26 @@
 """What is analysed: sites, segments, batches."""
 
-from .batches import Forward, batches_of, check_data, samples_in, take_samples
+from .batches import Batches, Cut, Forward, check_data
+from .first_look import FirstLook, look_first
 from .probing import check_finite, check_segment, probe
 from .runner import Runner, Segment, prepared
 from .sites import Site, first_tensor, is_convolutional, resolve_sites
 
 __all__ = [
+    "Batches",
+    "Cut",
+    "FirstLook",
     "Forward",
     "Runner",
     "Segment",
     "Site",
-    "batches_of",
     "check_data",
     "check_finite",
     "check_segment",
     "first_tensor",
     "is_convolutional",
+    "look_first",
     "prepared",
     "probe",
     "resolve_sites",
-    "samples_in",
-    "take_samples",
 ]

@@ -3,31 +3,109 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils.data import Dataset, IterableDataset
 
 from ..errors import InteractGraphError
+from .sites import first_tensor
 
-__all__ = [
-    "Forward",
-    "batches_of",
-    "call_model",
-    "check_data",
-    "convert",
-    "samples_in",
-    "take_samples",
-]
+__all__ = ["Batches", "Cut", "Forward", "call_model", "check_data", "convert"]
 
 Forward = Callable[[nn.Module, Any], Any]
 
 _TENSOR_BATCH = 256
+_LOOKED_AT = 64  # entries of a sampler's order
 
 
-def check_data(data: Any) -> Iterable[Any]:
+class Batches:
+    """Data that can be read pass after pass; empty batches are skipped.
+
+    The first batch is kept when it is looked at, so that the next pass begins with it.
+
+    Attributes:
+        source: what the user gave, or a tensor's batches.
+    """
+
+    def __init__(self, source: Iterable[Any]) -> None:
+        self.source = source
+        self._begun: tuple[Any, Iterator[Any]] | None = None
+        self._length: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.source)  # type: ignore[arg-type]
+
+    def first(self) -> Any:
+        """The first batch that holds samples.
+
+        Raises:
+            InteractGraphError: there is none.
+        """
+        if self._begun is None:
+            batches = self._full()
+            for batch in batches:
+                self._begun = batch, batches
+                break
+            else:
+                self._ended(0)
+        assert self._begun is not None
+        return self._begun[0]
+
+    def __iter__(self) -> Iterator[Any]:
+        """One pass.
+
+        Raises:
+            InteractGraphError: there is no batch, or not as many as in an earlier pass.
+        """
+        self.first()
+        assert self._begun is not None
+        first, rest = self._begun
+        self._begun = None
+        yield first
+        n = 1
+        for batch in rest:
+            n += 1
+            yield batch
+        self._ended(n)
+
+    @property
+    def reorders(self) -> bool:
+        """Whether two passes give the samples in different orders, as far as can be seen."""
+        sampler = getattr(self.source, "batch_sampler", None)
+        sampler = getattr(self.source, "sampler", None) if sampler is None else sampler
+        if sampler is None:
+            return False
+        with torch.random.fork_rng(devices=[]):
+            one, other = (list(islice(iter(sampler), _LOOKED_AT)) for _ in range(2))
+        return one != other
+
+    def _full(self) -> Iterator[Any]:
+        for batch in self.source:
+            tensor = first_tensor(batch)
+            if tensor is None or not tensor.ndim or len(tensor):
+                yield batch
+
+    def _ended(self, n: int) -> None:
+        if self._length not in (None, n):
+            raise InteractGraphError(
+                f"data gave {self._length} batches in one pass and {n} in the next; several passes "
+                "are needed. Give a list of batches, or a DataLoader over a dataset that starts "
+                "from the beginning each time"
+            )
+        self._length = n
+        if n == 0:
+            raise InteractGraphError(
+                "data holds no batch, or only empty ones; at least one sample is needed"
+            )
+
+
+def check_data(data: Any) -> Batches:
     """The data as something that can be iterated more than once.
 
     A tensor is taken as all samples and cut into batches.
@@ -35,10 +113,14 @@ def check_data(data: Any) -> Iterable[Any]:
     Raises:
         InteractGraphError: it cannot be iterated, or only once, or yields single samples.
     """
+    if isinstance(data, Batches):
+        return data
     if isinstance(data, Tensor):
         if data.ndim == 0 or len(data) == 0:
             raise InteractGraphError(f"data is a tensor of shape {tuple(data.shape)}: no samples")
-        return data.split(_TENSOR_BATCH)
+        return Batches(data.split(_TENSOR_BATCH))
+    if isinstance(data, np.ndarray):
+        raise InteractGraphError("data is a numpy array; give torch.from_numpy(data)")
     if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
         raise InteractGraphError(
             "data is a Dataset, which yields single samples; "
@@ -54,21 +136,7 @@ def check_data(data: Any) -> Iterable[Any]:
             f"data is a {type(data).__name__}; it must be a re-iterable of batches, such as a "
             "DataLoader, a list of tensors, or one tensor of samples"
         )
-    return data
-
-
-def batches_of(data: Iterable[Any]) -> Iterator[Any]:
-    """The batches of one pass.
-
-    Raises:
-        InteractGraphError: there is none.
-    """
-    empty = True
-    for batch in data:
-        empty = False
-        yield batch
-    if empty:
-        raise InteractGraphError("data holds no batch; at least one sample is needed")
+    return Batches(data)
 
 
 def call_model(model: nn.Module, batch: Any, forward: Forward | None) -> Any:
@@ -97,34 +165,48 @@ def call_model(model: nn.Module, batch: Any, forward: Forward | None) -> Any:
 
 def convert(batch: Any, device: torch.device | None, dtype: torch.dtype | None) -> Any:
     """The batch with all its tensors moved, floating ones cast; None leaves as it is."""
-    if device is None and dtype is None:
-        return batch
 
     def move(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):
             return leaf
+        if leaf.is_inference():
+            leaf = leaf.clone()  # such tensors can be neither differentiated nor watched
         return leaf.to(device, dtype if leaf.is_floating_point() else None)
 
     return pytree.tree_map(move, batch)
 
 
-def samples_in(batch: Any) -> tuple[int, int]:
-    """Number of samples of a batch, and how many of its tensors have that many rows.
+@dataclass(frozen=True)
+class Cut:
+    """Which tensors of a batch have the samples on their first axis.
 
-    The samples are the rows of the batch's first tensor; (0, 0) where it has none.
+    Attributes:
+        places: of these tensors among the leaves of a batch; empty: batches cannot be cut.
     """
-    tensors = [leaf for leaf in pytree.tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.ndim]
-    if not tensors:
-        return 0, 0
-    n = tensors[0].shape[0]
-    return n, sum(tensor.shape[0] == n for tensor in tensors)
 
+    places: tuple[int, ...] = ()
 
-def take_samples(batch: Any, n_samples: int, start: int, stop: int) -> Any:
-    """Samples start to stop of a batch: every tensor whose first axis has `n_samples` is cut."""
+    def n_samples(self, batch: Any) -> int | None:
+        """Samples of a batch, None where it cannot be cut."""
+        leaves = pytree.tree_leaves(batch)
+        rows = set()
+        for place in self.places:
+            leaf = leaves[place] if place < len(leaves) else None
+            rows.add(len(leaf) if isinstance(leaf, Tensor) and leaf.ndim else None)
+        return rows.pop() if len(rows) == 1 else None
 
-    def cut(leaf: Any) -> Any:
-        fits = isinstance(leaf, Tensor) and leaf.ndim and leaf.shape[0] == n_samples
-        return leaf[start:stop] if fits else leaf
+    def take(self, batch: Any, start: int, stop: int) -> Any:
+        """Samples start to stop of a batch."""
+        leaves, spec = pytree.tree_flatten(batch)
+        for place in self.places:
+            leaves[place] = leaves[place][start:stop]
+        return pytree.tree_unflatten(leaves, spec)
 
-    return pytree.tree_map(cut, batch)
+    def pieces(self, batch: Any, size: int) -> Iterator[Any]:
+        """The batch, in parts of at most `size` samples where it can be cut."""
+        n = self.n_samples(batch)
+        if n is None or n <= size:
+            yield batch
+            return
+        for start in range(0, n, size):
+            yield self.take(batch, start, min(start + size, n))

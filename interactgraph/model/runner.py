@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils import _pytree as pytree
 
 from ..errors import InteractGraphError
 from .batches import Forward, call_model, convert
@@ -43,7 +44,7 @@ def prepared(model: nn.Module) -> Iterator[None]:
         for parameter, _ in gradients:
             parameter.requires_grad_(False)
         torch.backends.mha.set_fastpath_enabled(False)
-        with sdpa_kernel(SDPBackend.MATH):
+        with torch.inference_mode(mode=False), sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
         _warn_of_loops(True)
@@ -73,6 +74,8 @@ class Runner:
         cloned: names of sites whose activation the model later changes in place.
         written: buffers that a forward pass writes to, as (module, name): every pass starts from
             the same values, and the model keeps its own.
+        changed: places of the batch tensors that a forward pass changes in place; every pass gets
+            copies.
     """
 
     model: nn.Module
@@ -81,26 +84,45 @@ class Runner:
     dtype: torch.dtype | None = None
     cloned: frozenset[str] = field(default_factory=frozenset)
     written: tuple[tuple[nn.Module, str], ...] = ()
+    changed: tuple[int, ...] = ()
 
-    def with_written(self, batch: Any) -> Runner:
-        """The runner, told which buffers a forward pass on the batch writes to."""
+    def watching(self, batch: Any) -> Runner:
+        """The runner, told what a forward pass on the batch writes to: buffers, batch tensors.
+
+        Args:
+            batch: converted; written to by a model that works in place, so give a copy.
+        """
         places = [
             (module, name)
             for module in self.model.modules()
             for name, buffer in module._buffers.items()
             if buffer is not None
         ]
-        if not places:
-            return self
         every = replace(self, written=tuple(places))
         written = []
+        tensors = [
+            (place, leaf, leaf._version)
+            for place, leaf in enumerate(pytree.tree_leaves(batch))
+            if isinstance(leaf, Tensor)
+        ]
         with every._own_buffers() as copies:
             own = [(copy, copy._version, place) for copy, place in zip(copies, places, strict=True)]
-            call_model(self.model, self.convert(batch), self.forward)
+            call_model(self.model, batch, self.forward)
             for copy, version, (module, name) in own:
                 if module._buffers[name] is not copy or copy._version != version:
                     written.append((module, name))
-        return replace(self, written=tuple(written))
+        changed = tuple(place for place, tensor, version in tensors if tensor._version != version)
+        return replace(self, written=tuple(written), changed=changed)
+
+    def _own_batch(self, batch: Any) -> Any:
+        """The batch with copies of the tensors that the model would change."""
+        if not self.changed:
+            return batch
+        leaves, spec = pytree.tree_flatten(batch)
+        for place in self.changed:
+            if place < len(leaves) and isinstance(leaves[place], Tensor):
+                leaves[place] = leaves[place].clone()
+        return pytree.tree_unflatten(leaves, spec)
 
     @contextlib.contextmanager
     def _own_buffers(self) -> Iterator[list[Tensor]]:
@@ -223,7 +245,7 @@ class Runner:
                 stack.enter_context(_hook(module, site, handler))
             stack.enter_context(self._own_buffers())
             with contextlib.suppress(_Stop):
-                call_model(self.model, batch, self.forward)
+                call_model(self.model, self._own_batch(batch), self.forward)
 
 
 @dataclass(frozen=True)

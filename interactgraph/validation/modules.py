@@ -24,12 +24,13 @@ from ..errors import InteractGraphError
 from ..features import guess_feature_dim
 from ..graph import InteractionGraph, Pair
 from ..model import (
+    Batches,
     Forward,
     Runner,
     Site,
-    batches_of,
     check_data,
     is_convolutional,
+    look_first,
     prepared,
     resolve_sites,
 )
@@ -330,7 +331,7 @@ class _Ablation:
 
     graph: InteractionGraph
     runner: Runner
-    data: Iterable[Any]
+    data: Batches
     layers: Sequence[str]
     baseline: str | Tensor | Mapping[str, str | Tensor]
     measures: Mapping[str, Measure]
@@ -345,9 +346,10 @@ class _Ablation:
         wanted = [*self.layers, *(layer for pair in self.graph.pairs for layer in pair)]
         names = list(dict.fromkeys(wanted))
         self.sites = {s.name: s for s in resolve_sites(self.runner.model, names)}
+        self.runner = look_first(self.runner, self.data, list(self.sites.values())).runner
         sums: dict[str, Tensor] = {}
         count: dict[str, int] = {}
-        for batch in batches_of(self.data):
+        for batch in self.data:
             found = self.runner.activations(self.runner.convert(batch), list(self.sites.values()))
             for layer, activation in found.items():
                 module = self.runner.model.get_submodule(self.sites[layer].module)
@@ -433,7 +435,7 @@ class _Ablation:
         """Every measure on every sample with features or edges taken away; None: intact."""
         values: dict[str, list[Tensor]] = {name: [] for name in self.measures}
         classes: list[str] = []
-        for number, batch in enumerate(batches_of(self.data)):
+        for number, batch in enumerate(self.data):
             batch = self.runner.convert(batch)
             output = self._output(batch, masks, way)
             if masks is None:
@@ -468,7 +470,7 @@ class _Ablation:
         In units of each feature's root mean square distance.
         """
         distances: dict[str, list[Tensor]] = {layer: [] for layer in self.layers}
-        for batch in batches_of(self.data):
+        for batch in self.data:
             sites = [self.sites[layer] for layer in self.layers]
             found = self.runner.activations(self.runner.convert(batch), sites)
             for layer, activation in found.items():
