@@ -34,6 +34,7 @@ from .model import (
 __all__ = ["Groups", "Passes", "PositionMask"]
 
 _MOST_PASSES = 64  # over the data, to reach target_error
+_TELLING_PASSES = 4  # after which the error that draws do not explain is known well enough
 _STRONGEST = 100  # edges of each pair that target_error is about
 _RANGED = 512  # samples at a time in which values are looked at
 
@@ -174,15 +175,21 @@ class Passes:
                     if self.checkpoint is not None and self.checkpoint.due:
                         self.checkpoint.save(self.state(engines))
                     # Looked at after 1, 2, 4, ... batches: a look costs about as much as the sums.
-                    power_of_two = not self.n_batches & (self.n_batches - 1)
-                    reached = power_of_two and self._precise(engines, target_error)
+                    look = not self.n_batches & (self.n_batches - 1) and not self.n_passes
+                    reached = look and self._precise(engines, target_error)
                     if reached:
                         break
                 self.n_passes += 1
-                again = target_error is not None and drawn and self.n_passes < _MOST_PASSES
-                if reached or not again or self._precise(engines, target_error):
+                if reached or target_error is None or not drawn:
                     break
-                self._in_pass = self._offset = 0
+                for engine in engines.values():
+                    engine.sums.end_pass(self.n_passes)
+                if self.n_passes == _MOST_PASSES or self._precise(engines, target_error):
+                    break
+                left = max(self._error(engine, of_draws=False) for engine in engines.values())
+                if self.n_passes >= _TELLING_PASSES and left >= target_error:
+                    break  # the samples themselves vary too much, whatever is drawn
+                self._in_pass = self._offset = self.n_samples = 0
             for engine in engines.values():
                 engine.finish()
         if target_error is not None:
@@ -195,11 +202,12 @@ class Passes:
         )
 
     @staticmethod
-    def _error(engine: PairEngine) -> float:
+    def _error(engine: PairEngine, *, of_draws: bool = True) -> float:
         """The largest relative standard error among the strongest edges."""
         engine.finish()
         sums, name = engine.sums.total(), engine.strengths[0]
-        strength, error = sums.strength(name).abs().flatten(), sums.standard_error(name)
+        strength = sums.strength(name).abs().flatten()
+        error = sums.standard_error(name, of_draws=of_draws)
         assert error is not None
         top = strength.topk(min(_STRONGEST, len(strength))).indices
         top = top[strength[top] > 0]

@@ -337,7 +337,7 @@ def _blocks(
     n_samples = 0
     for pair, engine in engines.items():
         sums = engine.sums.total(wanted)
-        n_samples = sums.n_samples
+        n_samples = sums.n_samples // sums.n_passes
         blocks[pair] = {name: sums.strength(name, dtype).cpu() for name in engine.strengths}
         errors[pair] = {
             name: error.cpu()

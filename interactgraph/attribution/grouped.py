@@ -144,6 +144,12 @@ class GroupedSums:
         for outer in self._outer.values():
             outer.flush()
 
+    def end_pass(self, number: int) -> None:
+        """Ends one of several passes over the same samples, with new draws in each."""
+        self.flush()
+        for table in self.tables.values():
+            table.end_pass(number)
+
     def total(self, wanted: Callable[[Key], bool] = lambda key: True) -> StrengthSums:
         """The sums over the groups and folds that are wanted; valid after `flush`."""
         chosen = [sums for key, sums in self.tables.items() if wanted(key)]

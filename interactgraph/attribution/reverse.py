@@ -59,6 +59,8 @@ def pull_back(problem: PairProblem, point: Tensor) -> Callable[[Tensor], Tensor]
     with torch.enable_grad():
         leaf = point.detach().requires_grad_()
         out = problem.function(leaf)
+    if not out.requires_grad:  # the target does not depend on the source
+        return lambda cotangents: point.new_zeros(len(cotangents), *point.shape)
 
     def one(cotangent: Tensor) -> Tensor:
         return torch.autograd.grad(out, leaf, cotangent, retain_graph=True, materialize_grads=True)[

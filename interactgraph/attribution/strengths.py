@@ -30,7 +30,8 @@ __all__ = [
 
 # What a checkpoint of the sums holds.
 _SAVED = (
-    "first", "second", "cross", "n_samples", "n_positions", "n_positions_squared", "per_sample"
+    "first", "second", "cross", "n_samples", "n_positions", "n_positions_squared", "per_sample",
+    "n_passes", "passes_end", "passes_mean", "passes_spread",
 )  # fmt: skip
 
 _BLOCK = 1 << 16  # entries at a time
@@ -95,6 +96,10 @@ class StrengthSums:
         n_positions: sum_b n_b.
         n_positions_squared: sum_b n_b^2.
         per_sample: n_b while it is the same for all samples.
+        n_passes: passes over the same samples with new draws that have ended, one at least.
+        passes_end: name -> `first` when the last pass ended, where there are several.
+        passes_mean: name -> mean over passes of what a pass adds to `first`.
+        passes_spread: name -> sum over passes of its squared deviation from that mean.
     """
 
     names: tuple[str, ...]
@@ -107,6 +112,10 @@ class StrengthSums:
     n_positions: int = 0
     n_positions_squared: int = 0
     per_sample: int | None = None
+    n_passes: int = 1
+    passes_end: dict[str, Tensor] = field(default_factory=dict)
+    passes_mean: dict[str, Tensor] = field(default_factory=dict)
+    passes_spread: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.first = {name: self._zeros() for name in self.names}
@@ -131,6 +140,25 @@ class StrengthSums:
             if isinstance(value, dict):
                 value = {key: tensor.to(self.device) for key, tensor in value.items()}
             setattr(self, name, value)
+
+    def end_pass(self, number: int) -> None:
+        """Notes what one of several passes over the same samples, drawn anew, has added.
+
+        Args:
+            number: of the pass, from 1.
+        """
+        self.n_passes = number
+        for name in self.second:
+            added = self.first[name].clone()
+            if number == 1:
+                self.passes_mean[name], self.passes_spread[name] = added, self._zeros()
+                self.passes_end[name] = added.clone()
+                continue
+            added -= self.passes_end[name]
+            self.passes_end[name] += added
+            step = added - self.passes_mean[name]
+            self.passes_mean[name] += step / number
+            self.passes_spread[name].addcmul_(step, added - self.passes_mean[name])
 
     def begins_to_vary(self, positions: Tensor) -> bool:
         """Whether these samples are the first whose number of positions differs from the others.
@@ -238,6 +266,9 @@ class StrengthSums:
             total.n_positions += part.n_positions
             total.n_positions_squared += part.n_positions_squared
             total.per_sample = part.per_sample
+            total.n_passes = part.n_passes
+            for name, spread in part.passes_spread.items():  # draws of different samples
+                total.passes_spread[name] = total.passes_spread.get(name, 0) + spread
         return total
 
     def strength(self, name: str, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -250,19 +281,38 @@ class StrengthSums:
             result[rows] = mean.sqrt_() if name == "rms" else mean
         return result
 
-    def standard_error(self, name: str, dtype: torch.dtype = torch.float64) -> Tensor | None:
+    def standard_error(
+        self, name: str, dtype: torch.dtype = torch.float64, *, of_draws: bool = True
+    ) -> Tensor | None:
         """Its standard error over samples, `[i, j]`; None for `max`.
 
         Not a number with fewer than two samples.
+
+        Args:
+            name: the strength.
+            dtype: of the result.
+            of_draws: with what the draws of source features add to it, where several passes tell;
+                without is what infinitely many passes would leave.
         """
         if name == "max":
             return None
         result = torch.empty(self.shape, dtype=dtype, device=self.device)
+        share = self._share_of_draws(name) if self.n_passes > 1 else None
         for rows in row_slices(self.shape):
-            result[rows] = self._error(name, rows)
+            error = self._mean_error(name, rows)
+            if share is not None:
+                # The samples are the same in every pass: the share of the draws alone is averaged.
+                kept = 1 - share + (share / self.n_passes if of_draws else 0)
+                error *= (kept * self.n_passes).sqrt()
+            if name == "rms":
+                # d sqrt(m) = dm / (2 sqrt(m)); an edge that is zero on every sample has no error.
+                mean = self.first[name][rows] / max(self.n_positions, 1)
+                error = torch.where(mean > 0, error / mean.sqrt().mul_(2), error * 0)
+            result[rows] = error
         return result
 
-    def _error(self, name: str, rows: slice) -> Tensor:
+    def _mean_error(self, name: str, rows: slice) -> Tensor:
+        """The standard error of the mean of X, as if all samples were different ones."""
         total = max(self.n_positions, 1)
         first = self.first[name][rows]
         mean = first / total
@@ -270,11 +320,21 @@ class StrengthSums:
         spread = self.second[name][rows].addcmul(mean, cross, value=-2)
         spread.addcmul_(mean, mean, value=self.n_positions_squared)
         factor = self.n_samples / (self.n_samples - 1) if self.n_samples > 1 else float("nan")
-        error = spread.clamp_(min=0).mul_(factor).sqrt_().div_(total)
-        if name == "rms":
-            # d sqrt(m) = dm / (2 sqrt(m)); an edge that is zero on every sample has no error.
-            error = torch.where(mean > 0, error / mean.sqrt().mul_(2), error * 0)
-        return error
+        return spread.clamp_(min=0).mul_(factor).sqrt_().div_(total)
+
+    def _share_of_draws(self, name: str) -> Tensor:
+        """How much of the squared error of one pass comes from the draws, `[j]`.
+
+        From the differences between passes. A few passes tell little about a single edge, so the
+        edges from one source, which are drawn together, are taken together.
+        """
+        total = max(self.n_positions, 1)
+        of_draws = self.passes_spread[name].sum(0) / (self.n_passes - 1)
+        of_draws *= (self.n_passes / total) ** 2
+        of_all = torch.zeros_like(of_draws)
+        for rows in row_slices(self.shape):
+            of_all += self._mean_error(name, rows).square().sum(0) * self.n_passes
+        return (of_draws / of_all).nan_to_num(0.0).clamp(max=1)
 
 
 def row_slices(shape: tuple[int, ...] | torch.Size) -> Iterator[slice]:
