@@ -34,7 +34,7 @@ from .model import (
 __all__ = ["Groups", "Passes", "PositionMask"]
 
 _MOST_PASSES = 64  # over the data, to reach target_error
-_TELLING_PASSES = 4  # after which the error that draws do not explain is known well enough
+_TELLING_PASSES = 16  # after which the error that draws do not explain is known well enough
 _STRONGEST = 100  # edges of each pair that target_error is about
 _RANGED = 512  # samples at a time in which values are looked at
 

@@ -302,7 +302,12 @@ class StrengthSums:
             error = self._mean_error(name, rows)
             if share is not None:
                 # The samples are the same in every pass: the share of the draws alone is averaged.
-                kept = 1 - share + (share / self.n_passes if of_draws else 0)
+                own = self._of_draws(name, rows) / (error.square() * self.n_passes)
+                own = own.nan_to_num_(0.0).clamp_(max=1)
+                own = torch.lerp(
+                    share.expand_as(own), own, (self.n_passes - 1) / (self.n_passes + 7)
+                )
+                kept = 1 - own + (own / self.n_passes if of_draws else 0)
                 error *= (kept * self.n_passes).sqrt()
             if name == "rms":
                 # d sqrt(m) = dm / (2 sqrt(m)); an edge that is zero on every sample has no error.
@@ -322,18 +327,21 @@ class StrengthSums:
         factor = self.n_samples / (self.n_samples - 1) if self.n_samples > 1 else float("nan")
         return spread.clamp_(min=0).mul_(factor).sqrt_().div_(total)
 
-    def _share_of_draws(self, name: str) -> Tensor:
-        """How much of the squared error of one pass comes from the draws, `[j]`.
+    def _of_draws(self, name: str, rows: slice) -> Tensor:
+        """What the draws add to the squared error of one pass, from the differences of passes."""
+        per_pass = max(self.n_positions, 1) / self.n_passes
+        return self.passes_spread[name][rows] / ((self.n_passes - 1) * per_pass**2)
 
-        From the differences between passes. A few passes tell little about a single edge, so the
-        edges from one source, which are drawn together, are taken together.
+    def _share_of_draws(self, name: str) -> Tensor:
+        """The share of the draws in the squared error of one pass, `[j]`.
+
+        A few passes tell little about a single edge; the edges from one source, which are drawn
+        together, tell more.
         """
-        total = max(self.n_positions, 1)
-        of_draws = self.passes_spread[name].sum(0) / (self.n_passes - 1)
-        of_draws *= (self.n_passes / total) ** 2
-        of_all = torch.zeros_like(of_draws)
+        of_draws, of_all = (torch.zeros(self.shape[1], device=self.device) for _ in range(2))
         for rows in row_slices(self.shape):
-            of_all += self._mean_error(name, rows).square().sum(0) * self.n_passes
+            of_draws = of_draws + self._of_draws(name, rows).sum(0)
+            of_all = of_all + self._mean_error(name, rows).square().sum(0) * self.n_passes
         return (of_draws / of_all).nan_to_num(0.0).clamp(max=1)
 
 
