@@ -52,8 +52,13 @@ class Checkpoint:
         Raises:
             InteractGraphError: the checkpoint belongs to another run, or is damaged.
         """
-        for leftover in self.path.parent.glob(".itg-*.part"):
+        for leftover in self.path.parent.glob(f".{_NAME}.*.part"):
             leftover.unlink(missing_ok=True)  # of a run that was killed while it saved
+        with replacing(
+            self.path.with_suffix(".test")
+        ) as temporary:  # cannot be written: say so now
+            temporary.write_bytes(b"")
+        self.path.with_suffix(".test").unlink()
         if not self.path.exists():
             return None
         try:

@@ -238,6 +238,7 @@ def interaction_graph(
                 sources=sources,
                 sampling=sampling,
                 tolerance=tolerance,
+                cut=run.cut,
                 seed=seed + number + _STRIDE * world.rank,
             )
             for number, pair in enumerate(chosen)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InteractGraphError
+from ..model import Cut
 from .closed_form import check_structure, straighten
 from .completeness import Completeness
 from .dense import DenseMaps, dense_maps, one_row
@@ -80,6 +81,7 @@ class PairEngine:
         sampling: how they are drawn.
         tolerance: path nodes are doubled until the residual of a batch is below it.
         seed: of the draws.
+        cut: how batches can be cut.
         notes: what the user should know; filled as it happens.
     """
 
@@ -94,6 +96,7 @@ class PairEngine:
     sampling: str = "importance"
     tolerance: float | None = None
     seed: int = 0
+    cut: Cut = field(default_factory=Cut)
     notes: list[str] = field(default_factory=list)
     plan: Plan | None = None
     sums: GroupedSums = field(init=False)
@@ -396,14 +399,14 @@ class PairEngine:
         """
         assert self.plan is not None
         problem = replace(problem, vmapped=self._vmapped)
-        self._begin(problem, keys)
         if self.plan.engine == "perturbation":
+            self._begin(problem, keys)
             total = self._add_perturbed(problem, tick)
             self.completeness.add(total, problem)
             return
         if self.plan.engine == "closed_form":
             try:
-                self._add_closed_form(problem, batch, tick)
+                self._add_closed_form(problem, batch, tick, keys)
                 return
             except NoClosedForm as error:
                 if self.engine == "closed_form":
@@ -411,9 +414,33 @@ class PairEngine:
                         f"the closed form of {' -> '.join(self.pair)} does not hold on every "
                         f"batch: {error}. Use engine='auto' or 'forward'"
                     ) from error
-                note = f"{' -> '.join(self.pair)}: quadrature where the closed form fails ({error})"
-                if note not in self.notes:
-                    self.notes.append(note)
+                self._note(f"quadrature where the closed form fails, at first with a {error}")
+        size = max(1, self._free() // self._sample_bytes)
+        for start in range(0, problem.n_samples, size):
+            here = slice(start, start + size)
+            if problem.n_samples <= size or self.cut.n_samples(batch) is None:
+                self._add_by_quadrature(problem, batch, tick, keys)
+                return
+            piece = self.cut.take(batch, start, start + size)
+            part = problem.part(here, self.make_function(piece))
+            self._add_by_quadrature(part, piece, tick, keys and keys[here])
+
+    def _note(self, text: str) -> None:
+        """Notes something about the pair once, whatever the figures in it."""
+        start = f"{' -> '.join(self.pair)}: {text}"
+        if not any(note.startswith(start.split(", at first")[0]) for note in self.notes):
+            self.notes.append(start)
+
+    def _add_by_quadrature(
+        self,
+        problem: PairProblem,
+        batch: Any,
+        tick: Callable[[float], None],
+        keys: Sequence[Key] | None,
+    ) -> None:
+        """Adds a batch, or a part of one, by passes along the path."""
+        assert self.plan is not None
+        self._begin(problem, keys)
         n_columns, n_rows = problem.z.shape[2], problem.y.shape[1] * problem.y.shape[2]
         by_columns = self.plan.way in ("columns", "drawn columns", "signed columns") or (
             self.plan.way not in ("rows", "signed rows") and n_columns <= 2 * n_rows
@@ -494,6 +521,7 @@ class PairEngine:
         problem: PairProblem,
         batch: Any,
         tick: Callable[[float], None],
+        keys: Sequence[Key] | None,
     ) -> None:
         """Adds a batch in closed form, after the completeness of the batch has confirmed it."""
         assert self.plan is not None
@@ -503,6 +531,7 @@ class PairEngine:
             inputs, _ = tensors_of(batch)
             straight = straighten(shape.structure, inputs, problem)
             self._confirm(straight(problem.z) - straight(problem.z - problem.dz), problem)
+            self._begin(problem, keys)
             if gradient:
                 straight = straighten(shape.structure, inputs, problem, gradient=True)
             # Affine, so that any one node of the path is exact.
@@ -519,6 +548,7 @@ class PairEngine:
         if self.plan.way == "one map":
             factors = maps.factors(problem, gradient=False)
             self._confirm(factors.total, problem)
+            self._begin(problem, keys)
             if gradient:
                 factors = maps.factors(problem, gradient=True)
                 self.completeness.add(factors.total, problem)
@@ -529,6 +559,7 @@ class PairEngine:
         else:
             slopes, steps = maps.slopes(problem, gradient=False)
             self._confirm(maps.total(problem, slopes, steps), problem)
+            self._begin(problem, keys)
             if gradient:
                 slopes, steps = maps.slopes(problem, gradient=True)
                 self.completeness.add(maps.total(problem, slopes, steps), problem)

@@ -84,6 +84,13 @@ class PairProblem:
         known.__dict__["y0"] = y0
         return known
 
+    def part(self, here: slice, function: FeatureFunction) -> PairProblem:
+        """The problem on some of the samples; `function` is the segment on these."""
+        mask = None if self.mask is None else self.mask[here]
+        return replace(
+            self, function=function, z=self.z[here], dz=self.dz[here], y=self.y[here], mask=mask
+        )
+
     def at(self, u: float) -> Tensor:
         """The point u of the path, `[b, s, j]`."""
         return self.z if u == 1.0 else self.z + (u - 1.0) * self.dz

@@ -48,14 +48,13 @@ def look_first(runner: Runner, data: Batches, sites: Sequence[Site]) -> FirstLoo
     cut = _sure_cut(batch) if runner.forward is None else None
     few = batch if cut is None else cut.take(batch, 0, _FEW)
     with torch.no_grad(), contextlib.suppress(Exception):  # a probe says better what is wrong
-        runner = runner.watching(_copied(few))
-    if cut is None:
-        cut = Cut()
-        with torch.no_grad(), contextlib.suppress(Exception):
-            cut = _tried_cut(runner, batch, sites)
-            if cut.places:
-                few = cut.take(batch, 0, _FEW)
-    return FirstLook(runner, few, cut)
+        if cut is not None:
+            with contextlib.suppress(Exception):  # such as a model that wants its own batch size
+                return FirstLook(runner.watching(_copied(few)), few, cut)
+        runner = runner.watching(_copied(batch))
+        if cut is None and (cut := _tried_cut(runner, batch, sites)).places:
+            return FirstLook(runner, cut.take(batch, 0, _FEW), cut)
+    return FirstLook(runner, batch, Cut())
 
 
 def _sure_cut(batch: Any) -> Cut | None:

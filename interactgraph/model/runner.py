@@ -40,7 +40,8 @@ def prepared(model: nn.Module) -> Iterator[None]:
     fast_path = torch.backends.mha.get_fastpath_enabled()
     try:
         _warn_of_loops(False)
-        model.eval()
+        for module, _ in training:
+            module.training = False  # as eval() does, which exported programs refuse
         for parameter, _ in gradients:
             parameter.requires_grad_(False)
         torch.backends.mha.set_fastpath_enabled(False)
