@@ -21,9 +21,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .errors import InteractGraphError
+from .features import FeatureMap
 from .files import replacing
 
-__all__ = ["Checkpoint", "fingerprint"]
+__all__ = ["Checkpoint", "description", "fingerprint"]
 
 _NAME = "interactions.checkpoint"
 _TENSOR = "__tensor__"
@@ -106,6 +107,24 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
             flat = tensor.detach().cpu().contiguous().flatten()
             digest.update(flat.view(torch.uint8).numpy().data if flat.numel() else b"")
     return digest.hexdigest()[:16]
+
+
+def description(value: Any) -> Any:
+    """JSON values that change when something given to a run does, as far as can be seen."""
+    if isinstance(value, Tensor):
+        return fingerprint({"": value})
+    if isinstance(value, FeatureMap):
+        config, tensors = value.state()
+        return [description(config), fingerprint(tensors)]
+    if isinstance(value, Mapping):
+        return {str(key): description(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return hashlib.sha256(repr([description(part) for part in value]).encode()).hexdigest()[:16]
+    if callable(value):
+        code = getattr(getattr(value, "__code__", None), "co_code", b"")
+        name = getattr(value, "__qualname__", type(value).__qualname__)
+        return f"{name} {hashlib.sha256(code).hexdigest()[:16]}"
+    return value if isinstance(value, (bool, int, float, str, type(None))) else str(value)
 
 
 def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:

@@ -63,6 +63,7 @@ class Passes:
     cut: Cut = field(default_factory=Cut)
     _starts: dict[str, Tensor] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    _apart: bool = False
     n_passes: int = 0
     _in_pass: int = 0  # batches of this pass so far
     _offset: int = 0  # samples of this pass so far, in all processes
@@ -82,8 +83,7 @@ class Passes:
         """
         self.runner, batch, self.cut = look_first(self.runner, self.data, list(self.sites.values()))
         self.runner, found = probe(self.runner, batch, list(self.sites.values()), self.pairs)
-        for source, target in self.pairs:
-            check_segment(self.runner, batch, self.sites[source], self.sites[target], found)
+        self._check_segments(batch, found)
         for name, activation in found.items():
             module = self.runner.model.get_submodule(self.sites[name].module)
             guess = guess_feature_dim(activation.shape, is_convolutional(module))
@@ -95,6 +95,12 @@ class Passes:
             self.device, self.dtype = activation.device, activation.dtype
             self._doubt_axis(name, activation, getattr(feature_map, "feature_dim", None))
         return batch
+
+    def _check_segments(self, batch: Any, found: dict[str, Tensor]) -> None:
+        for source, target in self.pairs:
+            check_segment(self.runner, batch, self.sites[source], self.sites[target], found)
+        # A single sample cannot show whether samples influence each other.
+        self._apart = min(len(activation) for activation in found.values()) > 1
 
     def _doubt_axis(self, layer: str, activation: Tensor, asked: Any) -> None:
         """Notes where the last axis was taken for features and channels may be on axis 1."""
@@ -329,6 +335,8 @@ class Passes:
         """The activations of a batch as one problem for each pair."""
         found = self.runner.activations(batch, list(self.sites.values()))
         check_finite(found, number)
+        if not self._apart and min(len(activation) for activation in found.values()) > 1:
+            self._check_segments(batch, found)
         mask = self.mask_of(batch)
         z: dict[str, Tensor] = {}
         self._shapes = {}

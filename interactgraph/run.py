@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from . import __version__
 from .attribution import (
@@ -23,7 +24,7 @@ from .attribution import (
 from .attribution.baseline import Baseline, check_baseline
 from .attribution.grouped import Key
 from .attribution.memory import default_budget
-from .checkpoint import Checkpoint, fingerprint
+from .checkpoint import Checkpoint, description, fingerprint
 from .distributed import join_world
 from .errors import InteractGraphError
 from .features import FeatureMap, fit_feature_maps, named_map
@@ -161,6 +162,8 @@ def interaction_graph(
         raise InteractGraphError(f"target_error={target_error!r}; it must be between 0 and 1")
     if target_error is not None and names[0] == "max":
         raise InteractGraphError("target_error needs a strength with an error first, not 'max'")
+    if memory_budget is not None and not memory_budget >= 1:
+        raise InteractGraphError(f"memory_budget={memory_budget!r}; it must be a number of bytes")
     if tolerance is not None and not tolerance > 0:
         raise InteractGraphError(f"tolerance={tolerance!r}; it must be above zero")
     if folds is not None and (folds < 2 or folds != int(folds)):
@@ -211,6 +214,13 @@ def interaction_graph(
                 "weights": fingerprint(model.state_dict()),
                 "memory": memory_budget,
                 "processes": world.size,
+                "dtype": description(dtype),
+                "baselines": description(baselines),
+                "feature maps": description(asked_maps),
+                "groups": description(groups),
+                "position_mask": description(position_mask),
+                "forward": description(forward),
+                "first batch": description(pytree.tree_leaves(data.first())),
             }
             folder = Path(checkpoint)
             if world.size > 1:

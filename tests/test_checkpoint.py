@@ -109,6 +109,36 @@ def test_checkpoint_of_another_recipe_is_refused(interrupted):
         itg.interaction_graph(model, batches, layers, **saves)
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"baseline": torch.ones(6)},
+        {"groups": [0, 1] * 100},
+        {"dtype": torch.float32},
+        {"forward": lambda model, batch: model(batch)},
+        {"features": {"input": itg.features.Linear(torch.eye(6))}},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_checkpoint_of_another_call_is_refused(interrupted, changed):
+    model, batches, layers, saves = interrupted
+    with pytest.raises(InteractGraphError, match="another run: its "):
+        itg.interaction_graph(model, batches, layers, **saves, **changed)
+
+
+def test_checkpoint_of_other_data_is_refused(interrupted):
+    model, batches, layers, saves = interrupted
+    with pytest.raises(InteractGraphError, match="another run: its first batch"):
+        itg.interaction_graph(model, [b + 1 for b in batches], layers, **saves)
+
+
+def test_leftovers_of_a_killed_save_are_removed(interrupted, tmp_path):
+    model, batches, layers, saves = interrupted
+    (tmp_path / ".interactions.checkpoint.abc.part").write_bytes(b"half")
+    itg.interaction_graph(model, batches, layers, **saves)
+    assert not list(tmp_path.iterdir())
+
+
 def test_damaged_checkpoint(interrupted, tmp_path):
     model, batches, layers, saves = interrupted
     path = tmp_path / "interactions.checkpoint"
