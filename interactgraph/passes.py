@@ -17,7 +17,7 @@ from .attribution.grouped import Key
 from .checkpoint import Checkpoint
 from .distributed import World
 from .errors import InteractGraphError
-from .features import FeatureMap, guess_feature_dim
+from .features import FeatureMap
 from .graph import Pair
 from .model import (
     Batches,
@@ -26,7 +26,6 @@ from .model import (
     Site,
     check_finite,
     check_segment,
-    is_convolutional,
     look_first,
     probe,
 )
@@ -36,6 +35,7 @@ __all__ = ["Groups", "Passes", "PositionMask"]
 _MOST_PASSES = 64  # over the data, to reach target_error
 _TELLING_PASSES = 16  # after which the error that draws do not explain is known well enough
 _STRONGEST = 100  # edges of each pair that target_error is about
+_LOST = 1e-3  # share of an activation that features may leave out without a note
 _RANGED = 512  # samples at a time in which values are looked at
 
 PositionMask = str | Callable[[Any], Tensor]
@@ -63,6 +63,7 @@ class Passes:
     cut: Cut = field(default_factory=Cut)
     _starts: dict[str, Tensor] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    _lossy: set[str] = field(default_factory=set)
     _apart: bool = False
     n_passes: int = 0
     _in_pass: int = 0  # batches of this pass so far
@@ -82,41 +83,47 @@ class Passes:
             A few samples of it to plan with; the whole batch where it cannot be cut.
         """
         self.runner, batch, self.cut = look_first(self.runner, self.data, list(self.sites.values()))
-        self.runner, found = probe(self.runner, batch, list(self.sites.values()), self.pairs)
+        self.runner, found, axes = probe(self.runner, batch, list(self.sites.values()), self.pairs)
         self._check_segments(batch, found)
         for name, activation in found.items():
-            module = self.runner.model.get_submodule(self.sites[name].module)
-            guess = guess_feature_dim(activation.shape, is_convolutional(module))
+            guess = axes[name].axis
             feature_map = self.maps[name].to(activation.device, activation.dtype)
             self.maps[name] = feature_map.bind(name, activation.shape, guess)
             asked = getattr(self.maps[name], "feature_dim", None)
             self.feature_dims[name] = asked if isinstance(asked, int) else guess
             self.sizes[name] = self.maps[name].at(activation).encode(activation).shape[-1]
             self.device, self.dtype = activation.device, activation.dtype
-            self._doubt_axis(name, activation, getattr(feature_map, "feature_dim", None))
+            self._look_for_loss(name, activation)
+            if not axes[name].sure and getattr(feature_map, "feature_dim", None) is None:
+                self.notes.append(
+                    f"{name}: axis {guess} ({activation.shape[guess]} entries) of its activations "
+                    f"{tuple(activation.shape[1:])} was taken for features, which nothing in the "
+                    f"model confirms; if that is wrong, give features={{{name!r}: "
+                    "Neurons(feature_dim=...)}"
+                )
         return batch
+
+    def _look_for_loss(self, layer: str, activation: Tensor) -> None:
+        """Notes a source whose features do not hold all of the activation."""
+        if layer not in self.baselines:
+            return
+        feature_map = self.maps[layer].at(activation)
+        missing = feature_map.decode(feature_map.encode(activation)) - activation
+        size = torch.linalg.vector_norm(activation.double())
+        lost = float(torch.linalg.vector_norm(missing.double()) / size) if size else 0.0
+        if lost > 100 * torch.finfo(activation.dtype).eps:
+            self._lossy.add(layer)
+        if lost > _LOST:
+            self.notes.append(
+                f"{layer}: its features leave out {lost:.2g} of the activation (root mean square); "
+                "strengths and completeness are those of the model run on what they hold"
+            )
 
     def _check_segments(self, batch: Any, found: dict[str, Tensor]) -> None:
         for source, target in self.pairs:
             check_segment(self.runner, batch, self.sites[source], self.sites[target], found)
         # A single sample cannot show whether samples influence each other.
         self._apart = min(len(activation) for activation in found.values()) > 1
-
-    def _doubt_axis(self, layer: str, activation: Tensor, asked: Any) -> None:
-        """Notes where the last axis was taken for features and channels may be on axis 1."""
-        if activation.ndim != 3 or self.feature_dims[layer] != 2 or isinstance(asked, int):
-            return
-        channels = {
-            module.out_channels
-            for module in self.runner.model.modules()
-            if isinstance(module, torch.nn.Conv1d)
-        }
-        if activation.shape[1] in channels:
-            self.notes.append(
-                f"{layer}: its last axis ({activation.shape[2]} entries) was taken for features; "
-                f"if the {activation.shape[1]} entries of axis 1 are channels of a convolution, "
-                f"give features={{{layer!r}: Neurons(feature_dim=1)}}"
-            )
 
     def find_means(self) -> None:
         """Replaces "mean" by the mean activation, in one pass over the data."""
@@ -352,17 +359,18 @@ class Passes:
             self._shapes[layer] = tuple(encoded.shape[1:-1])
             z[layer] = flatten_positions(encoded)
         steps = {layer: self._step(layer, found[layer], z[layer], mask) for layer in self.baselines}
-        return {
-            (source, target): PairProblem(
-                function=self.function((source, target))(batch),
+        problems = {}
+        for source, target in self.pairs:
+            function = self.function((source, target))(batch)
+            problems[source, target] = PairProblem(
+                function=function,
                 z=z[source],
                 dz=steps[source],
-                y=z[target],
+                y=function(z[source]) if source in self._lossy else z[target],
                 mask=self._mask_for(mask, z[target].shape[1], target),
                 fixed_baseline=mask is None and not self.maps[source].depends_on_sample,
             )
-            for source, target in self.pairs
-        }
+        return problems
 
     def _step(self, layer: str, activation: Tensor, z: Tensor, mask: Tensor | None) -> Tensor:
         """The step z - z0, `[b, s, j]`, zero at positions that do not count."""

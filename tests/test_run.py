@@ -228,12 +228,14 @@ def test_reverse_mode_that_cannot_be_is_replaced_or_explained():
         itg.interaction_graph(Overwriting(), [x], layers, engine="reverse", progress=False)
 
 
-def test_channels_that_may_be_on_the_other_axis_are_noted():
-    model = nn.Sequential(nn.Conv1d(2, 5, 3), nn.ReLU(), nn.Flatten(), nn.Linear(30, 3))
+def test_an_axis_of_features_that_nothing_confirms_is_noted():
+    class Own(nn.Module):
+        def forward(self, x):
+            return torch.tanh(x) @ torch.ones(8, 3)
+
     x = torch.randn(4, 2, 8)
-    graph = itg.interaction_graph(model, [x], ["1", "3"], progress=False)
-    assert "1: its last axis (6 entries) was taken for features" in graph.metadata["notes"][0]
-    own = {"1": itg.features.Neurons(feature_dim=1)}
-    graph = itg.interaction_graph(model, [x], ["1", "3"], features=own, progress=False)
-    assert graph.n_features["1"] == 5
-    assert not any("last axis" in note for note in graph.metadata["notes"])
+    graph = itg.interaction_graph(Own(), [x], ["input", "output"], progress=False)
+    assert "input: axis 2 (8 entries) of its activations (2, 8)" in graph.metadata["notes"][0]
+    own = {"input": itg.features.Neurons(2), "output": itg.features.Neurons(2)}
+    graph = itg.interaction_graph(Own(), [x], ["input", "output"], features=own, progress=False)
+    assert not graph.metadata["notes"]

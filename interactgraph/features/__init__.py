@@ -1,7 +1,7 @@
 """Feature maps: activation <-> feature coordinates."""
 
 from .dictionary import Dictionary
-from .feature_map import FeatureMap, from_state, guess_feature_dim
+from .feature_map import FeatureMap, from_state
 from .fitting import fit_feature_maps, fit_features
 from .linear import Linear
 from .local_interaction_basis import LocalInteractionBasis
@@ -26,6 +26,5 @@ __all__ = [
     "fit_features",
     "fit_sparse_rotations",
     "from_state",
-    "guess_feature_dim",
     "named_map",
 ]

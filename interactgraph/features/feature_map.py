@@ -20,7 +20,7 @@ from ..errors import InteractGraphError
 if TYPE_CHECKING:
     from .fitting import FittingData
 
-__all__ = ["FeatureMap", "from_state", "guess_feature_dim"]
+__all__ = ["FeatureMap", "from_state"]
 
 _KINDS: dict[str, type[FeatureMap]] = {}
 
@@ -132,14 +132,3 @@ def from_state(config: dict[str, Any], tensors: dict[str, Tensor]) -> FeatureMap
         )
     values = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
     return _KINDS[kind](**values, **tensors)
-
-
-def guess_feature_dim(shape: torch.Size, convolutional: bool) -> int:
-    """The axis that holds features: 1 (channels) for convolutions and images, else the last one.
-
-    Args:
-        shape: activation shape, `[b, ...]`.
-        convolutional: whether the module that makes the activation is a convolution or works on
-            its output (batch norm, pooling).
-    """
-    return 1 if convolutional or len(shape) >= 4 else len(shape) - 1

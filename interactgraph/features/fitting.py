@@ -19,13 +19,12 @@ from ..model import (
     Site,
     check_data,
     check_finite,
-    is_convolutional,
     look_first,
     prepared,
     probe,
     resolve_sites,
 )
-from .feature_map import FeatureMap, guess_feature_dim
+from .feature_map import FeatureMap
 from .neurons import Neurons
 
 __all__ = ["FittingData", "LocalSegment", "fit_feature_maps", "fit_features"]
@@ -210,12 +209,11 @@ def fitting_data(
     """Looks at the first batch: order of execution, shapes; binds the maps. Arguments as above."""
     data = check_data(data)
     runner, first, cut = look_first(runner, data, list(sites.values()))
-    runner, found = probe(runner, first, list(sites.values()), pairs)
+    runner, found, axes = probe(runner, first, list(sites.values()), pairs)
     bound: dict[str, FeatureMap] = {}
     neurons = {}
     for layer, activation in found.items():
-        module = runner.model.get_submodule(sites[layer].module)
-        guess = guess_feature_dim(activation.shape, is_convolutional(module))
+        guess = axes[layer].axis
         bound[layer] = maps[layer].to(activation.device, activation.dtype)
         bound[layer] = bound[layer].bind(layer, activation.shape, guess)
         dim = getattr(bound[layer], "feature_dim", None)

@@ -2,15 +2,16 @@
 
 from .batches import Batches, Cut, Forward, check_data
 from .first_look import FirstLook, look_first
-from .probing import check_finite, check_segment, probe
+from .probing import Probe, check_finite, check_segment, probe
 from .runner import Runner, Segment, prepared
-from .sites import Site, first_tensor, is_convolutional, resolve_sites
+from .sites import Site, first_tensor, resolve_sites
 
 __all__ = [
     "Batches",
     "Cut",
     "FirstLook",
     "Forward",
+    "Probe",
     "Runner",
     "Segment",
     "Site",
@@ -18,7 +19,6 @@ __all__ = [
     "check_finite",
     "check_segment",
     "first_tensor",
-    "is_convolutional",
     "look_first",
     "prepared",
     "probe",

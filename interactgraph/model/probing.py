@@ -4,16 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..errors import InteractGraphError
+from .axes import FeatureAxis, feature_axes, watched_modules
 from .runner import Runner
 from .sites import Site, first_tensor
 
-__all__ = ["check_finite", "check_segment", "probe"]
+__all__ = ["Probe", "check_finite", "check_segment", "probe"]
+
+
+class Probe(NamedTuple):
+    """What a whole run of the model on the first batch tells.
+
+    Attributes:
+        runner: told which activations the model changes in place.
+        activations: layer -> activation, in order of execution.
+        axes: layer -> the axis of its features.
+    """
+
+    runner: Runner
+    activations: dict[str, Tensor]
+    axes: dict[str, FeatureAxis]
 
 
 def probe(
@@ -22,7 +37,7 @@ def probe(
     sites: Sequence[Site],
     pairs: Sequence[tuple[str, str]],
     batch_number: int = 0,
-) -> tuple[Runner, dict[str, Tensor]]:
+) -> Probe:
     """Runs the whole model once and checks everything that can be checked before the long run.
 
     Args:
@@ -32,15 +47,14 @@ def probe(
         pairs: (source, target) names.
         batch_number: of the batch, for messages.
 
-    Returns:
-        The runner, told which activations the model changes in place, and the activations.
-
     Raises:
         InteractGraphError: layers not executed, executed twice, in the wrong order, not floating,
             not finite; model and data of different dtype or on different devices.
     """
     _check_conversion(runner, batch)
-    found = runner.activations(batch, sites, whole=True)
+    with watched_modules(runner.model) as calls:
+        found = runner.activations(batch, sites, whole=True)
+    axes = feature_axes(calls, found)
     order = list(found)
     for source, target in pairs:
         if order.index(source) >= order.index(target):
@@ -62,7 +76,7 @@ def probe(
     )
     cloned = {name for name, v in found.items() if v._version or not _same(v, clean[name])}
     check_finite(clean, batch_number)
-    return dataclasses.replace(runner, cloned=frozenset(cloned)), clean
+    return Probe(dataclasses.replace(runner, cloned=frozenset(cloned)), clean, axes)
 
 
 def check_finite(activations: dict[str, Tensor], batch_number: int) -> None:

@@ -12,18 +12,7 @@ from torch.utils import _pytree as pytree
 
 from ..errors import InteractGraphError
 
-__all__ = ["Site", "first_tensor", "is_convolutional", "resolve_sites", "with_first_tensor"]
-
-_CHANNELS_FIRST = (
-    nn.modules.conv._ConvNd,
-    nn.modules.batchnorm._BatchNorm,
-    nn.modules.instancenorm._InstanceNorm,
-    nn.GroupNorm,
-    nn.modules.pooling._MaxPoolNd,
-    nn.modules.pooling._AvgPoolNd,
-    nn.modules.pooling._AdaptiveAvgPoolNd,
-    nn.modules.pooling._AdaptiveMaxPoolNd,
-)
+__all__ = ["Site", "first_tensor", "resolve_sites", "with_first_tensor"]
 
 
 @dataclass(frozen=True)
@@ -82,11 +71,6 @@ def _resolve(name: str, modules: dict[str, nn.Module]) -> Site:
         f"layer {name!r} is not in the model{hint} Layers: input, {shown}, output; "
         "NAME.input is what a module receives"
     )
-
-
-def is_convolutional(module: nn.Module) -> bool:
-    """Whether the module keeps channels on axis 1."""
-    return isinstance(module, _CHANNELS_FIRST)
 
 
 def first_tensor(value: Any) -> Tensor | None:

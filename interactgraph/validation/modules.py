@@ -21,7 +21,6 @@ from tqdm import tqdm
 from ..attribution.baseline import place
 from ..communities import Partition
 from ..errors import InteractGraphError
-from ..features import guess_feature_dim
 from ..graph import InteractionGraph, Pair
 from ..model import (
     Batches,
@@ -29,9 +28,9 @@ from ..model import (
     Runner,
     Site,
     check_data,
-    is_convolutional,
     look_first,
     prepared,
+    probe,
     resolve_sites,
 )
 from .measures import Measure, check_measure
@@ -346,16 +345,16 @@ class _Ablation:
         wanted = [*self.layers, *(layer for pair in self.graph.pairs for layer in pair)]
         names = list(dict.fromkeys(wanted))
         self.sites = {s.name: s for s in resolve_sites(self.runner.model, names)}
-        self.runner = look_first(self.runner, self.data, list(self.sites.values())).runner
+        sites = list(self.sites.values())
+        self.runner, first, _ = look_first(self.runner, self.data, sites)
+        self.runner, _, axes = probe(self.runner, first, sites, [])
         sums: dict[str, Tensor] = {}
         count: dict[str, int] = {}
         for batch in self.data:
-            found = self.runner.activations(self.runner.convert(batch), list(self.sites.values()))
+            found = self.runner.activations(self.runner.convert(batch), sites)
             for layer, activation in found.items():
-                module = self.runner.model.get_submodule(self.sites[layer].module)
                 own = getattr(self.graph.features[layer], "feature_dim", None)
-                guess = guess_feature_dim(activation.shape, is_convolutional(module))
-                self.dims[layer] = own if isinstance(own, int) else guess
+                self.dims[layer] = own if isinstance(own, int) else axes[layer].axis
                 rows = activation.movedim(self.dims[layer], -1).flatten(0, -2).double()
                 sums[layer] = sums.get(layer, 0) + rows.sum(0)
                 count[layer] = count.get(layer, 0) + len(rows)
