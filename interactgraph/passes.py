@@ -340,7 +340,7 @@ class Passes:
 
     def problems(self, batch: Any, number: int) -> dict[Pair, PairProblem]:
         """The activations of a batch as one problem for each pair."""
-        found = self.runner.activations(batch, list(self.sites.values()))
+        found = self.runner.activations(batch, list(self.sites.values()), number=number)
         check_finite(found, number)
         if not self._apart and min(len(activation) for activation in found.values()) > 1:
             self._check_segments(batch, found)

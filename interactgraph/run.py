@@ -152,22 +152,24 @@ def interaction_graph(
     names = check_strengths(strengths)
     _check_method(method, engine, sources, tolerance)
     _check_choice("engine", engine, ENGINES)
-    if n_steps < 1 or n_steps != int(n_steps):
-        raise InteractGraphError(f"n_steps={n_steps!r}; it must be a whole number of at least 1")
-    if sources is not None and (sources < 1 or sources != int(sources)):
-        raise InteractGraphError(f"sources={sources!r}; it must be a whole number of at least 1")
+    n_steps = _whole("n_steps", n_steps, 1)
+    sources = None if sources is None else _whole("sources", sources, 1)
+    folds = None if folds is None else _whole("folds", folds, 2)
+    seed = _whole("seed", seed, 0)
     _check_choice("sampling", sampling, SAMPLINGS)
     _check_draws(sources, sampling, engine, names)
     if target_error is not None and not 0 < target_error < 1:
         raise InteractGraphError(f"target_error={target_error!r}; it must be between 0 and 1")
     if target_error is not None and names[0] == "max":
         raise InteractGraphError("target_error needs a strength with an error first, not 'max'")
-    if memory_budget is not None and not memory_budget >= 1:
-        raise InteractGraphError(f"memory_budget={memory_budget!r}; it must be a number of bytes")
+    if memory_budget is not None:
+        memory_budget = _whole("memory_budget", memory_budget, 1)
     if tolerance is not None and not tolerance > 0:
         raise InteractGraphError(f"tolerance={tolerance!r}; it must be above zero")
-    if folds is not None and (folds < 2 or folds != int(folds)):
-        raise InteractGraphError(f"folds={folds!r}; it must be a whole number of at least 2")
+    if labels is not None and not all(
+        isinstance(names_of, Sequence) for names_of in dict(labels).values()
+    ):
+        raise InteractGraphError("labels must give a list of names for each layer that it has")
     if isinstance(groups, (Tensor, Sequence)) and not isinstance(groups, str):
         _check_order(data, "groups given in the order of the data need")
     asked_maps = _check_features(features, list(sites))
@@ -191,6 +193,10 @@ def interaction_graph(
         "target_error": target_error,
         "seed": seed,
         "folds": folds,
+        "groups": description(groups),
+        "position_mask": description(position_mask),
+        "forward": description(forward),
+        "weights": fingerprint(model.state_dict()),
     }
     world = join_world(device)
     if world.size > 1:
@@ -200,7 +206,7 @@ def interaction_graph(
                 f"target_error={target_error} in {world.size} processes, none of which knows the "
                 "error alone; run one process, or leave it out"
             )
-        world.check(data.source, fingerprint(model.state_dict()))
+        world.check(data.source, recipe["weights"])
     runner = Runner.on(model, forward, world.device(device), dtype)
     with prepared(runner.model), torch.no_grad():
         run = Passes(
@@ -211,15 +217,11 @@ def interaction_graph(
         if checkpoint is not None:
             _check_order(data, "checkpoint needs")
             identity = {
-                "weights": fingerprint(model.state_dict()),
                 "memory": memory_budget,
                 "processes": world.size,
                 "dtype": description(dtype),
                 "baselines": description(baselines),
                 "feature maps": description(asked_maps),
-                "groups": description(groups),
-                "position_mask": description(position_mask),
-                "forward": description(forward),
                 "first batch": description(pytree.tree_leaves(data.first())),
             }
             folder = Path(checkpoint)
@@ -276,6 +278,7 @@ def interaction_graph(
         "baseline_outside_range": run.outside(),
         "notes": [
             *run.notes,
+            *_groups_left_over(groups, run.n_samples),
             *(
                 note
                 for pair, e in engines.items()
@@ -298,6 +301,12 @@ def interaction_graph(
     if run.checkpoint is not None:
         run.checkpoint.done()
     return graph
+
+
+def _groups_left_over(groups: Any, n_samples: int) -> Iterator[str]:
+    named = isinstance(groups, (Tensor, Sequence)) and not isinstance(groups, str)
+    if named and len(groups) != n_samples:
+        yield f"groups names {len(groups)} samples and the data has {n_samples}: is it shifted?"
 
 
 def _check_draws(
@@ -411,6 +420,11 @@ def _remarks(engine: PairEngine, block: dict[str, Tensor], method: Any) -> Itera
             f"{pair}: the completeness residual is {residual:.2g}; raise n_steps, set tolerance, "
             "or take a baseline away from where the segment bends sharply (baseline='mean')"
         )
+    if not isinstance(method, str) and residual > _LARGE_RESIDUAL:
+        yield (
+            f"{pair}: what {method.__name__} gives does not add up to the change of the target "
+            f"(residual {residual:.2g}); its values are no shares of it"
+        )
 
 
 def _check_order(data: Batches, who: str) -> None:
@@ -427,6 +441,9 @@ def _check_pairs(layers: list[str], pairs: Sequence[Pair] | None) -> list[Pair]:
         if len(layers) < 2:
             raise InteractGraphError(f"layers={layers}: at least two are needed, source and target")
         return list(pairwise(layers))
+    for pair in pairs:
+        if isinstance(pair, str) or len(pair) != 2:
+            raise InteractGraphError(f"pairs must be (source, target) names, got {pair!r}")
     chosen = [(str(source), str(target)) for source, target in pairs]
     for source, target in chosen:
         for layer in (source, target):
@@ -439,6 +456,23 @@ def _check_pairs(layers: list[str], pairs: Sequence[Pair] | None) -> list[Pair]:
     if not chosen or len(set(chosen)) < len(chosen):
         raise InteractGraphError("pairs must name at least one pair, each once")
     return chosen
+
+
+def _whole(name: str, value: Any, least: int) -> int:
+    """The value as a whole number.
+
+    Raises:
+        InteractGraphError: it is none, or too small.
+    """
+    try:
+        number = int(value)
+        if isinstance(value, (str, bool)) or number != value or number < least:
+            raise ValueError
+    except (TypeError, ValueError, OverflowError):
+        raise InteractGraphError(
+            f"{name}={value!r}; it must be a whole number of at least {least}"
+        ) from None
+    return number
 
 
 def _check_choice(name: str, value: Any, choices: Sequence[str]) -> None:

@@ -100,7 +100,9 @@ def top_samples(
     if baseline is None and "tensor" in recorded.values():
         raise InteractGraphError("the graph was computed with a tensor as baseline; give baseline=")
     baselines = check_baseline(recorded if baseline is None else baseline, sources)
-    rule = at_sample() if method == "gradient" else gauss_legendre(int(graph.metadata["n_steps"]))
+    used = (plan.get("n_steps_used", 1) for plan in graph.metadata["plans"])
+    n_steps = max(int(graph.metadata["n_steps"]), *used)
+    rule = at_sample() if method == "gradient" else gauss_legendre(n_steps)
     runner = Runner.on(model, forward, device, dtype)
     data = check_data(data)
     sites = {site.name: site for site in resolve_sites(model, graph.layers)}
@@ -113,6 +115,12 @@ def top_samples(
             None, 0, World(), progress,
         )  # fmt: skip
         passes.look()
+        for layer, size in passes.sizes.items():
+            if size != graph.n_features[layer]:
+                raise InteractGraphError(
+                    f"layer {layer!r} has {size} features in this model and "
+                    f"{graph.n_features[layer]} in the graph; give the model it was computed from"
+                )
         passes.find_means()
         for number, batch in enumerate(passes.bar(data, "samples")):
             problems = passes.problems(passes.runner.convert(batch), number)

@@ -109,6 +109,142 @@ def test_generator(model):
     fails(r"generator, which can be iterated only once", model, (x for x in [X]))
 
 
+class Once:
+    """Can be iterated, but only the first time."""
+
+    def __init__(self):
+        self.batches = iter([X[:3], X[3:6], X[6:]])
+
+    def __iter__(self):
+        return self.batches
+
+
+def test_data_that_ends_after_one_pass(model):
+    whole = run(model, [X])
+    # One pass is enough where nothing has to be fitted; the batch that was looked at counts.
+    once = run(model, Once())
+    assert once.metadata["n_samples"] == len(X)
+    torch.testing.assert_close(once.weights("input", "1"), whole.weights("input", "1"))
+    fails(r"gave 3 batches in one pass and 0 in the next", model, Once(), baseline="mean")
+
+
+def test_empty_batches_between_others(model):
+    data = [X[:0], X[:5], X[:0], X[5:]]
+    for baseline in ("zero", "mean"):
+        found, whole = (run(model, d, baseline=baseline) for d in (data, [X]))
+        assert found.metadata["n_samples"] == len(X)
+        torch.testing.assert_close(found.weights("input", "1"), whole.weights("input", "1"))
+
+
+def test_orders_that_change(model):
+    data = TensorDataset(X, torch.arange(8) % 2)
+    shuffled = torch.utils.data.BatchSampler(
+        torch.utils.data.SubsetRandomSampler(range(8)), 2, False
+    )
+    for loader in (
+        DataLoader(data, batch_size=2, shuffle=True),
+        DataLoader(data, batch_sampler=shuffled),
+        DataLoader(data, sampler=torch.utils.data.WeightedRandomSampler([1.0] * 8, 8)),
+    ):
+        fails(r"same order each time", model, loader, groups=[0, 1] * 4)
+    run(model, DataLoader(data, batch_sampler=[[0, 1, 2, 3], [4, 5, 6, 7]]), groups=[0, 1] * 4)
+
+
+def test_groups_for_more_samples_than_there_are(model):
+    graph = run(model, [X], groups=[0, 1] * 5)
+    assert "groups names 10 samples and the data has 8" in graph.metadata["notes"][0]
+
+
+def test_no_model_and_no_numbers(model):
+    with pytest.raises(InteractGraphError, match=r"function; a torch.nn.Module is needed"):
+        run(lambda x: x, [X])
+    fails(r"fails on batch 0 \(tensors of shape \[\(8, 7\)\]\)", model, [torch.randn(8, 7)])
+    fails(r"fails on batch 1", model, [X, torch.randn(8, 7)])
+    fails(r"data holds torch.int64", model, [torch.ones(8, 4, dtype=torch.int64)])
+    fails(r"numpy array; give torch.from_numpy", model, X.numpy())
+    fails(r"single samples", model, list(X))
+    with pytest.raises(InteractGraphError, match="run the model once first"):
+        run(nn.Sequential(nn.LazyLinear(3), nn.ReLU()), [X])
+
+
+def test_what_a_model_casts_itself():
+    class Casts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 5).double(), nn.Linear(5, 3).double()
+
+        def forward(self, x):
+            return self.b(torch.tanh(self.a(x.double())))
+
+    assert run(Casts(), [X], ["a", "b"]).metadata["n_samples"] == 8
+
+
+def test_data_that_the_model_changes_is_left_alone():
+    class Normalises(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.a, self.b = nn.Linear(4, 5), nn.Linear(5, 3)
+
+        def forward(self, x):
+            x.mul_(0.5)
+            return self.b(torch.tanh(self.a(x)))
+
+    model = Normalises().double()
+    x = X.double()
+    given = x.clone()
+    found = run(model, [given], ["a", "b"])
+    assert torch.equal(given, x)
+    plain = nn.Sequential(model.a, nn.Tanh(), model.b)
+    torch.testing.assert_close(
+        found.weights("a", "b"), run(plain, [x / 2], ["0", "2"]).weights("0", "2")
+    )
+
+
+@pytest.mark.parametrize("budget", [None, 20_000])
+def test_batches_are_cut_along_samples_only(budget):
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.a, self.b = nn.Linear(4, 5), nn.Linear(5, 3)
+
+        def forward(self, scale, x):
+            return self.b(torch.tanh(self.a(x) * scale[:, None]))
+
+    model = Scaled().double()
+    scale = torch.rand(20, dtype=torch.float64)
+    batches = [
+        {"scale": scale, "x": torch.randn(n, 20, 4, dtype=torch.float64)} for n in (25, 20, 3)
+    ]
+    found = run(model, batches, ["a", "b"], memory_budget=budget)
+    assert found.metadata["n_samples"] == 48
+    exact = run(model, batches, ["a", "b"], engine="reverse")
+    torch.testing.assert_close(found.weights("a", "b"), exact.weights("a", "b"))
+
+
+def test_model_that_wants_its_own_batch_size():
+    class Fixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(4, 3)
+
+        def forward(self, x):
+            if len(x) != 50:
+                raise ValueError("batches of 50, please")
+            return torch.tanh(self.a(x))
+
+    assert run(Fixed(), torch.randn(100, 4).split(50), ["input", "a"]).metadata["n_samples"] == 100
+
+
+def test_inference_mode(model):
+    with torch.inference_mode():
+        inside = run(model, [X.clone()], engine="forward")
+    torch.testing.assert_close(
+        inside.weights("input", "1"), run(model, [X], engine="forward").weights("input", "1")
+    )
+
+
 @pytest.mark.parametrize(
     ("data", "match"),
     [
@@ -197,6 +333,18 @@ def test_samples_that_influence_each_other():
         ({"position_mask": "mask"}, r"position_mask='mask' is no key"),
         ({"position_mask": lambda b: torch.ones(8)}, r"must give a tensor \[samples, positions\]"),
         ({"memory_budget": 100}, r"more than the memory budget"),
+        ({"memory_budget": 0}, r"memory_budget=0"),
+        ({"n_steps": None}, r"n_steps=None; it must be a whole number"),
+        ({"n_steps": float("inf")}, r"n_steps=inf"),
+        ({"seed": None}, r"seed=None"),
+        ({"sources": 1.5}, r"sources=1.5"),
+        ({"strengths": None}, r"choose one or more"),
+        ({"labels": {"input": 5}}, r"labels must give a list"),
+        ({"pairs": [("input", "1", "2")]}, r"pairs must be \(source, target\)"),
+        ({"device": "gpu"}, r"device='gpu' cannot be used"),
+        ({"dtype": "float32"}, r"dtype='float32'; it must be a floating dtype"),
+        ({"dtype": torch.int64}, r"must be a floating dtype"),
+        ({"groups": [0] * 3}, r"groups names 3 samples"),
     ],
 )
 def test_options(model, options, match):
@@ -211,7 +359,7 @@ def test_error_inside_the_model_restores_it(model):
 
     model.add_module("3", Breaks())
     model.train()
-    with pytest.raises(RuntimeError, match="broken"):
+    with pytest.raises(InteractGraphError, match=r"fails on batch 0.*RuntimeError: broken"):
         run(model, [X], ["input", "3"])
     assert model.training
     assert all(not m._forward_hooks and not m._forward_pre_hooks for m in model.modules())

@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -77,14 +79,28 @@ def shapley_columns(
     return a
 
 
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Torch's and numpy's global generators with a seed; the caller's state comes back."""
+    state = np.random.get_state()  # noqa: NPY002
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            np.random.seed(seed % 2**32)  # noqa: NPY002
+            yield
+    finally:
+        np.random.set_state(state)  # noqa: NPY002
+
+
 def captum_rows(
-    problem: PairProblem, method: Any, tick: Tick = lambda passes: None
+    problem: PairProblem, method: Any, seed: int = 0, tick: Tick = lambda passes: None
 ) -> Iterator[tuple[int, Tensor]]:
     """A by a captum attribution class, target feature by target feature.
 
     Args:
         problem: the pair on a batch.
         method: a class of `captum.attr` that takes a forward function.
+        seed: of what the class draws.
         tick: told the number of passes done.
 
     Yields:
@@ -102,14 +118,13 @@ def captum_rows(
         for i in range(n_targets):
             rows = []
             for t in range(n_positions):
-                with torch.enable_grad():
-                    found = explainer.attribute(
-                        problem.z.clone(), target=t * n_targets + i, **options
-                    )
+                target = t * n_targets + i
+                with torch.enable_grad(), _seeded(seed + target):
+                    found = explainer.attribute(problem.z.clone(), target=target, **options)
                 rows.append(found.detach().sum(1))
                 tick(1)
             yield i, torch.stack(rows, 1)
-    except (AssertionError, TypeError, RuntimeError, ValueError) as error:
+    except (AssertionError, AttributeError, TypeError, RuntimeError, ValueError) as error:
         if isinstance(error, InteractGraphError):
             raise
         raise InteractGraphError(

@@ -44,7 +44,7 @@ def check_strengths(names: Sequence[str] | str) -> tuple[str, ...]:
     Raises:
         InteractGraphError: an unknown or repeated name, or none.
     """
-    names = (names,) if isinstance(names, str) else tuple(names)
+    names = (names,) if isinstance(names, str) else tuple(names or ())
     unknown = [name for name in names if name not in STRENGTHS]
     if unknown or not names or len(set(names)) < len(names):
         raise InteractGraphError(

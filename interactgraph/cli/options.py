@@ -56,8 +56,9 @@ def add_build_flags(command: argparse.ArgumentParser) -> None:
         help="zero, mean or a tensor, for all source layers or for one",
     )  # fmt: skip
     command.add_argument(
-        "--features", nargs="+", default=["neurons"], metavar="[LAYER=]neurons|FILE.py:NAME",
-        help="neurons or a feature map, for all layers or for one",
+        "--features", nargs="+", default=["neurons"], metavar="[LAYER=]NAME|FILE.py:NAME",
+        help="neurons, pca, lib, random_rotation, sparse_rotation or a feature map of your own, "
+        "for all layers or for one",
     )  # fmt: skip
     command.add_argument(
         "--strengths", nargs="+", default=["rms"], choices=["rms", "mean_abs", "mean", "max"],
@@ -76,7 +77,6 @@ def add_build_flags(command: argparse.ArgumentParser) -> None:
         "--target-error", type=float, metavar="SHARE",
         help="end when the error of the strongest edges is below this share of their strength",
     )  # fmt: skip
-    command.add_argument("--draw-seed", type=int, default=0, help="decides the draws")
     command.add_argument(
         "--groups", metavar="KEY|PLACE|FILE.py:NAME",
         help="a graph for each group of samples, too: 1 for the labels of (x, y) batches",
@@ -91,12 +91,22 @@ def add_build_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("--checkpoint", metavar="DIR", help="save there how far it is; resume")
     command.add_argument("--checkpoint-seconds", type=float, default=60, metavar="N")
     command.add_argument("--no-progress", action="store_true", help="no progress bar")
+    add_seed_flag(command)
+
+
+def add_seed_flag(command: argparse.ArgumentParser) -> None:
+    """The one number that decides everything random, unless it is there already."""
+    if not any(action.dest == "seed" for action in command._actions):
+        command.add_argument(
+            "--seed", type=int, default=0, help="decides everything random (default: 0)"
+        )
 
 
 def build_graph(options: argparse.Namespace) -> InteractionGraph:
     """Loads MODEL and DATA and computes the graph."""
     import torch
 
+    from ..features import NAMES
     from ..run import interaction_graph
     from .specs import load_data, load_model, load_object
 
@@ -112,7 +122,7 @@ def build_graph(options: argparse.Namespace) -> InteractionGraph:
         load_data(options.data),
         options.layers,
         pairs=pairs,
-        features=_by_layer(options.features, "--features", ("neurons",)),
+        features=_by_layer(options.features, "--features", tuple(NAMES)),
         method=_method(options.method),
         baseline=_by_layer(options.baseline, "--baseline", ("zero", "mean")),
         strengths=options.strengths,
@@ -122,7 +132,7 @@ def build_graph(options: argparse.Namespace) -> InteractionGraph:
         sources=options.sources,
         sampling=options.sampling,
         target_error=options.target_error,
-        seed=options.draw_seed,
+        seed=options.seed,
         groups=_groups(options.groups),
         folds=options.folds,
         position_mask=options.position_mask,
@@ -230,7 +240,7 @@ def add_module_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("--weighting", help="how strengths become weights")
     command.add_argument("--resolution", type=float, default=1.0, help="larger: more modules")
     command.add_argument("--n-runs", type=int, default=10, help="runs; the best is kept")
-    command.add_argument("--seed", type=int, default=0)
+    add_seed_flag(command)
     command.add_argument(
         "--bootstrap", type=int, metavar="N",
         help="how sure each feature is: N graphs resampled from --folds of the data",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -130,6 +130,16 @@ class InteractionGraph:
     def __repr__(self) -> str:
         sizes = " -> ".join(f"{layer} ({self.n_features[layer]})" for layer in self.layers)
         return f"InteractionGraph({sizes}; {len(self.pairs)} pairs, {', '.join(self.strengths)})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Read-only mappings cannot be pickled; plain ones can."""
+        values = {
+            name: dict(value) if isinstance(value, Mapping) else value
+            for name, value in ((f.name, getattr(self, f.name)) for f in fields(self))
+        }
+        for name in ("blocks", "standard_errors"):
+            values[name] = {pair: dict(block) for pair, block in values[name].items()}
+        return _rebuilt, (values,)
 
     # --- sizes and names -------------------------------------------------------------------------
 
@@ -322,3 +332,7 @@ class InteractionGraph:
         from .storage import save
 
         save(self, path)
+
+
+def _rebuilt(values: dict[str, Any]) -> InteractionGraph:
+    return InteractionGraph(**values)

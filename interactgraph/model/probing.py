@@ -51,9 +51,13 @@ def probe(
         InteractGraphError: layers not executed, executed twice, in the wrong order, not floating,
             not finite; model and data of different dtype or on different devices.
     """
-    _check_conversion(runner, batch)
-    with watched_modules(runner.model) as calls:
-        found = runner.activations(batch, sites, whole=True)
+    try:
+        with watched_modules(runner.model) as calls:
+            found = runner.activations(batch, sites, whole=True, number=batch_number)
+    except InteractGraphError as error:
+        if error.__cause__ is not None:
+            _check_conversion(runner, batch)
+        raise
     axes = feature_axes(calls, found)
     order = list(found)
     for source, target in pairs:
@@ -120,7 +124,8 @@ def check_segment(
     if z.shape[0] != y.shape[0]:
         raise InteractGraphError(
             f"layer {source.name!r} has {z.shape[0]} rows on its first axis and {target.name!r} "
-            f"has {y.shape[0]}; the first axis must be the samples of the batch in both"
+            f"has {y.shape[0]}; the first axis must be the samples of the batch in both (if the "
+            "batches are single samples, give one tensor of them, or a DataLoader)"
         )
     segment = runner.segment(batch, source, target)
     again = segment(z)
@@ -171,9 +176,12 @@ def _check_conversion(runner: Runner, batch: Any) -> None:
             f"the model is on {parameter.device} and the data on {tensor.device}; "
             f"give device={str(parameter.device)!r} (both are brought there) or move one of them"
         )
-    if tensor.is_floating_point() and tensor.dtype != parameter.dtype:
+    if tensor.dtype != parameter.dtype:
         name = str(parameter.dtype).removeprefix("torch.")
         raise InteractGraphError(
             f"the model computes in {parameter.dtype} and the data is {tensor.dtype}; "
             f"give dtype=torch.{name} (both are converted) or convert one of them"
+            if tensor.is_floating_point()
+            else f"the model computes in {parameter.dtype} and the data holds {tensor.dtype}; "
+            f"if its first layer wants real numbers, give data.to(torch.{name})"
         )

@@ -148,7 +148,15 @@ class Runner:
         dtype: torch.dtype | None,
     ) -> Runner:
         """A runner for the model; where device or dtype differ, for a converted copy of it."""
-        wanted = None if device is None else torch.empty(0, device=device).device
+        if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+            raise InteractGraphError(
+                f"dtype={dtype!r}; it must be a floating dtype such as torch.float64"
+            )
+        try:
+            wanted = None if device is None else torch.empty(0, device=device).device
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise InteractGraphError(f"device={device!r} cannot be used: {reason}") from error
         tensors = [*model.parameters(), *model.buffers()]
         moved = any(wanted is not None and tensor.device != wanted for tensor in tensors)
         cast = any(
@@ -166,7 +174,7 @@ class Runner:
         return convert(batch, self.device, self.dtype)
 
     def activations(
-        self, batch: Any, sites: Sequence[Site], *, whole: bool = False
+        self, batch: Any, sites: Sequence[Site], *, whole: bool = False, number: int = 0
     ) -> dict[str, Tensor]:
         """Activations of one forward pass, in order of execution.
 
@@ -174,9 +182,11 @@ class Runner:
             batch: a converted batch.
             sites: where to read.
             whole: run to the end instead of stopping at the last site.
+            number: of the batch, for messages.
 
         Raises:
-            InteractGraphError: a site is not executed, executed twice or holds no tensor.
+            InteractGraphError: a site is not executed, executed twice or holds no tensor; the
+                model fails.
         """
         found: dict[str, Tensor] = {}
 
@@ -194,7 +204,16 @@ class Runner:
 
             return handle
 
-        self._run(batch, [(site, keep(site)) for site in sites])
+        try:
+            self._run(batch, [(site, keep(site)) for site in sites])
+        except InteractGraphError:
+            raise
+        except Exception as error:
+            shapes = [tuple(x.shape) for x in pytree.tree_leaves(batch) if isinstance(x, Tensor)]
+            raise InteractGraphError(
+                f"the model fails on batch {number} (tensors of shape {shapes}): "
+                f"{type(error).__name__}: {error}"
+            ) from error
         missing = [site.name for site in sites if site.name not in found]
         if missing:
             raise InteractGraphError(

@@ -40,6 +40,15 @@ def resolve_sites(model: nn.Module, names: Iterable[str]) -> list[Site]:
     Raises:
         InteractGraphError: a name is unknown (near misses are suggested) or repeated.
     """
+    if not isinstance(model, nn.Module):
+        raise InteractGraphError(
+            f"the model is a {type(model).__name__}; a torch.nn.Module is needed"
+        )
+    for name, parameter in model.named_parameters():
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
+            raise InteractGraphError(
+                f"parameter {name!r} of the model has no shape yet; run the model once first"
+            )
     if isinstance(names, str):
         raise InteractGraphError(f"layers must be a list of names, got the string {names!r}")
     modules = dict(model.named_modules())

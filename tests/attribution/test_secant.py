@@ -34,6 +34,30 @@ def test_kink_crossed_by_a_step_of_any_size(scale):
     torch.testing.assert_close(secant_slope(torch.relu, p0, dp), expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("base", [0.0, 10.0, 20.0, -15.0])
+@pytest.mark.parametrize("size", [2.0, 1e-4, 1e-8, 1e-13])
+def test_large_and_small_functions(base, size, dtype):
+    torch.manual_seed(0)
+    p0 = torch.full((1, 400), base, dtype=torch.float64)
+    dp = (torch.randn(5, 400, dtype=torch.float64) * size).to(dtype)
+    dp[0, 0] = 0
+    step = dp.double()
+    tolerance = 2e-7 if dtype == torch.float32 else 2e-9
+
+    def over_step(difference):
+        return torch.where(step == 0, torch.ones_like(step), difference / step)
+
+    exact = over_step(torch.expm1(step)) * p0.exp()
+    found = secant_slope(torch.exp, p0, dp).double()
+    torch.testing.assert_close(found, exact, rtol=tolerance, atol=0)
+    # tanh a - tanh b = sinh(a - b) / (cosh a cosh b)
+    exact = over_step(torch.sinh(step)) / (torch.cosh(p0) * torch.cosh(p0 + step))
+    for factor in (1e6, 1.0, 1e-6):
+        found = secant_slope(lambda p, c=factor: c * torch.tanh(p), p0, dp).double() / factor
+        torch.testing.assert_close(found, exact, rtol=0, atol=tolerance)
+
+
 def test_gauss_legendre_weights_sum_to_one_and_integrate_polynomials():
     for n in (1, 2, 5, 8):
         nodes, weights = gauss_legendre(n)

@@ -1,9 +1,13 @@
+import copy
 import dataclasses
+import pickle
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+import interactgraph as itg
 from interactgraph import InteractGraphError
 from interactgraph.graph import InteractionGraph
 
@@ -142,3 +146,22 @@ def test_unknown_pair_and_strength(graph):
         graph.weights("in", "mid", "max")
     with pytest.raises(InteractGraphError, match="has no standard error"):
         graph.standard_error("in", "mid", "mean")
+
+
+def test_pickled_and_copied():
+    graph = itg.interaction_graph(
+        nn.Sequential(nn.Linear(4, 3), nn.Tanh()),
+        torch.randn(12, 4),
+        ["input", "1"],
+        strengths=("rms", "max"),
+        groups=[0, 1] * 6,
+        folds=2,
+        progress=False,
+    )
+    for other in (pickle.loads(pickle.dumps(graph)), copy.deepcopy(graph)):
+        assert other.pairs == graph.pairs
+        assert dict(other.metadata) == dict(graph.metadata)
+        assert torch.equal(other.weights("input", "1"), graph.weights("input", "1"))
+        part = other.groups["1"].standard_error("input", "1")
+        assert torch.equal(part, graph.groups["1"].standard_error("input", "1"))
+        assert len(other.folds) == 2
