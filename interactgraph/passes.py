@@ -111,7 +111,7 @@ class Passes:
         missing = feature_map.decode(feature_map.encode(activation)) - activation
         size = torch.linalg.vector_norm(activation.double())
         lost = float(torch.linalg.vector_norm(missing.double()) / size) if size else 0.0
-        if lost > 100 * torch.finfo(activation.dtype).eps:
+        if lost > max(1e-6, 100 * torch.finfo(activation.dtype).eps):
             self._lossy.add(layer)
         if lost > _LOST:
             self.notes.append(

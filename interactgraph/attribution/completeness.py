@@ -15,7 +15,7 @@ from .structure import NoClosedForm
 __all__ = ["Completeness"]
 
 # A residual that is rounding: relative to the change of the target, and to its value.
-_ROUNDING = {torch.float64: (1e-8, 1e-12), torch.float32: (1e-4, 1e-5)}
+_ROUNDING = {torch.float64: (1e-5, 1e-9), torch.float32: (1e-4, 1e-5)}
 _BLOCK = 1 << 18  # numbers at a time that stay in the cache
 
 

@@ -42,6 +42,8 @@ __all__ = ["MAX_STEPS", "PairEngine"]
 
 _COMPLETENESS_EVERY = 4  # batches, where source features are drawn
 MAX_STEPS = 512  # where doubling the path nodes gives up
+# What torch raises where it cannot record, evaluate or transform something.
+_FAILURES = (RuntimeError, ValueError, IndexError, TypeError)
 _SEEDS = 100_003  # between the seeds of two batches
 _CACHE = 1 << 21  # bytes
 
@@ -267,7 +269,7 @@ class PairEngine:
         if tape not in self._closed:
             try:
                 self._closed[tape] = self._close(tape, problem, batch, check=check)
-            except (RuntimeError, NotImplementedError, IndexError) as error:
+            except _FAILURES as error:
                 raise NoClosedForm(f"it cannot be evaluated ({_first_line(error)})") from error
             closed = self._closed[tape]
             maps, y0 = closed.maps, closed.y0
@@ -290,7 +292,7 @@ class PairEngine:
         try:
             tape = self._tape(problem, batch)
             segment = TapedSegment.on(tape, tensors_of(batch)[0])
-        except (NoTape, RuntimeError, IndexError):
+        except (NoTape, *_FAILURES):
             return problem
         # Checked once for batches of every size that run through the same operations.
         operations = tuple(node.name for node in tape.nodes)
@@ -299,9 +301,11 @@ class PairEngine:
         if not self._serving[operations]:
             return problem
         # What Python read from another batch unseen (lists of lengths, for one) shows in the value.
-        with contextlib.suppress(RuntimeError, IndexError):
-            value = segment.value(problem.z)
-            if is_close(value, problem.y) or is_close(value, problem.function(problem.z)):
+        with contextlib.suppress(*_FAILURES):
+            at_end = self.rule == at_sample()  # where it will be linearised anyway
+            value = segment.linearize(problem.z).value if at_end else segment.value(problem.z)
+            near = is_close(value, problem.y, 1e-4)
+            if near or is_close(value, problem.function(problem.z), 1e-4):
                 return replace(problem, taped=segment)
         if again:
             return problem
@@ -328,13 +332,15 @@ class PairEngine:
                 mode = "reverse" if way == "rows" else "forward"
                 try:
                     found = _two_derivatives(replace(problem, vmapped=vmapped), way)
-                except (RuntimeError, NotImplementedError) as error:
+                except _FAILURES as error:
+                    if isinstance(error, InteractGraphError):
+                        raise
                     reasons.append(
                         f"{mode} mode cannot differentiate the segment ({_first_line(error)})"
                     )
                     continue
                 alone = None
-                with contextlib.suppress(RuntimeError, NotImplementedError):
+                with contextlib.suppress(*_FAILURES):
                     alone = _two_derivatives(replace(problem, vmapped=False), way)
                 if vmapped and alone is not None and not is_close(found, alone):
                     reasons.append(f"{mode} mode many at a time differs from one at a time")
