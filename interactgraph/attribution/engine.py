@@ -12,12 +12,10 @@ from torch import Tensor
 
 from ..errors import InteractGraphError
 from ..model import Cut
-from .closed_form import check_structure, straighten
+from .closed_form import straighten
 from .completeness import Completeness
-from .dense import DenseMaps, dense_maps, one_row
-from .forward import agrees, along_path, column_blocks, is_close
+from .forward import along_path, column_blocks, is_close
 from .grouped import GroupedSums, Key
-from .linearized import TapedSegment
 from .memory import Footprint, footprint
 from .packing import (
     Packing,
@@ -31,25 +29,20 @@ from .perturbation import ablation_blocks, captum_rows, shapley_columns
 from .planner import Plan, Way, choose
 from .problem import FeatureFunction, PairProblem
 from .quadrature import PathRule, at_sample, gauss_legendre
+from .records import FAILURES, Records, first_line
 from .reverse import row_blocks
 from .sampling import SourceSampler
 from .signs import signed_columns, signed_rows
 from .strengths import StrengthSums, merge_positions, sum_positions
-from .structure import NoClosedForm, Structure, read_structure
-from .tape import NoTape, Tape, form_of, record, tensors_of
+from .structure import NoClosedForm
+from .tape import tensors_of
 
 __all__ = ["MAX_STEPS", "PairEngine"]
 
 _COMPLETENESS_EVERY = 4  # batches, where source features are drawn
 MAX_STEPS = 512  # where doubling the path nodes gives up
-# What torch raises where it cannot record, evaluate or transform something.
-_FAILURES = (RuntimeError, ValueError, IndexError, TypeError)
 _SEEDS = 100_003  # between the seeds of two batches
 _CACHE = 1 << 21  # bytes
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _two_derivatives(problem: PairProblem, way: Literal["columns", "rows"]) -> Tensor:
@@ -57,15 +50,6 @@ def _two_derivatives(problem: PairProblem, way: Literal["columns", "rows"]) -> T
     if way == "columns":
         return next(column_blocks(problem, at_sample(), 2, 2))[-1]
     return next(row_blocks(problem, at_sample(), 2))[-1]
-
-
-@dataclass(eq=False)
-class _Closed:
-    """The closed form on batches of one shape: structure, matrices, values at the baseline."""
-
-    structure: Structure
-    maps: DenseMaps | None
-    y0: Tensor | None
 
 
 @dataclass(eq=False)
@@ -102,6 +86,7 @@ class PairEngine:
     cut: Cut = field(default_factory=Cut)
     notes: list[str] = field(default_factory=list)
     plan: Plan | None = None
+    records: Records = field(init=False)
     sums: GroupedSums = field(init=False)
     completeness: Completeness = field(default_factory=Completeness)
     n_steps_used: int = 0
@@ -110,12 +95,11 @@ class PairEngine:
     _vmapped: bool = True
     _n_added: int = 0
     _sampler: SourceSampler | None = None
-    _tapes: dict[tuple, Tape | NoTape] = field(default_factory=dict)
-    _serving: dict[tuple[str, ...], bool] = field(default_factory=dict)
-    _closed: dict[Tape, _Closed] = field(default_factory=dict)
-    _portable: dict[int, _Closed] = field(default_factory=dict)
     _footprint: Footprint = field(default=Footprint(0, 0))
     _sample_bytes: int = 1
+
+    def __post_init__(self) -> None:
+        self.records = Records(self.make_function)
 
     # --- planning --------------------------------------------------------------------------------
 
@@ -133,7 +117,7 @@ class PairEngine:
         if self.method in ("integrated_gradients", "gradient"):
             self.plan = self._choose(problem, batch)
             if self.plan.way in ("columns", "drawn columns", "signed columns"):
-                self._taped(problem, batch)  # looked at on few samples
+                self.records.taped(problem, batch)  # looked at on few samples
             if self.plan.way not in ("one map", "two maps"):
                 self._settle(problem)
         else:
@@ -181,7 +165,7 @@ class PairEngine:
         obstacle = ""
         if self.engine in ("auto", "closed_form"):
             try:
-                shape = self._trace(problem, batch, check=True)
+                shape = self.records.closed(problem, batch, check=True)
                 closed = "passes"
                 if shape.maps is not None:
                     closed = "one map" if shape.maps.one_map is not None else "two maps"
@@ -227,91 +211,6 @@ class PairEngine:
         """Path nodes of the quadrature."""
         return at_sample() if self.method == "gradient" else gauss_legendre(self.n_steps)
 
-    def _tape(self, problem: PairProblem, batch: Any) -> Tape:
-        """The record of batches of this form.
-
-        Raises:
-            NoTape: there is none.
-        """
-        key = (tuple(problem.z.shape), form_of(batch))
-        found = self._tapes.get(key)
-        if isinstance(found, Tape) and found.decides:  # it was another batch's
-            self._closed.pop(found, None)
-            found = None
-        if found is None:
-            inputs, rebuild = tensors_of(batch)
-            try:
-                self._tapes[key] = record(
-                    lambda z, *tensors: self.make_function(rebuild(tensors))(z),
-                    [problem.z, *inputs],
-                )
-            except NoTape as error:
-                self._tapes[key] = error
-            found = self._tapes[key]
-        if isinstance(found, NoTape):
-            raise found
-        return found
-
-    def _trace(self, problem: PairProblem, batch: Any, *, check: bool = False) -> _Closed:
-        """The closed form on batches of this shape.
-
-        Raises:
-            NoClosedForm: there is none.
-        """
-        positions = problem.z.shape[1]
-        by_matrices = self.plan is not None and self.plan.way in ("one map", "two maps")
-        if by_matrices and positions in self._portable:
-            return self._portable[positions]
-        try:
-            tape = self._tape(problem, batch)
-        except NoTape as error:
-            raise NoClosedForm(str(error)) from error
-        if tape not in self._closed:
-            try:
-                self._closed[tape] = self._close(tape, problem, batch, check=check)
-            except _FAILURES as error:
-                raise NoClosedForm(f"it cannot be evaluated ({_first_line(error)})") from error
-            closed = self._closed[tape]
-            maps, y0 = closed.maps, closed.y0
-            lasts = not tape.decides and (y0 is None or len(y0) == 1)
-            if maps is not None and maps.portable and lasts:
-                self._portable[positions] = closed
-        return self._closed[tape]
-
-    def _close(self, tape: Tape, problem: PairProblem, batch: Any, *, check: bool) -> _Closed:
-        structure = read_structure(tape)
-        inputs, _ = tensors_of(batch)
-        if check:
-            check_structure(structure, inputs, problem, problem.function)
-        maps = dense_maps(structure, inputs, problem)
-        y0 = one_row(problem.y0) if problem.fixed_baseline and maps is not None else None
-        return _Closed(structure, maps, y0)
-
-    def _taped(self, problem: PairProblem, batch: Any, *, again: bool = False) -> PairProblem:
-        """The same problem with the recorded segment to differentiate, where there is one."""
-        try:
-            tape = self._tape(problem, batch)
-            segment = TapedSegment.on(tape, tensors_of(batch)[0])
-        except (NoTape, *_FAILURES):
-            return problem
-        # Checked once for batches of every size that run through the same operations.
-        operations = tuple(node.name for node in tape.nodes)
-        if operations not in self._serving:
-            self._serving[operations] = TapedSegment.serves(tape) and agrees(segment, problem)
-        if not self._serving[operations]:
-            return problem
-        # What Python read from another batch unseen (lists of lengths, for one) shows in the value.
-        with contextlib.suppress(*_FAILURES):
-            at_end = self.rule == at_sample()  # where it will be linearised anyway
-            value = segment.linearize(problem.z).value if at_end else segment.value(problem.z)
-            near = is_close(value, problem.y, 1e-4)
-            if near or is_close(value, problem.function(problem.z), 1e-4):
-                return replace(problem, taped=segment)
-        if again:
-            return problem
-        self._tapes.clear()
-        return self._taped(problem, batch, again=True)
-
     def _settle(self, problem: PairProblem) -> None:
         """Tries the way that was planned on two derivatives; takes another where it fails.
 
@@ -332,15 +231,15 @@ class PairEngine:
                 mode = "reverse" if way == "rows" else "forward"
                 try:
                     found = _two_derivatives(replace(problem, vmapped=vmapped), way)
-                except _FAILURES as error:
+                except FAILURES as error:
                     if isinstance(error, InteractGraphError):
                         raise
                     reasons.append(
-                        f"{mode} mode cannot differentiate the segment ({_first_line(error)})"
+                        f"{mode} mode cannot differentiate the segment ({first_line(error)})"
                     )
                     continue
                 alone = None
-                with contextlib.suppress(*_FAILURES):
+                with contextlib.suppress(*FAILURES):
                     alone = _two_derivatives(replace(problem, vmapped=False), way)
                 if vmapped and alone is not None and not is_close(found, alone):
                     reasons.append(f"{mode} mode many at a time differs from one at a time")
@@ -455,7 +354,7 @@ class PairEngine:
             self.plan.way not in ("rows", "signed rows") and n_columns <= 2 * n_rows
         )
         if by_columns:
-            problem = self._taped(problem, batch)
+            problem = self.records.taped(problem, batch, at_end=self.rule == at_sample())
         rule = self._rule_for(problem)
         if self.is_drawn:
             # Only some columns are computed; what all of them add up to is sampled as well.
@@ -500,10 +399,7 @@ class PairEngine:
         """Goes back to what `state` gave; to be called after `prepare`."""
 
         def matrix() -> Tensor:
-            maps = next(closed.maps for closed in self._closed.values())
-            assert maps is not None
-            assert maps.one_map is not None
-            return maps.one_map
+            return self.records.one_map
 
         self.sums.restore(state["sums"], matrix)
         self.completeness = Completeness(*state["completeness"])
@@ -535,7 +431,8 @@ class PairEngine:
         """Adds a batch in closed form, after the completeness of the batch has confirmed it."""
         assert self.plan is not None
         gradient = self.method == "gradient"
-        shape = self._trace(problem, batch)
+        by_matrices = self.plan.way in ("one map", "two maps")
+        shape = self.records.closed(problem, batch, by_matrices=by_matrices)
         if self.plan.way in ("columns", "rows"):
             inputs, _ = tensors_of(batch)
             straight = straighten(shape.structure, inputs, problem)
