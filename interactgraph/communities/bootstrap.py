@@ -50,6 +50,8 @@ def bootstrap(
     Raises:
         InteractGraphError: fewer than two folds, or folds of different graphs.
     """
+    if n_samples != int(n_samples) or n_samples < 1:
+        raise InteractGraphError(f"n_samples={n_samples!r} must be a whole number, at least 1")
     if isinstance(folds, InteractionGraph):
         if not folds.folds:
             raise InteractGraphError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,7 +37,8 @@ class Comparison:
     """How two partitions differ, over features that are in a module of both.
 
     Attributes:
-        adjusted_mutual_information: 1: the same partition, 0: chance.
+        adjusted_mutual_information: 1: the same partition, 0: chance; NaN where no feature is in
+            a module of both.
         adjusted_rand_index: the same, by pairs of features.
         matches: one-to-one pairs of modules with the largest number of shared features in total,
             largest first; modules without a counterpart are left out.
@@ -52,6 +54,8 @@ class Comparison:
 
     def summary(self) -> str:
         """A few lines for people."""
+        if math.isnan(self.adjusted_mutual_information):
+            return "no feature is in a module of both partitions"
         n_moved = sum(len(features) for features in self.moved.values())
         lines = [
             f"adjusted mutual information {self.adjusted_mutual_information:.3f}, adjusted Rand "
@@ -94,7 +98,7 @@ def compare(first: Partition, second: Partition) -> Comparison:
     np.add.at(table, (a[both], b[both]), 1)
     rows, columns = linear_sum_assignment(-table)
     matches = []
-    partner = np.full(first.n_modules, -2)
+    partner = np.full(first.n_modules + 1, -2)  # the last one serves features without a module
     for m, k in zip(rows.tolist(), columns.tolist(), strict=True):
         if table[m, k]:
             either = table[m].sum() + table[:, k].sum() - table[m, k]
@@ -106,10 +110,11 @@ def compare(first: Partition, second: Partition) -> Comparison:
         x, y = first.membership[layer], second.membership[layer]
         here = (x >= 0) & (y >= 0)
         moved[layer] = np.flatnonzero(here & (partner[x] != y))
-        by_layer[layer] = adjusted_mutual_information(x[here], y[here])
+        by_layer[layer] = adjusted_mutual_information(x[here], y[here]) if here.any() else math.nan
+    some = bool(both.any())
     return Comparison(
-        adjusted_mutual_information(a[both], b[both]),
-        adjusted_rand_index(a[both], b[both]),
+        adjusted_mutual_information(a[both], b[both]) if some else math.nan,
+        adjusted_rand_index(a[both], b[both]) if some else math.nan,
         matches,
         moved,
         by_layer,

@@ -45,7 +45,8 @@ class HeldOut(NamedTuple):
 
     Attributes:
         excess: sum of r over sum of v of all hidden entries: a modularity that cannot overfit.
-        z_score: sum of r, each divided by its block's sum of v, over the root of its variance.
+        z_score: sum of r, each divided by its block's sum of v, over the root of its variance;
+            NaN where there is none.
     """
 
     excess: float
@@ -111,7 +112,7 @@ def held_out(
             total += float(residual.sum())
             variance += float(residual.square().sum())
     rounds = n_folds * max(len(network.blocks), 1)
-    return HeldOut(excess / rounds, total / math.sqrt(variance) if variance else 0.0)
+    return HeldOut(excess / rounds, total / math.sqrt(variance) if variance else math.nan)
 
 
 def rank_one_fit(values: Tensor, visible: Tensor, n_rounds: int = 20) -> Tensor:

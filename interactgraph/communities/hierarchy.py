@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..errors import InteractGraphError
 from ..graph import InteractionGraph
 from .network import Block, Network
 from .objective import make_objective
@@ -79,7 +80,16 @@ def module_tree(
 
     Returns:
         The root; its children are the modules of the partition.
+
+    Raises:
+        InteractGraphError: the partition is of another graph.
     """
+    found = {layer: len(modules) for layer, modules in partition.membership.items()}
+    if found != dict(graph.n_features):
+        raise InteractGraphError(
+            f"the partition is of another graph: its layers have {found} features, the graph's "
+            f"{dict(graph.n_features)}"
+        )
     network = Network.from_graph(graph, partition.strength or None)
     children = [
         _divide(network, partition, partition.labels == module, level, max_depth - 1, n_runs)
@@ -104,7 +114,7 @@ def _divide(
     if depth < 1 or inside.sum() < _SMALLEST or not own.blocks:
         return ModuleNode(features, 0.0, 1.0)
     test = held_out_test(own, seed=partition.seed)
-    if test.p_value > level:
+    if not test.p_value <= level:
         return ModuleNode(features, *test)
     weighted, _ = weigh(own, partition.weighting, partition.seed)
     objective = make_objective(weighted, "layered", 1.0)

@@ -16,6 +16,8 @@ from ..graph import InteractionGraph
 
 __all__ = ["Block", "Network"]
 
+_MOST = 1e300  # total of a block that still leaves room for sums over blocks
+
 
 class Block(NamedTuple):
     """Weights between two layers.
@@ -91,7 +93,7 @@ class Network:
                     number[target],
                     weight / largest,
                     None if error is None else _read(error, device) / largest,
-                    float(weight.sum()),
+                    min(largest * float((weight / largest).sum()), _MOST),
                 )
             )
         return cls(graph.n_features, tuple(blocks))

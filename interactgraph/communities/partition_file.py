@@ -37,6 +37,8 @@ def save_partition(partition: Partition, path: str | os.PathLike[str]) -> None:
 
 def _to_json(value: Any) -> Any:
     """JSON has no NaN: null stands for it."""
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):

@@ -14,7 +14,7 @@ from .mutual_information import adjusted_mutual_information
 from .network import Network
 from .objective import make_objective
 from .partition import Partition
-from .runs import choose_algorithm, mean_agreement, search
+from .runs import check_runs, choose_algorithm, count_modules, mean_agreement, search
 from .weigh import weigh
 
 __all__ = ["Plateau", "ResolutionProfile", "resolution_for", "resolution_profile"]
@@ -94,6 +94,7 @@ def resolution_profile(
         block_weight: as for `find_modules`.
         algorithm: as for `find_modules`.
     """
+    n_runs, seed = check_runs(n_runs, seed, 1.0)
     values = np.sort(np.geomspace(0.5, 2, 21) if resolutions is None else resolutions).tolist()
     weighted, decided = weigh(Network.from_graph(graph, strength), weighting, seed)
     recorded: dict[str, Any] = {"null": null, "weighting": weighting, "seed": seed}
@@ -145,24 +146,28 @@ def find_plateaus(partitions: Sequence[Partition]) -> list[Plateau]:
 
 def resolution_for(
     n_modules: int, weighted: Network, null: str, block_weight: str, algorithm: str, seed: int
-) -> float:
+) -> tuple[float, np.ndarray]:
     """The resolution whose best partition comes nearest to a number of modules, by bisection.
+
+    Returns:
+        The resolution, and the labels of the partition.
 
     Raises:
         InteractGraphError: the number is not between 1 and the number of features.
     """
     most = int(weighted.connected.sum())
-    if not 1 <= n_modules <= most:
+    if n_modules != int(n_modules) or not 1 <= n_modules <= most:
         raise InteractGraphError(f"n_modules={n_modules} must be between 1 and {most} features")
     low, high = np.log(1e-3), np.log(1e3)
-    found: dict[float, int] = {}
+    found: dict[float, np.ndarray] = {}
     for step in range(16):
         middle = 0.0 if step == 0 else (low + high) / 2
         objective = make_objective(weighted, null, float(np.exp(middle)), block_weight)
         runs = search(objective, choose_algorithm(algorithm, objective), 3, seed)
-        labels = max(runs, key=objective.quality)
-        found[middle] = len(np.unique(labels[labels >= 0]))
-        if found[middle] == n_modules:
+        labels = found[middle] = max(runs, key=objective.quality)
+        number = count_modules(labels)
+        if number == n_modules:
             break
-        low, high = (middle, high) if found[middle] < n_modules else (low, middle)
-    return float(np.exp(min(found, key=lambda r: abs(found[r] - n_modules))))
+        low, high = (middle, high) if number < n_modules else (low, middle)
+    nearest = min(found, key=lambda r: abs(count_modules(found[r]) - n_modules))
+    return float(np.exp(nearest)), found[nearest]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,15 @@ from .spectral import Spectrum
 from .sweeps import Sweeps
 from .threads import few_threads
 
-__all__ = ["ALGORITHMS", "choose_algorithm", "mean_agreement", "search", "sweep_runs"]
+__all__ = [
+    "ALGORITHMS",
+    "check_runs",
+    "choose_algorithm",
+    "count_modules",
+    "mean_agreement",
+    "search",
+    "sweep_runs",
+]
 
 ALGORITHMS = ("leiden+sweeps", "leiden", "sweeps", "networkit")
 
@@ -42,6 +51,26 @@ def choose_algorithm(algorithm: str, objective: Objective | PooledObjective) -> 
             )
         return "leiden"
     return "sweeps" if algorithm == "auto" else algorithm
+
+
+def check_runs(n_runs: Any, seed: Any, resolution: Any) -> tuple[int, int]:
+    """Number of runs and seed as whole numbers.
+
+    Raises:
+        InteractGraphError: they are none, or the resolution is no number.
+    """
+    for name, value, least in (("n_runs", n_runs, 1), ("seed", seed, 0)):
+        whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+        if not whole or value < least:
+            raise InteractGraphError(f"{name}={value!r} must be a whole number, at least {least}")
+    if isinstance(resolution, bool) or not isinstance(resolution, (int, float, np.number)):
+        raise InteractGraphError(f"resolution={resolution!r} must be a number")
+    return int(n_runs), int(seed)
+
+
+def count_modules(labels: np.ndarray) -> int:
+    """Number of modules of labels, `[nodes]`; -1 is none."""
+    return len(np.unique(labels[labels >= 0]))
 
 
 def search(
@@ -78,11 +107,27 @@ def sweep_runs(objective: Objective, seeds: Sequence[int]) -> list[np.ndarray]:
         runs = []
         for number, seed in enumerate(seeds):
             if large or number % 2 == 0:
-                groups = _GROUPS[number // 2 % 2]
-                runs.append(sweeps.polish(spectrum.start(seed, groups)))
+                runs.append(_spectral(sweeps, spectrum, objective, seed, _GROUPS[number // 2 % 2]))
             else:
                 runs.append(sweeps.run(seed))
     return runs
+
+
+def _spectral(
+    sweeps: Sweeps, spectrum: Spectrum, objective: Objective, seed: int, n_groups: int
+) -> np.ndarray:
+    """A run from a spectral start: from more groups where it ends with most of those it had.
+
+    Sweeps and merges only lower their number.
+    """
+    best = sweeps.polish(spectrum.start(seed, n_groups))
+    while len(np.unique(best)) > n_groups / 2 and n_groups < objective.network.n_nodes / 2:
+        n_groups *= 4
+        other = sweeps.polish(spectrum.start(seed, n_groups))
+        if objective.quality(other) <= objective.quality(best):
+            break
+        best = other
+    return best
 
 
 def mean_agreement(runs: list[np.ndarray]) -> float:

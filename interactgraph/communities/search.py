@@ -14,7 +14,7 @@ from .network import Network
 from .objective import NULLS, make_objective
 from .partition import Partition, split_layers
 from .resolution import resolution_for
-from .runs import choose_algorithm, mean_agreement, search
+from .runs import check_runs, choose_algorithm, count_modules, mean_agreement, search
 from .significance import held_out_test
 from .weigh import weigh
 
@@ -67,8 +67,7 @@ def find_modules(
     """
     if null not in NULLS:
         raise InteractGraphError(f"null model {null!r} is not known; choose {', '.join(NULLS)}")
-    if n_runs < 1:
-        raise InteractGraphError(f"n_runs={n_runs} must be at least 1")
+    n_runs, seed = check_runs(n_runs, seed, resolution)
     network = Network.from_graph(graph, strength, device)
     weighted, decided = weigh(network, weighting, seed)
     recorded: dict[str, Any] = {
@@ -82,22 +81,32 @@ def find_modules(
     if not weighted.blocks:
         nowhere = np.full(graph.n_nodes, -1, np.int64)
         return Partition.from_labels(nowhere, graph.n_features, quality=0.0, **recorded)
+    asked: list[np.ndarray] = []
     if n_modules is not None:
-        resolution = resolution_for(n_modules, weighted, null, block_weight, algorithm, seed)
+        resolution, labels = resolution_for(
+            n_modules, weighted, null, block_weight, algorithm, seed
+        )
+        asked = [labels]
         recorded["resolution"] = resolution
     objective = make_objective(weighted, null, resolution, block_weight)
     algorithm = choose_algorithm(algorithm, objective)
     runs = search(objective, algorithm, n_runs, seed)
     qualities = [objective.quality(labels) for labels in runs]
-    best = int(np.argmax(qualities))
-    confidence = split_layers(co_assignment(runs[best], runs), graph.n_features)
+    best = runs[int(np.argmax(qualities))]
+    if n_modules is not None:  # runs at one resolution differ in their number of modules
+        wanted = n_modules
+        best = min(
+            (*runs, *asked),
+            key=lambda labels: (abs(count_modules(labels) - wanted), -objective.quality(labels)),
+        )
+    confidence = split_layers(co_assignment(best, runs), graph.n_features)
     if significance:
         test = held_out_test(network, resolution, n_starts=_test_starts(network), seed=seed)
         recorded.update(z_score=test.z_score, p_value=test.p_value)
     return Partition.from_labels(
-        runs[best],
+        best,
         graph.n_features,
-        quality=qualities[best],
+        quality=objective.quality(best),
         agreement=mean_agreement(runs),
         confidence=confidence,
         details={

@@ -52,7 +52,7 @@ def held_out_test(
         seed: of the folds and the starts.
 
     Returns:
-        z and p; z = 0 where no entry could be tested.
+        z and p; NaN where no entry could be tested.
     """
     z = held_out(
         network,

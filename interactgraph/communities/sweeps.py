@@ -66,7 +66,9 @@ class Sweeps:
         with few_threads(self._network):
             modules = self._sweep(self._split(labels))
             while merge:
-                merged = self._merge(modules)
+                merged = self._merge(modules, _TOLERANCE)
+                if merged is None:  # what is as good together is one module
+                    merged = self._merge(modules, -_TOLERANCE)
                 if merged is None:
                     break
                 modules = self._sweep(merged)
@@ -114,13 +116,14 @@ class Sweeps:
                 still += 1
         return modules
 
-    def _merge(self, modules: list[Tensor]) -> list[Tensor] | None:
-        """Merges the disjoint pairs of modules that gain most, a few; None if no pair gains."""
+    def _merge(self, modules: list[Tensor], least: float) -> list[Tensor] | None:
+        """Merges the disjoint pairs of modules that gain most, a few; None if none gains enough."""
         _, dense = torch.unique(torch.cat(modules), return_inverse=True)
         modules = list(dense.split([len(m) for m in modules]))
         n = int(dense.max()) + 1
-        gain = self._between(modules, n)
-        rows, columns = torch.nonzero((gain > _TOLERANCE).triu(1), as_tuple=True)
+        weight, gain = self._between(modules, n)
+        joins = (gain > least) & (weight > 0)  # nothing between them is nothing in common
+        rows, columns = torch.nonzero(joins.triu(1), as_tuple=True)
         if not len(rows):
             return None
         order = torch.argsort(gain[rows, columns], descending=True, stable=True).cpu()
@@ -138,14 +141,16 @@ class Sweeps:
         mapping = torch.as_tensor(target, device=dense.device)
         return [mapping[m] for m in modules]
 
-    def _between(self, modules: list[Tensor], n: int) -> Tensor:
-        """What merging two modules would add to the quality, `[n, n]`, symmetric."""
-        result = self._objective.terms[0].weight.new_zeros(n, n)
+    def _between(self, modules: list[Tensor], n: int) -> tuple[Tensor, Tensor]:
+        """Weight between two modules, and what merging them adds to the quality, `[n, n]` each."""
+        weight = self._objective.terms[0].weight.new_zeros(n, n)
+        null = torch.zeros_like(weight)
         for k, term in enumerate(self._objective.terms):
             into, out = modules[term.target], modules[term.source]
             grouped = term.weight.new_zeros(n, len(into)).index_add_(0, out, self._by_source[k])
-            result.index_add_(1, into, grouped)
+            weight.index_add_(1, into, grouped)
             null_into = term.into.new_zeros(n).index_add_(0, into, term.into)
             null_out = term.out.new_zeros(n).index_add_(0, out, term.out)
-            result.addr_(null_out, null_into, alpha=-self._gamma)
-        return result + result.T
+            null.addr_(null_out, null_into, alpha=self._gamma)
+        weight, null = weight + weight.T, null + null.T
+        return weight, weight - null

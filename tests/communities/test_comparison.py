@@ -41,3 +41,15 @@ def test_only_the_same_features_compare():
         compare(a, Partition({"y": [0, 0]}, quality=0.0))
     with pytest.raises(InteractGraphError, match="2 features in one partition and 3"):
         compare(a, Partition({"x": [0, 0, 0]}, quality=0.0))
+
+
+def test_nothing_in_common():
+    a = Partition({"a": np.array([0, 0, -1, -1])}, quality=0.0)
+    b = Partition({"a": np.array([-1, -1, 0, 0])}, quality=0.0)
+    none = Partition({"a": np.array([-1, -1, -1, -1])}, quality=0.0)
+    for first, second in ((a, b), (none, a), (none, none)):
+        found = compare(first, second)
+        assert np.isnan(found.adjusted_mutual_information)
+        assert np.isnan(found.by_layer["a"])
+        assert not found.matches
+        assert "no feature is in a module of both" in found.summary()

@@ -153,7 +153,7 @@ def test_weights_that_are_not_finite(value):
         ({"algorithm": "louvain"}, "algorithm 'louvain' is not known"),
         ({"null": "undirected", "algorithm": "sweeps"}, "needs a null model per block"),
         ({"null": "plain"}, "null model 'plain' is not known"),
-        ({"n_runs": 0}, "n_runs=0 must be at least 1"),
+        ({"n_runs": 0}, "n_runs=0 must be a whole number, at least 1"),
         ({"resolution": -1}, "must be a positive number"),
         ({"strength": "median"}, "does not hold strength 'median'"),
     ],
@@ -169,3 +169,35 @@ def test_the_graph_is_left_alone():
     find_modules(graph, n_runs=1)
     for pair, weight in zip(graph.pairs, before, strict=True):
         assert torch.equal(graph.weights(*pair), weight)
+
+
+@pytest.mark.parametrize("algorithm", ["sweeps", "leiden"])
+def test_many_modules(algorithm):
+    draw = np.random.default_rng(0)
+    truth = np.arange(600) % 150
+    weights = draw.lognormal(0, 0.5, (600, 600)) * np.where(truth[:, None] == truth, 200, 1)
+    graph = graph_of(weights)
+    partition = find_modules(
+        graph, n_runs=1, weighting="raw", algorithm=algorithm, significance=False
+    )
+    if algorithm == "sweeps":
+        assert adjusted_rand_index(partition.labels, np.concatenate([truth, truth])) > 0.95
+    asked = find_modules(graph, n_runs=1, weighting="raw", n_modules=150, significance=False)
+    assert asked.n_modules == 150
+
+
+def test_numbers_of_runs_and_seeds(tmp_path):
+    graph, _ = planted(0)
+    for options in ({"seed": -1}, {"n_runs": 2.5}, {"seed": 1.5}, {"n_runs": True}):
+        with pytest.raises(InteractGraphError, match="must be a whole number"):
+            find_modules(graph, **options)
+    with pytest.raises(InteractGraphError, match="must be a number"):
+        find_modules(graph, resolution="1")
+    partition = find_modules(graph, seed=np.int64(3), n_runs=np.int64(2), significance=False)
+    partition.save(tmp_path / "modules.json")
+
+
+def test_uniform_weights_are_one_module():
+    partition = find_modules(graph_of(np.ones((8, 6))), n_runs=3)
+    assert partition.n_modules == 1
+    assert partition.agreement == 1

@@ -90,3 +90,9 @@ def test_uniform_modules_are_not_divided():
     graph, _ = planted(2, 8.0)
     tree = module_tree(graph, find_modules(graph, n_runs=2), level=0.001)
     assert all(not child.children for child in tree.children)
+
+
+def test_tree_of_another_graph():
+    partition = find_modules(planted(0)[0], n_runs=1, significance=False)
+    with pytest.raises(InteractGraphError, match="of another graph"):
+        module_tree(nested(0)[0].replace(), partition)

@@ -1,5 +1,4 @@
 import numpy as np
-import pytest
 import torch
 from communities.planted_graphs import graph_of, planted
 
@@ -44,4 +43,4 @@ def test_power_on_planted_modules():
 
 def test_nothing_to_test():
     result = held_out_test(Network.from_graph(graph_of(np.zeros((3, 3)))))
-    assert result == (0.0, pytest.approx(0.5))
+    assert np.isnan(result).all()
