@@ -124,6 +124,7 @@ def main() -> None:
     p = 17 if arguments.quick else arguments.modulus
     model, seen, unseen = train_modular_addition(
         p, seed=arguments.seed, share=0.7, width=64, hidden=128,
+        max_steps=4_000 if arguments.quick else 40_000,
         progress=lambda step, right: print(f"\rstep {step}: {right:.1%} of unseen pairs", end=""),
     )  # fmt: skip
     print()

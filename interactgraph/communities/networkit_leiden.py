@@ -25,7 +25,7 @@ def networkit_starts(objective: Objective, seeds: list[int]) -> list[np.ndarray]
         InteractGraphError: networkit is not installed.
     """
     try:
-        import networkit  # type: ignore[import-not-found]
+        import networkit
     except ImportError as error:
         raise InteractGraphError(
             "algorithm 'networkit' needs the package networkit: "

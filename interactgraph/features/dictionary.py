@@ -11,6 +11,7 @@ from typing_extensions import Self
 
 from ..errors import InteractGraphError
 from .feature_map import FeatureMap
+from .options import check_whole
 
 if TYPE_CHECKING:
     from .fitting import FittingData
@@ -97,6 +98,7 @@ class Dictionary(FeatureMap):
                     f"or {(features,)}"
                 )
             object.__setattr__(self, "threshold", given.expand(features).contiguous())
+        check_whole("dictionary", k=self.k)
         if self.activation == "topk" and not (self.k and 1 <= self.k <= features):
             raise InteractGraphError(
                 f"dictionary: activation='topk' needs k between 1 and {features}, got k={self.k}"
@@ -107,7 +109,8 @@ class Dictionary(FeatureMap):
         """The dictionary that a module holds as parameters.
 
         Names as in most sparse-autoencoder code: `W_enc [size, features]`, `b_enc`,
-        `W_dec [features, size]`, `b_dec`, `threshold`; or linear layers `encoder` and `decoder`.
+        `W_dec [features, size]`, `b_dec`; or linear layers `encoder` and `decoder`. A tensor
+        `threshold` makes it a JumpReLU, a whole number `k`, `topk` or `top_k` a TopK dictionary.
 
         Args:
             module: the autoencoder.
@@ -116,7 +119,7 @@ class Dictionary(FeatureMap):
         found: dict[str, Any] = {}
         if isinstance(getattr(module, "W_enc", None), Tensor):
             names = {"encoder": "W_enc", "decoder": "W_dec", "encoder_bias": "b_enc",
-                     "decoder_bias": "b_dec", "threshold": "threshold"}  # fmt: skip
+                     "decoder_bias": "b_dec"}  # fmt: skip
             found = {key: getattr(module, name, None) for key, name in names.items()}
             found = {
                 key: value.detach().mT if value.ndim == 2 else value.detach()
@@ -136,8 +139,15 @@ class Dictionary(FeatureMap):
                 f"{type(module).__name__} holds neither W_enc and W_dec nor linear layers encoder "
                 "and decoder; give the tensors: Dictionary(encoder=..., decoder=...)"
             )
-        if "threshold" in found and "activation" not in options:
+        threshold = getattr(module, "threshold", None)
+        if isinstance(threshold, Tensor):
+            found["threshold"] = threshold.detach()
+        counts = (getattr(module, name, None) for name in ("k", "topk", "top_k"))
+        k = next((value for value in counts if isinstance(value, int)), None)
+        if "activation" not in options and "threshold" in found:
             options["activation"] = "jumprelu"
+        elif "activation" not in options and k is not None:
+            options = {"k": k, **options, "activation": "topk"}
         return cls(**{**found, **options})
 
     @classmethod
@@ -264,8 +274,8 @@ class Dictionary(FeatureMap):
             return torch.where(p > self.threshold, p, torch.zeros_like(p))
         if self.activation == "topk":
             assert self.k is not None
-            lowest = p.topk(self.k, dim=-1).values[..., -1:]
-            return torch.where(p >= lowest, p, torch.zeros_like(p)).relu()
+            values, places = p.topk(self.k, dim=-1)
+            return torch.zeros_like(p).scatter(-1, places, values.relu())
         return p.relu()
 
     def _reconstruct(self, codes: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from ..errors import InteractGraphError
 from .jacobians import MeanSquareJacobian
 from .linear import LinearMap
 from .moments import eigenvectors, moments_of
+from .options import check_whole
 
 if TYPE_CHECKING:
     from .fitting import FittingData
@@ -63,10 +64,7 @@ class LocalInteractionBasis(LinearMap):
     def __post_init__(self) -> None:
         self._check_options(rank=self.rank, threshold=self.threshold)
         name = type(self).__name__
-        for option in ("rank", "n_probes", "n_steps"):
-            value = getattr(self, option)
-            if value is not None and value < 1:
-                raise InteractGraphError(f"{name}: {option}={value} must be at least 1")
+        check_whole(name, rank=self.rank, n_probes=self.n_probes, n_steps=self.n_steps)
         for option in ("threshold", "whitening_threshold"):
             if not 0 <= getattr(self, option) < 1:
                 raise InteractGraphError(

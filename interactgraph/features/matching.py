@@ -47,11 +47,14 @@ def match_rows(first: Tensor, second: Tensor, *, n_controls: int = 20, seed: int
     Raises:
         InteractGraphError: shapes that cannot be matched.
     """
-    if first.ndim != 2 or second.ndim != 2 or first.shape[1] != second.shape[1]:
+    shapes = first.ndim == second.ndim == 2 and first.shape[1] == second.shape[1]
+    if not shapes or len(first) > len(second):
         raise InteractGraphError(
             f"cannot match rows of shapes {tuple(first.shape)} and {tuple(second.shape)}; both "
-            "must be matrices of directions in the same space"
+            "must be matrices of directions in the same space, the second with as many or more"
         )
+    if not (first.isfinite().all() and second.isfinite().all()):
+        raise InteractGraphError("cannot match rows that are not finite")
     assignment, cosines = _match(first, second)
     control = []
     for draw in range(n_controls):

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..errors import InteractGraphError
 from .linear import LinearMap
 from .moments import eigenvectors, moments_of
+from .options import check_whole
 
 if TYPE_CHECKING:
     from .fitting import FittingData
@@ -41,8 +42,7 @@ class PCA(LinearMap):
 
     def __post_init__(self) -> None:
         self._check_options(rank=self.rank, explained_variance=self.explained_variance)
-        if self.rank is not None and self.rank < 1:
-            raise InteractGraphError(f"PCA: rank={self.rank} must be at least 1")
+        check_whole("PCA", rank=self.rank)
         if self.explained_variance is not None and not 0 < self.explained_variance <= 1:
             raise InteractGraphError(
                 f"PCA: explained_variance={self.explained_variance} must be above 0 and at most 1"

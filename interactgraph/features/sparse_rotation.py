@@ -20,6 +20,7 @@ from .linear import Linear, LinearMap
 from .local_interaction_basis import LocalInteractionBasis
 from .matching import Matching, match_rows
 from .moments import moments_of
+from .options import check_whole
 from .pca import PCA
 from .random_rotation import random_orthogonal
 from .rotation_search import PairJacobians, rotated_squares, search
@@ -88,11 +89,8 @@ class SparseRotation(LinearMap):
                     f"SparseRotation: {name}={getattr(self, name)!r} is unknown; choose one of "
                     + ", ".join(choices)
                 )
-        for name in ("n_samples", "batch_size", "steps"):
-            if getattr(self, name) < 1:
-                raise InteractGraphError(
-                    f"SparseRotation: {name}={getattr(self, name)} must be at least 1"
-                )
+        numbers = ("n_samples", "batch_size", "steps", "rank", "n_rows", "restarts")
+        check_whole("SparseRotation", **{name: getattr(self, name) for name in numbers})
         if self.eps <= 0 or self.lr <= 0:
             raise InteractGraphError(
                 f"SparseRotation: eps={self.eps} and lr={self.lr} must be above 0"
@@ -103,7 +101,8 @@ class SparseRotation(LinearMap):
         based = self._based(layer, data)
         if not data.targets(layer):
             return data.cast(based)
-        data = replace(data, maps={**data.maps, layer: based})
+        own = [pair for pair in data.pairs if pair[0] == layer]
+        data = replace(data, maps={**data.maps, layer: based}, pairs=own)
         return _learn(data, {layer: based}, {layer: self}).maps[layer]
 
     def _based(self, layer: str, data: FittingData) -> SparseRotation:
@@ -182,6 +181,9 @@ def fit_sparse_rotations(
             channels of Y -> Z; learns every pair on its own.
         forward: `forward(model, batch)` calls the model on a batch.
         progress: show progress bars.
+
+    Raises:
+        InteractGraphError: bad input, or options that do not go together.
     """
     if len(layers) < 2 or order not in ("joint", "from_output", "from_input"):
         raise InteractGraphError(
@@ -189,6 +191,16 @@ def fit_sparse_rotations(
             "'from_output' or 'from_input'"
         )
     options = rotation or SparseRotation()
+    if match and order != "joint":
+        raise InteractGraphError(
+            f"match=True learns every pair on its own, order={order!r} one layer after the other; "
+            "use order='joint'"
+        )
+    if options.n_rows is not None and order == "from_input":
+        raise InteractGraphError(
+            "n_rows draws rows of the Jacobian, which order='from_input' rotates; use "
+            "order='from_output', or n_rows=None"
+        )
     names = list(layers)
     sites = {site.name: site for site in resolve_sites(model, names)}
     pairs = list(pairwise(names))
@@ -206,6 +218,8 @@ def fit_sparse_rotations(
             elif not asked.is_fitted:
                 fitting.maps[layer] = asked.fit(layer, fitting)
         free = [layer for layer in names if isinstance(fitting.maps[layer], SparseRotation)]
+        if not free:
+            raise InteractGraphError(f"keep holds all of layers={names}; leave one free to rotate")
         given = dict.fromkeys(free, options)
         if order == "joint":
             return _learn(fitting, _rotations(fitting, free), given, match=match)

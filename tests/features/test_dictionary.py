@@ -171,3 +171,24 @@ def test_a_dictionary_that_never_fires():
             model, activation()[:, 0], {"0": Dictionary(**t, drop_dead=True), "1": Neurons()},
             progress=False,
         )  # fmt: skip
+
+
+def test_ties_of_the_k_largest():
+    same = Dictionary(torch.ones(12, 4), torch.ones(4, 12), activation="topk", k=3, error=False)
+    codes = same.bind("a", torch.Size((2, 4)), 1).encode(torch.rand(2, 4))
+    assert ((codes != 0).sum(-1) == 3).all()
+
+
+def test_activation_of_a_module_with_linear_layers():
+    class Own(nn.Module):
+        def __init__(self, **attributes):
+            super().__init__()
+            self.encoder, self.decoder = nn.Linear(4, 9), nn.Linear(9, 4)
+            for name, value in attributes.items():
+                setattr(self, name, value)
+
+    assert Dictionary.from_module(Own()).activation == "relu"
+    jump = Dictionary.from_module(Own(threshold=nn.Parameter(torch.rand(9))))
+    assert jump.activation == "jumprelu"
+    top = Dictionary.from_module(Own(k=3))
+    assert (top.activation, top.k) == ("topk", 3)

@@ -171,3 +171,32 @@ def test_as_the_features_of_a_graph(tmp_path):
 def test_bad_input(make, message):
     with pytest.raises(InteractGraphError, match=message):
         make()
+
+
+def test_a_chain_of_layers_as_features():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 7), nn.Tanh(), nn.Linear(7, 5), nn.Tanh(), nn.Linear(5, 4))
+    x = torch.randn(120, 6)
+    rotation = SparseRotation(steps=20, n_samples=30, n_rows=3)
+    mixed = {"input": "neurons", "1": "pca", "3": rotation, "4": "neurons"}
+    for features in (rotation, mixed):
+        graph = itg.interaction_graph(
+            model, x, ["input", "1", "3", "4"], features=features, progress=False
+        )
+        assert graph.features["3"].rotation is not None
+        # Closed forms are exact in any orthogonal basis: the sums of squares are those of neurons.
+        assert max(graph.completeness.values()) < 1e-4
+
+
+def test_options_that_do_not_go_together():
+    model, x = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)), torch.randn(40, 3)
+    for options, match in (
+        ({"match": True, "order": "from_output"}, "use order='joint'"),
+        ({"rotation": SparseRotation(n_rows=2), "order": "from_input"}, "use order='from_output'"),
+        ({"keep": {"1": Neurons(), "2": Neurons()}}, "leave one free"),
+    ):
+        with pytest.raises(InteractGraphError, match=match):
+            fit_sparse_rotations(model, x, ["1", "2"], progress=False, **options)
+    for bad in ({"rank": -2}, {"rank": 0}, {"n_rows": 0}, {"restarts": -1}, {"steps": 1.5}):
+        with pytest.raises(InteractGraphError, match="must be a whole number"):
+            SparseRotation(**bad)
