@@ -179,9 +179,9 @@ def test_a_chain_of_layers_as_features():
     x = torch.randn(120, 6)
     rotation = SparseRotation(steps=20, n_samples=30, n_rows=3)
     mixed = {"input": "neurons", "1": "pca", "3": rotation, "4": "neurons"}
-    for features in (rotation, mixed):
+    for chosen in (rotation, mixed):
         graph = itg.interaction_graph(
-            model, x, ["input", "1", "3", "4"], features=features, progress=False
+            model, x, ["input", "1", "3", "4"], features=chosen, progress=False
         )
         assert graph.features["3"].rotation is not None
         # Closed forms are exact in any orthogonal basis: the sums of squares are those of neurons.
