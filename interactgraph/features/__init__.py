@@ -9,7 +9,8 @@ from .names import NAMES, named_map
 from .neurons import Neurons
 from .pca import PCA
 from .random_rotation import RandomRotation
-from .sparse_rotation import RotationFit, SparseRotation, fit_sparse_rotations
+from .rotation_fit import RotationFit, fit_sparse_rotations
+from .sparse_rotation import SparseRotation
 
 __all__ = [
     "NAMES",

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from ..checks import whole_or_none
 from ..errors import InteractGraphError
 from .feature_map import FeatureMap
-from .options import check_whole
 
 if TYPE_CHECKING:
     from .fitting import FittingData
@@ -98,7 +98,7 @@ class Dictionary(FeatureMap):
                     f"or {(features,)}"
                 )
             object.__setattr__(self, "threshold", given.expand(features).contiguous())
-        check_whole("dictionary", k=self.k)
+        whole_or_none("dictionary: k", self.k)
         if self.activation == "topk" and not (self.k and 1 <= self.k <= features):
             raise InteractGraphError(
                 f"dictionary: activation='topk' needs k between 1 and {features}, got k={self.k}"

@@ -11,17 +11,19 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..errors import InteractGraphError
 from ..model import (
     Cut,
     Forward,
+    PositionMask,
     Runner,
     Site,
     check_data,
     check_finite,
+    layer_mask,
     look_first,
     prepared,
     probe,
+    read_mask,
     resolve_sites,
 )
 from .feature_map import FeatureMap
@@ -30,7 +32,6 @@ from .neurons import Neurons
 __all__ = ["FittingData", "LocalSegment", "fit_feature_maps", "fit_features"]
 
 _Map = TypeVar("_Map", bound=FeatureMap)
-Masks = Callable[[Any], Tensor | None]
 _PIECE = 512  # samples at a time
 
 
@@ -66,7 +67,7 @@ class FittingData:
         pairs: (source, target) layers.
         neurons: layer -> bound `Neurons`, which knows the feature axis.
         maps: layer -> bound feature map; those of later layers are fitted already.
-        mask: batch -> positions that count, `[b, p]`, or None.
+        position_mask: which positions count, see `read_mask`.
         cut: how batches can be cut.
         dtype: what the model computes in.
         progress: whether to show progress bars.
@@ -79,7 +80,7 @@ class FittingData:
     neurons: Mapping[str, Neurons]
     dtype: torch.dtype
     maps: dict[str, FeatureMap] = field(default_factory=dict)
-    mask: Masks = lambda batch: None
+    position_mask: PositionMask | None = None
     cut: Cut = field(default_factory=Cut)
     progress: bool = False
 
@@ -101,6 +102,16 @@ class FittingData:
         for batch in bar:
             yield from self.cut.pieces(self.runner.convert(batch), _PIECE)
 
+    def count(self, layer: str, most: int) -> int:
+        """Number of samples, counted no further than `most`."""
+        n = 0
+        for batch in self.batches("samples"):
+            with torch.no_grad():
+                n += len(self.runner.activations(batch, [self.sites[layer]])[layer])
+            if n >= most:
+                return most
+        return n
+
     def rows(self, layer: str, text: str) -> Iterator[Tensor]:
         """Activations at every sample and position that counts, `[n, d]`, in one pass."""
         for number, batch in enumerate(self.batches(text)):
@@ -108,7 +119,7 @@ class FittingData:
                 found = self.runner.activations(batch, [self.sites[layer]])
             check_finite(found, number)
             values = self._flat(layer, found[layer])
-            mask = _mask_for(self.mask(batch), values)
+            mask = self._mask(batch, layer, values)
             yield values.flatten(0, 1) if mask is None else values[mask]
 
     def segments(self, layer: str, text: str) -> Iterator[list[LocalSegment]]:
@@ -121,15 +132,22 @@ class FittingData:
             with torch.no_grad():
                 sites = [self.sites[name] for name in (layer, *targets)]
                 found = self.runner.activations(batch, sites)
-            mask = self.mask(batch)
-            yield [self._segment(batch, layer, target, found, mask) for target in targets]
+            yield [self._segment(batch, layer, target, found) for target in targets]
 
     def _flat(self, layer: str, activation: Tensor) -> Tensor:
         last = self.neurons[layer].encode(activation)
         return last.reshape(last.shape[0], -1, last.shape[-1])
 
+    def _mask(self, batch: Any, layer: str, values: Tensor) -> Tensor | None:
+        """The positions of a layer's values `[b, p, d]` that count."""
+        return layer_mask(self.mask(batch, values.device), values.shape[1], layer)
+
+    def mask(self, batch: Any, device: torch.device | None = None) -> Tensor | None:
+        """Which positions of a batch count, bool `[b, p]`; None: all."""
+        return read_mask(self.position_mask, batch, device)
+
     def _segment(
-        self, batch: Any, layer: str, target: str, found: dict[str, Tensor], mask: Tensor | None
+        self, batch: Any, layer: str, target: str, found: dict[str, Tensor]
     ) -> LocalSegment:
         segment = self.runner.segment(batch, self.sites[layer], self.sites[target])
         neurons, feature_map = self.neurons[layer], self.maps[target].at(found[target])
@@ -148,21 +166,9 @@ class FittingData:
             point,
             y.shape[-1],
             positions,
-            _mask_for(mask, point),
-            _mask_for(mask, y.reshape(len(y), positions, -1)),
+            self._mask(batch, layer, point),
+            self._mask(batch, target, y.reshape(len(y), positions, -1)),
         )
-
-
-def _mask_for(mask: Tensor | None, values: Tensor) -> Tensor | None:
-    """The mask of a layer with values `[b, p, d]`; one with a single position has none."""
-    positions = values.shape[1]
-    if mask is None or (positions == 1 and mask.shape[1] != 1):
-        return None
-    if mask.shape[1] != positions:
-        raise InteractGraphError(
-            f"position_mask has {mask.shape[1]} positions, the activation has {positions}"
-        )
-    return mask.to(values.device) != 0
 
 
 def fit_feature_maps(
@@ -171,7 +177,7 @@ def fit_feature_maps(
     sites: Mapping[str, Site],
     pairs: Sequence[tuple[str, str]],
     maps: Mapping[str, FeatureMap],
-    mask: Masks = lambda batch: None,
+    position_mask: PositionMask | None = None,
     progress: bool = False,
 ) -> dict[str, FeatureMap]:
     """The maps with those that are not fitted replaced by fitted ones, the last layer first.
@@ -182,7 +188,7 @@ def fit_feature_maps(
         sites: layer -> site.
         pairs: (source, target) layers.
         maps: layer -> feature map.
-        mask: batch -> positions that count, `[b, p]`, or None.
+        position_mask: which positions count, see `interactgraph.model.read_mask`.
         progress: whether to show progress bars.
 
     Raises:
@@ -190,7 +196,7 @@ def fit_feature_maps(
     """
     if all(feature_map.is_fitted for feature_map in maps.values()):
         return dict(maps)
-    fitting = fitting_data(runner, data, sites, pairs, maps, mask, progress)
+    fitting = fitting_data(runner, data, sites, pairs, maps, position_mask, progress)
     for layer in reversed(fitting.maps):
         if not fitting.maps[layer].is_fitted:
             fitting.maps[layer] = fitting.maps[layer].fit(layer, fitting)
@@ -203,7 +209,7 @@ def fitting_data(
     sites: Mapping[str, Site],
     pairs: Sequence[tuple[str, str]],
     maps: Mapping[str, FeatureMap],
-    mask: Masks = lambda batch: None,
+    position_mask: PositionMask | None = None,
     progress: bool = False,
 ) -> FittingData:
     """Looks at the first batch: order of execution, shapes; binds the maps. Arguments as above."""
@@ -220,7 +226,9 @@ def fitting_data(
         dim = guess if bound[layer].is_fitted or not isinstance(dim, int) else dim
         neurons[layer] = Neurons(dim).bind(layer, activation.shape, guess)
     dtype = next(iter(found.values())).dtype
-    return FittingData(runner, data, sites, pairs, neurons, dtype, bound, mask, cut, progress)
+    return FittingData(
+        runner, data, sites, pairs, neurons, dtype, bound, position_mask, cut, progress
+    )
 
 
 def fit_features(
@@ -229,6 +237,7 @@ def fit_features(
     maps: Mapping[str, FeatureMap],
     *,
     pairs: Sequence[tuple[str, str]] | None = None,
+    position_mask: PositionMask | None = None,
     forward: Forward | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
@@ -242,6 +251,7 @@ def fit_features(
         maps: layer -> feature map, in order of execution, the layers that are only read as targets
             of a local interaction basis included.
         pairs: (source, target) layers; default: consecutive layers.
+        position_mask: as for `interaction_graph`.
         forward: `forward(model, batch)` calls the model on a batch.
         device: where to compute.
         dtype: what to compute in.
@@ -255,4 +265,6 @@ def fit_features(
     chosen = list(pairwise(names)) if pairs is None else list(pairs)
     runner = Runner.on(model, forward, device, dtype)
     with prepared(runner.model):
-        return fit_feature_maps(runner, check_data(data), sites, chosen, maps, progress=progress)
+        return fit_feature_maps(
+            runner, check_data(data), sites, chosen, maps, position_mask, progress
+        )

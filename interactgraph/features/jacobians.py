@@ -19,6 +19,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ..errors import InteractGraphError
 from .fitting import FittingData, LocalSegment
 
 __all__ = ["MeanSquareJacobian", "dense_jacobians", "rows_of"]
@@ -243,7 +244,7 @@ def dense_jacobians(
     skip: int = 0,
     n_rows: int | None = None,
     seed: int = 0,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """Jacobians from neurons of a layer to features of the next one, kept in memory.
 
     Args:
@@ -251,16 +252,19 @@ def dense_jacobians(
         source: source layer.
         target: target layer.
         n_samples: samples (all if there are fewer).
-        skip: samples to leave out first; where too few are left, from the first one.
+        skip: samples to leave out first.
         n_rows: random target features of each target position instead of all.
         seed: of these.
 
     Returns:
-        The Jacobians `[b, s, i, d]`, target positions joined with the samples, and the activations
-        `[b, s, d]`.
+        The Jacobians `[b, s, i, d]`, target positions that count joined with the samples, the
+        activations `[b, s, d]`, and which source positions count, bool `[b, s]` or None for all.
+
+    Raises:
+        InteractGraphError: no sample is left.
     """
     generator = torch.Generator().manual_seed(seed)
-    blocks, points, count, seen = [], [], 0, 0
+    blocks, points, masks, count, seen = [], [], [], 0, 0
     index = data.targets(source).index(target)
     for segments in data.segments(source, f"Jacobians {source} -> {target}"):
         segment = segments[index]
@@ -279,11 +283,19 @@ def dense_jacobians(
                 cotangent = segment.point.new_zeros(shape)
                 cotangent[:, :, position, i] = 1
                 rows.append(pull_back(cotangent)[0][here])
-            blocks.append(torch.stack(rows, 2))
-            points.append(segment.point[here])
-        count += len(points[-1])
+            counts = torch.ones(len(segment.point), dtype=torch.bool, device=segment.point.device)
+            if segment.target_mask is not None:
+                counts = segment.target_mask[:, position]
+            blocks.append(torch.stack(rows, 2)[counts[here]])
+            points.append(segment.point[here][counts[here]])
+            if segment.source_mask is not None:
+                masks.append(segment.source_mask[here][counts[here]])
+        count += len(segment.point[here])
         if count >= n_samples:
             break
     if not blocks:
-        return dense_jacobians(data, source, target, n_samples, 0, n_rows, seed)
-    return torch.cat(blocks), torch.cat(points)
+        raise InteractGraphError(
+            f"the data has {seen} samples, and Jacobians {source} -> {target} are asked for after "
+            f"{skip}"
+        )
+    return torch.cat(blocks), torch.cat(points), torch.cat(masks) if masks else None

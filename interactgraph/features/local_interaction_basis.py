@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..checks import whole_or_none
 from ..errors import InteractGraphError
 from .jacobians import MeanSquareJacobian
 from .linear import LinearMap
 from .moments import eigenvectors, moments_of
-from .options import check_whole
 
 if TYPE_CHECKING:
     from .fitting import FittingData
@@ -64,7 +64,8 @@ class LocalInteractionBasis(LinearMap):
     def __post_init__(self) -> None:
         self._check_options(rank=self.rank, threshold=self.threshold)
         name = type(self).__name__
-        check_whole(name, rank=self.rank, n_probes=self.n_probes, n_steps=self.n_steps)
+        for option in ("rank", "n_probes", "n_steps"):
+            whole_or_none(f"{name}: {option}", getattr(self, option))
         for option in ("threshold", "whitening_threshold"):
             if not 0 <= getattr(self, option) < 1:
                 raise InteractGraphError(

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
+from ..checks import whole_or_none
 from ..errors import InteractGraphError
 from .linear import LinearMap
 from .moments import eigenvectors, moments_of
-from .options import check_whole
 
 if TYPE_CHECKING:
     from .fitting import FittingData
@@ -42,7 +42,7 @@ class PCA(LinearMap):
 
     def __post_init__(self) -> None:
         self._check_options(rank=self.rank, explained_variance=self.explained_variance)
-        check_whole("PCA", rank=self.rank)
+        whole_or_none("PCA: rank", self.rank)
         if self.explained_variance is not None and not 0 < self.explained_variance <= 1:
             raise InteractGraphError(
                 f"PCA: explained_variance={self.explained_variance} must be above 0 and at most 1"

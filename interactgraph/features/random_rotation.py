@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
+from zlib import crc32
 
 import torch
 from torch import Tensor
@@ -17,13 +18,16 @@ if TYPE_CHECKING:
 __all__ = ["RandomRotation", "random_orthogonal"]
 
 
-def random_orthogonal(size: int, seed: int) -> Tensor:
+def random_orthogonal(size: int, seed: int, layer: str = "") -> Tensor:
     """An orthogonal matrix from the Haar measure, float64 `[size, size]`.
+
+    Another one for each layer: layers that hold the same space, as those of a residual stream do,
+    would else stay aligned.
 
     QR of a Gaussian matrix with the signs of R's diagonal moved into Q (Mezzadri, How to generate
     random matrices from the classical compact groups, 2007).
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed + (crc32(layer.encode()) << 24))
     q, r = torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.float64))
     return q * r.diagonal().sign()
 
@@ -33,7 +37,7 @@ class RandomRotation(LinearMap):
     """z = Q (f - m) with a random orthogonal Q; m is the mean activation.
 
     Attributes:
-        seed: of Q. Layers of one size share Q under one seed.
+        seed: of Q; every layer has its own Q under one seed.
     """
 
     kind: ClassVar[str] = "random_rotation"
@@ -45,5 +49,5 @@ class RandomRotation(LinearMap):
     def fit(self, layer: str, data: FittingData) -> RandomRotation:
         """See `FeatureMap.fit`."""
         mean = moments_of(data.rows(layer, f"mean of {layer}")).mean
-        q = random_orthogonal(len(mean), self.seed).to(mean.device)
+        q = random_orthogonal(len(mean), self.seed, layer).to(mean.device)
         return data.cast(replace(self, encoder=q, decoder=q.mT.contiguous(), offset=mean))

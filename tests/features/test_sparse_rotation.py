@@ -188,6 +188,96 @@ def test_a_chain_of_layers_as_features():
         assert max(graph.completeness.values()) < 1e-4
 
 
+def test_principal_components_as_the_start():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3))
+    x = torch.randn(90, 5) @ torch.randn(5, 5)
+    rotation = SparseRotation(init="pca", steps=1, lr=1e-12)
+    fit = fit_sparse_rotations(model, x, ["input", "1", "2"], rotation=rotation, progress=False)
+    for layer, activation in (("input", x), ("1", model[:2](x)), ("2", model(x))):
+        z = fit.maps[layer].encode(activation.detach()).double()
+        covariance = z.mT @ z / len(z)
+        variances = covariance.diagonal()
+        assert (covariance - variances.diag()).abs().max() < 1e-4 * variances.max()
+        assert torch.equal(variances, variances.sort(descending=True).values)
+
+
+def test_held_out_samples_are_held_out():
+    """Half of a small data set is learned from; a single sample leaves nothing to hold out."""
+    model, x = Hidden(6, 0), torch.randn(20, 6).double()
+    rotation = SparseRotation(steps=3, batch_size=4)
+    names = ["a", "b"]
+    fit = fit_sparse_rotations(model, x, names, rotation=rotation, progress=False)
+    half = fit_sparse_rotations(model, x[:10].repeat(2, 1), names, rotation=rotation,
+                                progress=False)  # fmt: skip
+    # The same ten samples are learned from, others are measured.
+    for layer in names:
+        assert torch.equal(fit.maps[layer].rotation, half.maps[layer].rotation)
+    one = fit_sparse_rotations(model, x[:1], names, rotation=rotation, progress=False)
+    assert one.sparsity == {}
+
+
+def test_padding_changes_nothing():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3), nn.Tanh()).double()
+    x = torch.randn(16, 3, 4, dtype=torch.float64)
+    mask = torch.ones(16, 3, dtype=torch.bool)
+    mask[::2, 2] = False
+    for of in ("jacobian", "strength"):
+        rotation = SparseRotation(steps=15, of=of, n_samples=8)
+        fits = []
+        for value in (0.0, 30.0):
+            x[~mask] = value
+            data = [{"input": x, "m": mask}]
+            fits.append(
+                fit_sparse_rotations(
+                    model,
+                    data,
+                    ["input", "1", "3"],
+                    rotation=rotation,
+                    position_mask="m",
+                    forward=lambda model, batch: model(batch["input"]),
+                    progress=False,
+                )
+            )
+        for layer, fitted in fits[0].maps.items():
+            torch.testing.assert_close(fitted.rotation, fits[1].maps[layer].rotation)
+        for pair, shares in fits[0].sparsity.items():
+            assert shares == pytest.approx(fits[1].sparsity[pair])
+
+
+def test_matching_starts_from_two_places():
+    """After a single step of an untrained network nothing matches better than at random."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(10, 10), nn.GELU(), nn.Linear(10, 10), nn.GELU())
+    for init in ("identity", "pca", "random"):
+        rotation = SparseRotation(init=init, steps=1)
+        fit = fit_sparse_rotations(
+            model, torch.randn(50, 10), ["input", "1", "3"], rotation=rotation, match=True,
+            progress=False,
+        )  # fmt: skip
+        found = fit.matching["1"]
+        assert abs(found.mean - found.control.mean()) < 4 * found.control.std()
+    kept = fit_sparse_rotations(
+        model, torch.randn(50, 10), ["input", "1", "3"], rotation=rotation, match=True,
+        keep={"1": Neurons()}, progress=False,
+    )  # fmt: skip
+    assert kept.matching == {}
+
+
+def test_random_rotations_differ_between_layers():
+    """A residual stream under one rotation would look as sparse as its neurons."""
+    torch.manual_seed(0)
+    x = torch.randn(40, 12)
+    model = nn.Sequential(nn.Identity(), nn.Identity())
+    graph = itg.interaction_graph(
+        model, x, ["input", "0", "1"], features="random_rotation", progress=False
+    )
+    assert relative_size(graph.weights("input", "0").square()) > 0.4
+    one, other = (graph.features[layer].encoder for layer in ("input", "0"))
+    assert not torch.allclose(one, other)
+
+
 def test_options_that_do_not_go_together():
     model, x = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)), torch.randn(40, 3)
     for options, match in (
