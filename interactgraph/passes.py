@@ -22,15 +22,18 @@ from .graph import Pair
 from .model import (
     Batches,
     Cut,
+    PositionMask,
     Runner,
     Site,
     check_finite,
     check_segment,
+    layer_mask,
     look_first,
     probe,
+    read_mask,
 )
 
-__all__ = ["Groups", "Passes", "PositionMask"]
+__all__ = ["Groups", "Passes"]
 
 _MOST_PASSES = 64  # over the data, to reach target_error
 _TELLING_PASSES = 16  # after which the error that draws do not explain is known well enough
@@ -38,7 +41,6 @@ _STRONGEST = 100  # edges of each pair that target_error is about
 _LOST = 1e-3  # share of an activation that features may leave out without a note
 _RANGED = 512  # samples at a time in which values are looked at
 
-PositionMask = str | Callable[[Any], Tensor]
 Groups = str | int | Sequence[Any] | Tensor | Callable[[Any], Any]
 
 
@@ -139,7 +141,7 @@ class Passes:
                 found = self.runner.activations(batch, sites)
                 mask = self.mask_of(batch)
                 yield {
-                    layer: (value, self._mask_for(mask, self._positions(layer, value), layer))
+                    layer: (value, layer_mask(mask, self._positions(layer, value), layer))
                     for layer, value in found.items()
                 }
 
@@ -367,7 +369,7 @@ class Passes:
                 z=z[source],
                 dz=steps[source],
                 y=function(z[source]) if source in self._lossy else z[target],
-                mask=self._mask_for(mask, z[target].shape[1], target),
+                mask=layer_mask(mask, z[target].shape[1], target),
                 fixed_baseline=mask is None and not self.maps[source].depends_on_sample,
             )
         return problems
@@ -378,7 +380,7 @@ class Passes:
         z0 = flatten_positions(self.maps[layer].at(activation).encode(start))
         self._widen(layer, z, z0)
         step = z - z0 if z0.any() else z
-        here = self._mask_for(mask, z.shape[1], layer)
+        here = layer_mask(mask, z.shape[1], layer)
         return step if here is None else step * here[..., None]
 
     def _widen(self, layer: str, z: Tensor, z0: Tensor) -> None:
@@ -408,33 +410,7 @@ class Passes:
 
     def mask_of(self, batch: Any) -> Tensor | None:
         """Which positions count, bool `[b, p]`; None: all."""
-        if self.position_mask is None:
-            return None
-        if isinstance(self.position_mask, str):
-            if not isinstance(batch, Mapping) or self.position_mask not in batch:
-                raise InteractGraphError(
-                    f"position_mask={self.position_mask!r} is no key of the batches; give a key of "
-                    "dict batches, or a function of the batch"
-                )
-            mask = batch[self.position_mask]
-        else:
-            mask = self.position_mask(batch)
-        if not isinstance(mask, Tensor) or mask.ndim != 2:
-            raise InteractGraphError(
-                "position_mask must give a tensor [samples, positions], got "
-                + (f"shape {tuple(mask.shape)}" if isinstance(mask, Tensor) else repr(mask)[:60])
-            )
-        return mask.to(self.device) != 0
-
-    def _mask_for(self, mask: Tensor | None, positions: int, layer: str) -> Tensor | None:
-        """The mask of a layer; one with a single position (pooled) has none."""
-        if mask is None or (positions == 1 and mask.shape[1] != 1):
-            return None
-        if mask.shape[1] != positions:
-            raise InteractGraphError(
-                f"position_mask has {mask.shape[1]} positions, layer {layer!r} has {positions}"
-            )
-        return mask
+        return read_mask(self.position_mask, batch, self.device)
 
     def _positions(self, layer: str, activation: Tensor) -> int:
         return int(self.maps[layer].encode(activation[:1]).shape[1:-1].numel())

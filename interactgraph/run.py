@@ -25,19 +25,20 @@ from .attribution.baseline import Baseline, check_baseline
 from .attribution.grouped import Key
 from .attribution.memory import default_budget
 from .checkpoint import Checkpoint, description, fingerprint
+from .checks import whole, whole_or_none
 from .distributed import join_world
 from .errors import InteractGraphError
 from .features import FeatureMap, fit_feature_maps, named_map
 from .graph import InteractionGraph, Pair
 from .model import (
-    Batches,
     Forward,
+    PositionMask,
     Runner,
     check_data,
     prepared,
     resolve_sites,
 )
-from .passes import Groups, Passes, PositionMask
+from .passes import Groups, Passes
 
 __all__ = ["interaction_graph"]
 
@@ -152,10 +153,10 @@ def interaction_graph(
     names = check_strengths(strengths)
     _check_method(method, engine, sources, tolerance)
     _check_choice("engine", engine, ENGINES)
-    n_steps = _whole("n_steps", n_steps, 1)
-    sources = None if sources is None else _whole("sources", sources, 1)
-    folds = None if folds is None else _whole("folds", folds, 2)
-    seed = _whole("seed", seed, 0)
+    n_steps = whole("n_steps", n_steps, 1)
+    sources = whole_or_none("sources", sources)
+    folds = whole_or_none("folds", folds, 2)
+    seed = whole("seed", seed, 0)
     _check_choice("sampling", sampling, SAMPLINGS)
     _check_draws(sources, sampling, engine, names)
     if target_error is not None and not 0 < target_error < 1:
@@ -163,7 +164,7 @@ def interaction_graph(
     if target_error is not None and names[0] == "max":
         raise InteractGraphError("target_error needs a strength with an error first, not 'max'")
     if memory_budget is not None:
-        memory_budget = _whole("memory_budget", memory_budget, 1)
+        memory_budget = whole("memory_budget", memory_budget, 1)
     if tolerance is not None and not tolerance > 0:
         raise InteractGraphError(f"tolerance={tolerance!r}; it must be above zero")
     if labels is not None and not all(
@@ -171,7 +172,7 @@ def interaction_graph(
     ):
         raise InteractGraphError("labels must give a list of names for each layer that it has")
     if isinstance(groups, (Tensor, Sequence)) and not isinstance(groups, str):
-        _check_order(data, "groups given in the order of the data need")
+        data.keep_order("groups given in the order of the data need")
     asked_maps = _check_features(features, list(sites))
     baselines = check_baseline(baseline, source_layers)
 
@@ -200,7 +201,7 @@ def interaction_graph(
     }
     world = join_world(device)
     if world.size > 1:
-        _check_order(data, "several processes need")
+        data.keep_order("several processes need")
         if target_error is not None:
             raise InteractGraphError(
                 f"target_error={target_error} in {world.size} processes, none of which knows the "
@@ -215,7 +216,7 @@ def interaction_graph(
         )  # fmt: skip
         saved = None
         if checkpoint is not None:
-            _check_order(data, "checkpoint needs")
+            data.keep_order("checkpoint needs")
             identity = {
                 "memory": memory_budget,
                 "processes": world.size,
@@ -230,7 +231,7 @@ def interaction_graph(
             run.checkpoint = Checkpoint(folder, {**recipe, **identity}, checkpoint_seconds)
             saved = run.checkpoint.load()
         run.maps = fit_feature_maps(
-            runner, data, sites, chosen, asked_maps, run.mask_of, progress=progress
+            runner, data, sites, chosen, asked_maps, position_mask, progress
         )
         sample = run.look()
         if saved is None:
@@ -427,15 +428,6 @@ def _remarks(engine: PairEngine, block: dict[str, Tensor], method: Any) -> Itera
         )
 
 
-def _check_order(data: Batches, who: str) -> None:
-    """Stops where the data comes in another order each time."""
-    if data.reorders:
-        raise InteractGraphError(
-            f"{who} batches in the same order each time, and this DataLoader shuffles; "
-            "give one with shuffle=False"
-        )
-
-
 def _check_pairs(layers: list[str], pairs: Sequence[Pair] | None) -> list[Pair]:
     if pairs is None:
         if len(layers) < 2:
@@ -456,23 +448,6 @@ def _check_pairs(layers: list[str], pairs: Sequence[Pair] | None) -> list[Pair]:
     if not chosen or len(set(chosen)) < len(chosen):
         raise InteractGraphError("pairs must name at least one pair, each once")
     return chosen
-
-
-def _whole(name: str, value: Any, least: int) -> int:
-    """The value as a whole number.
-
-    Raises:
-        InteractGraphError: it is none, or too small.
-    """
-    try:
-        number = int(value)
-        if isinstance(value, (str, bool)) or number != value or number < least:
-            raise ValueError
-    except (TypeError, ValueError, OverflowError):
-        raise InteractGraphError(
-            f"{name}={value!r}; it must be a whole number of at least {least}"
-        ) from None
-    return number
 
 
 def _check_choice(name: str, value: Any, choices: Sequence[str]) -> None:

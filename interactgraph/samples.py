@@ -13,11 +13,12 @@ from .attribution.baseline import Baseline, check_baseline
 from .attribution.forward import linearize
 from .attribution.problem import PairProblem
 from .attribution.quadrature import PathRule, at_sample, gauss_legendre
+from .checks import whole
 from .distributed import World
 from .errors import InteractGraphError
 from .graph import InteractionGraph, Pair
-from .model import Forward, Runner, check_data, prepared, resolve_sites
-from .passes import Passes, PositionMask
+from .model import Forward, PositionMask, Runner, check_data, prepared, resolve_sites
+from .passes import Passes
 
 __all__ = ["TopSamples", "top_samples"]
 
@@ -87,8 +88,7 @@ def top_samples(
             f"the graph's method is {method!r}; samples can be named for integrated_gradients and "
             "gradient"
         )
-    if k < 1 or k != int(k):
-        raise InteractGraphError(f"k={k!r}; it must be a whole number of at least 1")
+    k = whole("k", k)
     n_edges = {pair: int((graph.weights(*pair) != 0).sum()) for pair in graph.pairs}
     if sum(n_edges.values()) > _MOST_EDGES:
         raise InteractGraphError(
@@ -106,9 +106,7 @@ def top_samples(
     runner = Runner.on(model, forward, device, dtype)
     data = check_data(data)
     sites = {site.name: site for site in resolve_sites(model, graph.layers)}
-    found = {
-        pair: _Search(graph.weights(*pair) != 0, int(k), threshold, rule) for pair in graph.pairs
-    }
+    found = {pair: _Search(graph.weights(*pair) != 0, k, threshold, rule) for pair in graph.pairs}
     with prepared(runner.model), torch.no_grad():
         passes = Passes(
             runner, data, sites, list(graph.pairs), dict(graph.features), baselines, position_mask,

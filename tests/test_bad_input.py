@@ -334,7 +334,7 @@ def test_samples_that_influence_each_other():
         ({"position_mask": lambda b: torch.ones(8)}, r"must give a tensor \[samples, positions\]"),
         ({"memory_budget": 100}, r"more than the memory budget"),
         ({"memory_budget": 0}, r"memory_budget=0"),
-        ({"n_steps": None}, r"n_steps=None; it must be a whole number"),
+        ({"n_steps": None}, r"n_steps=None must be a whole number"),
         ({"n_steps": float("inf")}, r"n_steps=inf"),
         ({"seed": None}, r"seed=None"),
         ({"sources": 1.5}, r"sources=1.5"),

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import InteractGraphError
 from .options import read_graph
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["add", "execute"]
 
 _MEASURES = ["accuracy", "log_likelihood", "agreement", "log_agreement", "similarity"]
+_OF_EDGES = ("pairs", "ranking", "tolerance")
+_OF_MODULES = ("ways", "layers", "n_controls", "seed")
 
 
 def add(commands: Any) -> argparse.ArgumentParser:
@@ -38,22 +41,22 @@ def add(commands: Any) -> argparse.ArgumentParser:
     command.add_argument("data", metavar="DATA", help="file.py:name or package.module:name")
     command.add_argument("--measure", default="accuracy", choices=_MEASURES)
     command.add_argument("--baseline", default="mean", choices=["mean", "zero"])
+    command.add_argument("--position-mask", metavar="KEY", help="key of dict batches")
     command.add_argument("--forward", metavar="FILE.py:NAME", help="forward(model, batch)")
     command.add_argument("-o", "--output", metavar="DIR", help="write tables and a picture there")
     command.add_argument("--no-progress", action="store_true", help="no progress bar")
     edges = command.add_argument_group("edges")
     edges.add_argument("--pairs", nargs="+", metavar="SOURCE:TARGET", help="default: all")
     edges.add_argument("--ranking", help="a strength of the graph (default: its first), or greedy")
-    edges.add_argument(
-        "--tolerance", type=float, default=1e-3, help="how much may be lost (default: 0.001)"
-    )
+    edges.add_argument("--tolerance", type=float, help="how much may be lost (default: 0.001)")
     modules = command.add_argument_group("modules")
     modules.add_argument("--modules", metavar="FILE", help="what `interactgraph modules` wrote")
-    modules.add_argument("--ways", nargs="+", default=["features"],
-                         choices=["features", "edges", "others"])  # fmt: skip
+    modules.add_argument("--ways", nargs="+", choices=["features", "edges", "others"],
+                         help="take away its features (default), its internal edges, or all "
+                         "others' features")  # fmt: skip
     modules.add_argument("--layers", nargs="+", metavar="NAME", help="default: hidden layers")
-    modules.add_argument("--n-controls", type=int, default=10, help="random sets for comparison")
-    modules.add_argument("--seed", type=int, default=0, help="of the random sets")
+    modules.add_argument("--n-controls", type=int, help="random sets to compare (default: 10)")
+    modules.add_argument("--seed", type=int, help="of the random sets (default: 0)")
     return command
 
 
@@ -62,6 +65,7 @@ def execute(options: argparse.Namespace) -> None:
     from .output import check_writable
     from .specs import load_data, load_model, load_object
 
+    _check_options(options)
     folder = None if options.output is None else Path(options.output)
     if folder is not None:
         check_writable(folder / "ablation.json")
@@ -71,12 +75,27 @@ def execute(options: argparse.Namespace) -> None:
         "data": load_data(options.data),
         "forward": None if options.forward is None else load_object(options.forward, "--forward"),
         "baseline": options.baseline,
+        "position_mask": options.position_mask,
         "progress": not options.no_progress,
     }
     if options.modules is None:
         _edges(graph, given, options, folder)
     else:
         _modules(graph, given, options, folder)
+
+
+def _check_options(options: argparse.Namespace) -> None:
+    """Stops where an option was given that the other kind of ablation has."""
+    other = _OF_MODULES if options.modules is None else _OF_EDGES
+    if found := list(_asked(options, *other)):
+        names = ", ".join("--" + name.replace("_", "-") for name in found)
+        what = "needs --modules" if options.modules is None else "is for edges, without --modules"
+        raise InteractGraphError(f"{names} {what}; see interactgraph ablate --help")
+
+
+def _asked(options: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Of some options, those that were given."""
+    return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
 
 
 def _modules(
@@ -86,8 +105,8 @@ def _modules(
     from ..validation import ablate_modules
 
     found = ablate_modules(
-        graph, Partition.load(options.modules), ways=options.ways, measures=options.measure,
-        layers=options.layers, n_controls=options.n_controls, seed=options.seed, **given,
+        graph, Partition.load(options.modules), measures=options.measure,
+        **_asked(options, *_OF_MODULES), **given,
     )  # fmt: skip
     for effect in found:
         print(effect)
@@ -108,9 +127,8 @@ def _edges(
     print(f"{'pair':<30} edges needed       of   intact     kept")
     for pair in pairs:
         found[pair] = edges_required(
-            graph, given["model"], given["data"], *pair, measure=options.measure,
-            tolerance=options.tolerance, ranking=options.ranking, baseline=given["baseline"],
-            forward=given["forward"], progress=given["progress"],
+            graph, source=pair[0], target=pair[1], measure=options.measure,
+            **_asked(options, "tolerance", "ranking"), **given,
         )  # fmt: skip
         one = found[pair]
         print(
@@ -120,7 +138,7 @@ def _edges(
         )
     if folder is not None:
         table = [
-            {"source": a, "target": b, "measure": options.measure, "tolerance": options.tolerance,
+            {"source": a, "target": b, "measure": options.measure, "tolerance": one.tolerance,
              "ranking": options.ranking or graph.strengths[0], "n_edges": one.n_edges,
              "intact": one.intact, "curve": list(one.curve.items())}
             for (a, b), one in found.items()
@@ -138,7 +156,6 @@ def _write(path: Path, text: str) -> None:
 
 
 def _picture(found: dict[tuple[str, str], EdgesRequired], measure: str, path: Path) -> None:
-    from ..errors import InteractGraphError
     from ..report import draw_curves
 
     curves = {" -> ".join(pair): (one.curve, one.intact) for pair, one in found.items()}

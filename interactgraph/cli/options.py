@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -268,24 +267,12 @@ def find(graph: InteractionGraph, options: argparse.Namespace) -> Partition:
 
 def describe(partition: Partition, graph: InteractionGraph) -> str:
     """A few lines about a partition, honest where there is nothing to find."""
-    lines = []
+    lines = [partition.summary()]
     sizes = [{layer: len(f) for layer, f in module.items()} for module in partition.modules]
-    p = partition.p_value
-    if math.isfinite(p):
-        verdict = (
-            "structure beyond feature strengths"
-            if p < 0.05
-            else ("no modular structure found: feature strengths alone explain held-out edges")
-        )
-        lines.append(f"p = {p:.2g} on held-out edges: {verdict}")
-    lines.append(
-        f"{len(partition.modules)} modules, quality {partition.quality:.3f}, agreement between "
-        f"runs {partition.agreement:.2f}"
-    )
     width = max((len(layer) for layer in graph.layers), default=5)
-    lines.append(
-        "module  features  " + "  ".join(f"{layer:>{max(width, 5)}}" for layer in graph.layers)
-    )
+    if sizes:
+        names = "  ".join(f"{layer:>{max(width, 5)}}" for layer in graph.layers)
+        lines.append("module  features  " + names)
     for number, size in enumerate(sizes[:30]):
         row = "  ".join(f"{size.get(layer, 0):>{max(width, 5)}}" for layer in graph.layers)
         lines.append(f"{number:>6}  {sum(size.values()):>8}  {row}")
@@ -294,7 +281,9 @@ def describe(partition: Partition, graph: InteractionGraph) -> str:
     isolated = sum(int((m < 0).sum()) for m in partition.membership.values())
     doubtful = sum(map(len, partition.details.get("uncertain", {}).values()))
     if doubtful:
-        lines.append(f"{doubtful} features are with their module in less than half of the samples")
+        lines.append(
+            f"features that are with their module in less than half of the samples: {doubtful}"
+        )
     if isolated:
-        lines.append(f"{isolated} features have no edges and belong to no module")
+        lines.append(f"features without edges, which belong to no module: {isolated}")
     return "\n".join(lines)

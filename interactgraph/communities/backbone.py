@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -30,7 +32,8 @@ def backbone(
         method: "disparity": edges that are large among those of either of their ends (Serrano,
             Boguna & Vespignani, PNAS 106, 6483, 2009); "per_target": the largest ones into each
             target feature; "standard_error": those larger than `errors` standard errors.
-        keep: share of each pair's edges that is kept ("disparity", "per_target").
+        keep: share of the edges that is kept, of each pair ("disparity") or into each target
+            feature ("per_target"), at least one.
         errors: number of standard errors ("standard_error").
         strength: the strength that decides; None: the graph's first.
 
@@ -42,6 +45,8 @@ def backbone(
         raise InteractGraphError(f"method {method!r} is not known; choose {', '.join(METHODS)}")
     if not 0 < keep <= 1:
         raise InteractGraphError(f"keep={keep!r} must be a share of edges, above 0 and at most 1")
+    if not errors >= 0:
+        raise InteractGraphError(f"errors={errors!r} must be a number that is not negative")
     strength = graph.check_strength(strength)
     blocks, standard_errors = {}, {}
     for pair, block in graph.blocks.items():
@@ -49,11 +54,10 @@ def backbone(
         if method == "standard_error":
             kept = size > errors * graph.standard_error(*pair, strength)
         elif method == "disparity":
-            kept = _first(-disparity(size), keep)
+            score = torch.where(size > 0, -disparity(size), -math.inf)
+            kept = _first(score.view(1, -1), keep).view_as(size)
         else:
-            k = max(1, round(keep * size.shape[1]))
-            kept = torch.zeros_like(size, dtype=torch.bool)
-            kept.scatter_(1, size.topk(min(k, size.shape[1]), dim=1).indices, True)
+            kept = _first(torch.where(size > 0, size, -math.inf), keep)
         kept &= size > 0
         blocks[pair] = {name: matrix * kept for name, matrix in block.items()}
         standard_errors[pair] = {
@@ -81,8 +85,7 @@ def disparity(size: Tensor) -> Tensor:
 
 
 def _first(score: Tensor, keep: float) -> Tensor:
-    """Marks the share of entries with the largest scores."""
-    k = max(1, round(keep * score.numel())) if score.numel() else 0
-    mask = torch.zeros(score.numel(), dtype=torch.bool, device=score.device)
-    mask[score.flatten().topk(k).indices] = True
-    return mask.view_as(score)
+    """Marks the share of each row's edges with the largest scores; -inf is no edge."""
+    k = (keep * (score > -math.inf).sum(1, keepdim=True)).round().clamp_min(1)
+    rank = score.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    return rank < k

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..checks import whole
 from ..errors import InteractGraphError
 from ..graph import InteractionGraph
 from .confidence import co_assignment
@@ -36,7 +37,7 @@ def bootstrap(
 
     Args:
         folds: a graph with folds (`interaction_graph(..., folds=20)`), or graphs of the same model
-            over disjoint parts of the data, equally large.
+            over disjoint parts of the data.
         strength: which strength is the weight; None: the graphs' first.
         n_samples: number of resampled graphs, each searched once.
         seed: of the resampling and of every search.
@@ -44,23 +45,24 @@ def bootstrap(
         **options: for `find_modules`.
 
     Returns:
-        The partition of the mean graph; `agreement` is the mean adjusted mutual information with
-        the partitions of the resampled graphs.
+        The partition of the graph (where only folds are given, of their mean); `agreement` is the
+        mean adjusted mutual information with the partitions of the resampled graphs.
 
     Raises:
         InteractGraphError: fewer than two folds, or folds of different graphs.
     """
-    if n_samples != int(n_samples) or n_samples < 1:
-        raise InteractGraphError(f"n_samples={n_samples!r} must be a whole number, at least 1")
+    n_samples = whole("n_samples", n_samples)
+    whole_graph = folds if isinstance(folds, InteractionGraph) else None
     if isinstance(folds, InteractionGraph):
         if not folds.folds:
             raise InteractGraphError(
-                "the graph has no folds; compute it with interaction_graph(..., folds=20)"
+                "the graph has no folds; compute it with interaction_graph(..., folds=20) (groups "
+                "have none)"
             )
         folds = folds.folds
     if len(folds) < 2:
         raise InteractGraphError(f"a bootstrap needs at least 2 folds, got {len(folds)}")
-    partition = find_modules(mean_graph(folds), strength, seed=seed, **options)
+    partition = find_modules(whole_graph or mean_graph(folds), strength, seed=seed, **options)
     options = {**options, "significance": False, "n_runs": 1}
     draw = np.random.default_rng(seed)
     others = []
@@ -87,6 +89,8 @@ def bootstrap(
 def mean_graph(folds: Sequence[InteractionGraph]) -> InteractionGraph:
     """The graph over all folds: means of strengths, root mean squares of `rms`, largest `max`.
 
+    Folds count by their samples.
+
     Raises:
         InteractGraphError: the folds have different layers, features or strengths.
     """
@@ -98,18 +102,21 @@ def mean_graph(folds: Sequence[InteractionGraph]) -> InteractionGraph:
                 f"folds must be graphs of the same layers, features and strengths; got {first!r} "
                 f"and {other!r}"
             )
+    sizes = torch.tensor([float(fold.metadata.get("n_samples", 1)) for fold in folds])
+    share = sizes / sizes.sum()
     blocks: dict[tuple[str, str], Mapping[str, Tensor]] = {}
     for pair in first.pairs:
         blocks[pair] = {
-            name: _combine(name, torch.stack([fold.blocks[pair][name] for fold in folds]))
+            name: _combine(name, torch.stack([fold.blocks[pair][name] for fold in folds]), share)
             for name in first.strengths
         }
     return first.replace(blocks=blocks, standard_errors={})
 
 
-def _combine(strength: str, values: Tensor) -> Tensor:
+def _combine(strength: str, values: Tensor, share: Tensor) -> Tensor:
+    weights = share.to(values)[:, None, None]
     if strength == "rms":
-        return values.square().mean(0).sqrt()
+        return (values.square() * weights).sum(0).sqrt()
     if strength == "max":
         return values.amax(0)
-    return values.mean(0)
+    return (values * weights).sum(0)

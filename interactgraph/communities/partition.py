@@ -60,16 +60,15 @@ class Partition:
     def __post_init__(self) -> None:
         membership = {}
         for layer, modules in self.membership.items():
-            array = np.array(modules, dtype=np.int64)
-            if array.ndim != 1:
-                raise InteractGraphError(
-                    f"membership of layer {layer!r} has shape {array.shape}, expected one module "
-                    "number for each feature"
-                )
-            array.flags.writeable = False
-            membership[str(layer)] = array
+            membership[str(layer)] = _module_numbers(str(layer), modules)
         object.__setattr__(self, "membership", MappingProxyType(membership))
         confidence = {str(k): np.array(v, dtype=np.float64) for k, v in self.confidence.items()}
+        for layer, values in confidence.items():
+            if layer not in membership or values.shape != membership[layer].shape:
+                raise InteractGraphError(
+                    f"confidence of layer {layer!r} has shape {values.shape}; it must give one "
+                    "number for each feature of a layer of the membership"
+                )
         object.__setattr__(self, "confidence", MappingProxyType(confidence))
         object.__setattr__(self, "details", MappingProxyType(dict(self.details)))
         numbers = np.unique(self.labels)
@@ -178,6 +177,30 @@ class Partition:
         from .partition_file import load_partition
 
         return load_partition(path)
+
+
+def _module_numbers(layer: str, modules: Any) -> np.ndarray:
+    """The module of each feature of a layer, int64, read only.
+
+    Raises:
+        InteractGraphError: no list of whole numbers of at least -1.
+    """
+    given = np.array(modules)
+    if given.ndim != 1:
+        raise InteractGraphError(
+            f"membership of layer {layer!r} has shape {given.shape}, expected one module number "
+            "for each feature"
+        )
+    numeric = given.size == 0 or given.dtype.kind in "iuf"
+    if not numeric or (given.size and not (given % 1 == 0).all()) or (given < -1).any():
+        wrong = given if not numeric else given[(given % 1 != 0) | (given < -1)]
+        raise InteractGraphError(
+            f"membership of layer {layer!r} holds {wrong.ravel()[0]!r}; module numbers must be "
+            "whole, and -1 for features that are in none"
+        )
+    array = given.astype(np.int64)
+    array.flags.writeable = False
+    return array
 
 
 def by_size(labels: np.ndarray) -> np.ndarray:

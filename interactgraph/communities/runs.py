@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..checks import whole
 from ..errors import InteractGraphError
 from .leiden import Leiden
 from .mutual_information import adjusted_mutual_information
@@ -59,13 +60,9 @@ def check_runs(n_runs: Any, seed: Any, resolution: Any) -> tuple[int, int]:
     Raises:
         InteractGraphError: they are none, or the resolution is no number.
     """
-    for name, value, least in (("n_runs", n_runs, 1), ("seed", seed, 0)):
-        whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-        if not whole or value < least:
-            raise InteractGraphError(f"{name}={value!r} must be a whole number, at least {least}")
     if isinstance(resolution, bool) or not isinstance(resolution, (int, float, np.number)):
         raise InteractGraphError(f"resolution={resolution!r} must be a number")
-    return int(n_runs), int(seed)
+    return whole("n_runs", n_runs), whole("seed", seed, 0)
 
 
 def count_modules(labels: np.ndarray) -> int:

@@ -2,6 +2,7 @@
 
 from .batches import Batches, Cut, Forward, check_data
 from .first_look import FirstLook, look_first
+from .masks import PositionMask, layer_mask, read_mask
 from .probing import Probe, check_finite, check_segment, probe
 from .runner import Runner, Segment, prepared
 from .sites import Site, first_tensor, resolve_sites
@@ -11,6 +12,7 @@ __all__ = [
     "Cut",
     "FirstLook",
     "Forward",
+    "PositionMask",
     "Probe",
     "Runner",
     "Segment",
@@ -19,8 +21,10 @@ __all__ = [
     "check_finite",
     "check_segment",
     "first_tensor",
+    "layer_mask",
     "look_first",
     "prepared",
     "probe",
+    "read_mask",
     "resolve_sites",
 ]

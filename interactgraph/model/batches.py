@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
+from hashlib import blake2b
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,8 @@ class Batches:
         self.source = source
         self._begun: tuple[Any, Iterator[Any]] | None = None
         self._length: int | None = None
+        self._who: str | None = None
+        self._samples: list[bytes] = []
 
     def __len__(self) -> int:
         return len(self.source)  # type: ignore[arg-type]
@@ -67,16 +70,46 @@ class Batches:
         assert self._begun is not None
         first, rest = self._begun
         self._begun = None
-        yield first
-        n = 1
-        for batch in rest:
+        n = 0
+        for batch in chain([first], rest):
+            self._check(batch, n)
             n += 1
             yield batch
         self._ended(n)
 
-    @property
-    def reorders(self) -> bool:
-        """Whether two passes give the samples in different orders, as far as can be seen."""
+    def keep_order(self, who: str) -> None:
+        """From here on, every pass has to give the same samples in the same order.
+
+        Args:
+            who: needs that, with its verb: the beginning of the message.
+
+        Raises:
+            InteractGraphError: here where a loader can be seen to shuffle; in a pass, where a batch
+                begins or ends with another sample than in the first one.
+        """
+        self._who = who
+        if self._reorders():
+            raise InteractGraphError(
+                f"{who} batches in the same order each time, and this DataLoader shuffles; "
+                "give one with shuffle=False"
+            )
+
+    def _check(self, batch: Any, number: int) -> None:
+        """Compares the first and last sample of a batch with those of an earlier pass."""
+        tensor = first_tensor(batch)
+        if self._who is None or tensor is None or not tensor.ndim or tensor.is_sparse:
+            return
+        ends = tensor[[0, -1]].detach().cpu().contiguous()
+        found = blake2b(ends.view(torch.uint8).numpy().tobytes(), digest_size=8).digest()
+        if number == len(self._samples):
+            self._samples.append(found)
+        elif number < len(self._samples) and self._samples[number] != found:
+            raise InteractGraphError(
+                f"{self._who} the same samples in every pass, and batch {number} holds others than "
+                "in an earlier one; give data that neither shuffles nor draws (augmentation)"
+            )
+
+    def _reorders(self) -> bool:
         sampler = getattr(self.source, "batch_sampler", None)
         sampler = getattr(self.source, "sampler", None) if sampler is None else sampler
         if sampler is None:

@@ -21,8 +21,8 @@ from ..features import FeatureMap
 from ..features.fitting import FittingData, fitting_data
 from ..features.moments import moments_of
 from ..graph import InteractionGraph
-from ..model import Forward, Runner, Site, check_data, prepared, resolve_sites
-from .measures import Measure, check_measure
+from ..model import Forward, PositionMask, Runner, Site, check_data, prepared, resolve_sites
+from .measures import Measure, check_measure, take
 
 __all__ = ["PairAblation", "Piece"]
 
@@ -71,6 +71,7 @@ class PairAblation:
         maps: {layer: fitted feature map} of both.
         baseline: what a source feature without an edge is set to: "mean", "zero" or a tensor, in
             activation space.
+        position_mask: which positions the mean is taken over, as for `interaction_graph`.
         forward: `forward(model, batch)` calls the model on a batch.
         progress: show progress bars.
     """
@@ -81,6 +82,7 @@ class PairAblation:
     target: str
     maps: Mapping[str, FeatureMap]
     baseline: str | Tensor = "mean"
+    position_mask: PositionMask | None = None
     forward: Forward | None = None
     progress: bool = True
     n_targets: int = 0
@@ -90,6 +92,7 @@ class PairAblation:
 
     def __post_init__(self) -> None:
         self.data = check_data(self.data)
+        self.data.keep_order("edge ablation, which goes over the data many times, needs")
         for layer in (self.source, self.target):
             if layer not in self.maps:
                 raise InteractGraphError(
@@ -111,7 +114,7 @@ class PairAblation:
         with prepared(self.model), torch.no_grad():
             self._data = fitting_data(
                 runner, self.data, sites, [(self.source, self.target)],
-                {layer: self.maps[layer] for layer in sites}, progress=self.progress,
+                {layer: self.maps[layer] for layer in sites}, self.position_mask, self.progress,
             )  # fmt: skip
             if self.baseline == "mean":
                 rows = self._data.rows(self.source, f"mean of {self.source}")
@@ -221,12 +224,7 @@ class PairAblation:
         with prepared(self.model), torch.no_grad():
             for piece in self.pieces():
                 output = piece.intact if kept is None else piece.tail(self.features(piece, kept))
-                values = chosen(output, piece.batch, piece.intact)
-                if values.shape != output.shape[:1]:
-                    raise InteractGraphError(
-                        f"the measure gives shape {tuple(values.shape)} for {len(output)} samples; "
-                        "it must give one number for each"
-                    )
+                values = take(chosen, output, piece.batch, piece.intact)
                 total += float(values.sum(dtype=torch.float64))
                 count += len(values)
         return total / count

@@ -9,7 +9,7 @@ from tqdm import tqdm
 from ..errors import InteractGraphError
 from ..model import prepared
 from .ablation import PairAblation, Piece, check_scores, top_edges
-from .measures import Measure, check_measure
+from .measures import Measure, check_measure, take
 
 __all__ = ["greedy_ranking"]
 
@@ -125,6 +125,6 @@ class _State:
         for index, (i, j) in enumerate(edges):
             here = y.clone()
             here[..., i] = self.without[i, j][1]
-            values = measure(piece.tail(here), piece.batch, piece.intact)
+            values = take(measure, piece.tail(here), piece.batch, piece.intact)
             result[index] = float(values.sum(dtype=torch.float64))
         return result

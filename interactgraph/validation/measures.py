@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from ..errors import InteractGraphError
 
-__all__ = ["MEASURES", "Measure", "check_measure"]
+__all__ = ["MEASURES", "Measure", "check_measure", "take"]
 
 # (output, batch, output of the intact model) -> one number for each sample
 Measure = Callable[[Tensor, Any, Tensor], Tensor]
@@ -18,27 +18,27 @@ Measure = Callable[[Tensor, Any, Tensor], Tensor]
 
 def accuracy(output: Tensor, batch: Any, intact: Tensor) -> Tensor:
     """1 where the largest logit is the label, the second element of the batch."""
-    return (output.argmax(-1) == _labels(batch, output)).to(output.dtype)
+    return _right(output, _labels(batch, output))
 
 
 def agreement(output: Tensor, batch: Any, intact: Tensor) -> Tensor:
     """1 where the largest logit is the intact model's; needs no labels."""
-    return (output.argmax(-1) == intact.argmax(-1)).to(output.dtype)
+    return _right(output, _logits(intact).argmax(-1))
 
 
 def log_likelihood(output: Tensor, batch: Any, intact: Tensor) -> Tensor:
     """Log-probability of the label, minus the cross-entropy loss."""
-    return -F.cross_entropy(output, _labels(batch, output), reduction="none")
+    return _log_probability(output, _labels(batch, output))
 
 
 def log_agreement(output: Tensor, batch: Any, intact: Tensor) -> Tensor:
     """Log-probability of the intact model's answer: smooth, where `accuracy` is not."""
-    return -F.cross_entropy(output, intact.argmax(-1), reduction="none")
+    return _log_probability(output, _logits(intact).argmax(-1))
 
 
 def similarity(output: Tensor, batch: Any, intact: Tensor) -> Tensor:
     """Minus the squared distance from the intact model's output, for any kind of output."""
-    return -(output - intact).flatten(1).square().sum(1)
+    return -(output - intact).reshape(len(output), -1).square().sum(1)
 
 
 MEASURES: dict[str, Measure] = {
@@ -66,20 +66,59 @@ def check_measure(measure: str | Measure) -> Measure:
     return measure
 
 
+def take(measure: Measure, output: Tensor, batch: Any, intact: Tensor, name: str = "") -> Tensor:
+    """The measure's values, one for each sample.
+
+    Raises:
+        InteractGraphError: it gives something else.
+    """
+    values = measure(output, batch, intact)
+    if not isinstance(values, Tensor) or values.shape != output.shape[:1]:
+        found = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else repr(values)[:60]
+        raise InteractGraphError(
+            f"the measure{name and ' ' + repr(name)} gives {found} for {len(output)} samples; it "
+            "must give one number for each"
+        )
+    return values
+
+
+def _right(output: Tensor, answer: Tensor) -> Tensor:
+    """Share of the positions where the largest logit is the answer, `[b]`."""
+    right = (_logits(output).argmax(-1) == answer).to(output.dtype)
+    return right.reshape(len(output), -1).mean(1)
+
+
+def _log_probability(output: Tensor, answer: Tensor) -> Tensor:
+    """Log-probability of the answer, mean over positions, `[b]`."""
+    found = F.log_softmax(_logits(output), -1).gather(-1, answer[..., None])
+    return found.reshape(len(output), -1).mean(1)
+
+
+def _logits(output: Tensor) -> Tensor:
+    if output.ndim < 2 or output.shape[-1] < 2:
+        raise InteractGraphError(
+            f"the output has shape {tuple(output.shape)}; this measure reads it as [samples, ..., "
+            "classes] with at least two classes. Use 'similarity', or give a measure function"
+        )
+    return output
+
+
 def _labels(batch: Any, output: Tensor) -> Tensor:
-    if isinstance(batch, (tuple, list)) and len(batch) > 1 and isinstance(batch[1], Tensor):
-        labels = batch[1].to(output.device)
-        if (
-            output.ndim == 2
-            and labels.shape == output.shape[:1]
-            and not labels.dtype.is_floating_point
-        ):
-            return labels
+    """Labels `[b]`, or `[b, positions]` where the output has positions."""
+    if not (isinstance(batch, (tuple, list)) and len(batch) > 1 and isinstance(batch[1], Tensor)):
+        raise InteractGraphError(
+            "this measure needs batches (input, labels); use 'agreement' or 'similarity', which "
+            "compare with the intact model, or give a measure function"
+        )
+    labels = batch[1].to(output.device)
+    if labels.shape != _logits(output).shape[:-1] or labels.dtype.is_floating_point:
         raise InteractGraphError(
             f"labels of shape {tuple(labels.shape)} and dtype {labels.dtype} do not fit an output "
             f"of shape {tuple(output.shape)}; give a measure function instead"
         )
-    raise InteractGraphError(
-        "this measure needs batches (input, labels); use 'agreement' or 'similarity', which "
-        "compare with the intact model, or give a measure function"
-    )
+    if labels.numel() and (labels.min() < 0 or labels.max() >= output.shape[-1]):
+        raise InteractGraphError(
+            f"labels go from {int(labels.min())} to {int(labels.max())} and the output has "
+            f"{output.shape[-1]} classes; give labels of 0 and up, or a measure function"
+        )
+    return labels.long()

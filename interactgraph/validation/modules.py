@@ -18,22 +18,28 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ..attribution import flatten_positions
 from ..attribution.baseline import place
+from ..checks import whole
 from ..communities import Partition
 from ..errors import InteractGraphError
 from ..graph import InteractionGraph, Pair
 from ..model import (
     Batches,
     Forward,
+    PositionMask,
     Runner,
     Site,
     check_data,
+    check_finite,
+    layer_mask,
     look_first,
     prepared,
     probe,
+    read_mask,
     resolve_sites,
 )
-from .measures import Measure, check_measure
+from .measures import Measure, check_measure, take
 
 __all__ = ["WAYS", "ModuleEffect", "ablate_modules", "hidden_layers"]
 
@@ -129,6 +135,7 @@ def ablate_modules(
     min_size: int = 2,
     n_controls: int = 10,
     classes: Callable[[Any], Tensor] | None = None,
+    position_mask: PositionMask | None = None,
     forward: Forward | None = None,
     seed: int = 0,
     progress: bool = True,
@@ -146,7 +153,9 @@ def ablate_modules(
             layer pair, which must form a chain); "others": everything but the module at the
             baseline.
         measures: a name of `validation.MEASURES`, or {name: one of these or a function (output,
-            batch, intact output) -> one number for each sample}. More is better.
+            batch, intact output) -> one number for each sample}. More is better. The output is the
+            model's first tensor; for a model that gives several, let `forward` return the one that
+            is measured.
         layers: where features are taken away; None: layers that are source and target of pairs, so
             neither the data nor the answers themselves.
         baseline: "mean" (over the data), "zero", a tensor in activation space, or {layer: one of
@@ -155,6 +164,7 @@ def ablate_modules(
         n_controls: random sets for each module and way; 0: none.
         classes: batch -> class of each sample, for the fall by class; None: integer labels of
             `(input, labels)` batches, where there are such.
+        position_mask: which positions the mean is taken over, as for `interaction_graph`.
         forward: `forward(model, batch)` calls the model on a batch.
         seed: of the random sets.
         progress: show a progress bar.
@@ -172,10 +182,18 @@ def ablate_modules(
     if isinstance(chosen, str):
         chosen = {chosen: chosen}
     checked = {name: check_measure(measure) for name, measure in chosen.items()}
+    n_controls, seed = whole("n_controls", n_controls, 0), whole("seed", seed, 0)
     layers = hidden_layers(graph) if layers is None else list(layers)
-    for layer in layers:
+    asked_for = dict(baseline) if isinstance(baseline, Mapping) else {}
+    for layer in [*layers, *asked_for]:
         if layer not in graph.layers:
             raise InteractGraphError(f"layer {layer!r} is not in the graph: {list(graph.layers)}")
+    layers = list(dict.fromkeys(layers))
+    if "edges" in ways and not any(s in layers and t in layers for s, t in graph.pairs):
+        raise InteractGraphError(
+            f"layers={layers} hold no layer pair of the graph, so there are no internal edges to "
+            f"cut; its pairs are {list(graph.pairs)}"
+        )
     if not layers:
         raise InteractGraphError(
             "the graph has no layer that is both source and target of pairs; say which layers "
@@ -199,7 +217,11 @@ def ablate_modules(
     }
     runner = Runner.on(model, forward, None, None)
     with prepared(model), torch.no_grad():
-        ablation = _Ablation(graph, runner, check_data(data), layers, baseline, checked, classes)
+        batches = check_data(data)
+        batches.keep_order("module ablation, which goes over the data many times, needs")
+        ablation = _Ablation(
+            graph, runner, batches, layers, baseline, checked, classes, position_mask
+        )
         ablation.look()
         passes = len(sets) * len(ways) * (1 + n_controls)
         with tqdm(total=passes, desc="module ablation", disable=not progress, leave=False) as bar:
@@ -335,6 +357,7 @@ class _Ablation:
     baseline: str | Tensor | Mapping[str, str | Tensor]
     measures: Mapping[str, Measure]
     classes: Callable[[Any], Tensor] | None
+    position_mask: PositionMask | None
     sites: dict[str, Site] = field(default_factory=dict)
     dims: dict[str, int] = field(default_factory=dict)
     starts: dict[str, str | Tensor] = field(default_factory=dict)
@@ -348,14 +371,19 @@ class _Ablation:
         sites = list(self.sites.values())
         self.runner, first, _ = look_first(self.runner, self.data, sites)
         self.runner, _, axes = probe(self.runner, first, sites, [])
+        for layer in self.sites:
+            own = getattr(self.graph.features[layer], "feature_dim", None)
+            self.dims[layer] = own if isinstance(own, int) else axes[layer].axis
         sums: dict[str, Tensor] = {}
         count: dict[str, int] = {}
-        for batch in self.data:
-            found = self.runner.activations(self.runner.convert(batch), sites)
+        for number, batch in enumerate(self.data):
+            batch = self.runner.convert(batch)
+            found = self.runner.activations(batch, sites)
+            check_finite(found, number)
             for layer, activation in found.items():
-                own = getattr(self.graph.features[layer], "feature_dim", None)
-                self.dims[layer] = own if isinstance(own, int) else axes[layer].axis
-                rows = activation.movedim(self.dims[layer], -1).flatten(0, -2).double()
+                rows = flatten_positions(activation.movedim(self.dims[layer], -1).double())
+                mask = self._mask(batch, layer, rows)
+                rows = rows.flatten(0, 1) if mask is None else rows[mask]
                 sums[layer] = sums.get(layer, 0) + rows.sum(0)
                 count[layer] = count.get(layer, 0) + len(rows)
         for layer in self.sites:
@@ -369,6 +397,11 @@ class _Ablation:
                 )
             mean = sums[layer] / count[layer]
             self.starts[layer] = mean if isinstance(asked, str) and asked == "mean" else asked
+
+    def _mask(self, batch: Any, layer: str, values: Tensor) -> Tensor | None:
+        """The positions of values `[b, p, d]` that count."""
+        mask = read_mask(self.position_mask, batch, values.device)
+        return layer_mask(mask, values.shape[1], layer)
 
     def _changed(self, layer: str, activation: Tensor, change: _Change) -> Tensor:
         """The activation with its features changed; what the map leaves out stays."""
@@ -403,8 +436,6 @@ class _Ablation:
     def _without_edges(self, batch: Any, masks: _Masks, changes: Mapping[str, _Change]) -> Tensor:
         """The module's target features see its source features at the baseline, others do not."""
         pairs = self._chain(masks)
-        if not pairs:
-            return self.runner.output(batch, {})
         source = pairs[0][0]
         activation = self.runner.activations(batch, [self.sites[source]])[source]
         for source, target in pairs:
@@ -442,19 +473,18 @@ class _Ablation:
                 classes += self._classes(batch, len(output))
             intact = self._intact[number]
             for name, measure in self.measures.items():
-                found = measure(output, batch, intact)
-                if found.shape != output.shape[:1]:
-                    raise InteractGraphError(
-                        f"measure {name!r} gives shape {tuple(found.shape)} for {len(output)} "
-                        "samples; it must give one number for each"
-                    )
-                values[name].append(found.cpu())
+                values[name].append(take(measure, output, batch, intact, name).cpu())
         return _Outcome({name: torch.cat(parts) for name, parts in values.items()}, classes)
 
     def _classes(self, batch: Any, n_samples: int) -> list[str]:
         found: Any = None
         if self.classes is not None:
             found = self.classes(batch)
+            if not hasattr(found, "__len__") or len(found) != n_samples:
+                raise InteractGraphError(
+                    f"classes gives {repr(found)[:60]} for a batch of {n_samples} samples; it must "
+                    "give one class for each"
+                )
         elif isinstance(batch, (tuple, list)) and len(batch) > 1 and isinstance(batch[1], Tensor):
             found = batch[1]
             if found.ndim != 1 or found.dtype.is_floating_point:
@@ -471,12 +501,15 @@ class _Ablation:
         distances: dict[str, list[Tensor]] = {layer: [] for layer in self.layers}
         for batch in self.data:
             sites = [self.sites[layer] for layer in self.layers]
-            found = self.runner.activations(self.runner.convert(batch), sites)
+            batch = self.runner.convert(batch)
+            found = self.runner.activations(batch, sites)
             for layer, activation in found.items():
 
-                def keep(z: Tensor, z0: Tensor, layer: str = layer) -> Tensor:
-                    moved = (z - z0).square()
-                    distances[layer].append(moved.flatten(1, -2).sum(1) if z.ndim > 2 else moved)
+                def keep(z: Tensor, z0: Tensor, layer: str = layer, batch: Any = batch) -> Tensor:
+                    moved = flatten_positions((z - z0).square())
+                    mask = self._mask(batch, layer, moved)
+                    moved = moved if mask is None else moved * mask[..., None]
+                    distances[layer].append(moved.sum(1))
                     return z
 
                 self._changed(layer, activation, keep)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
 from ..errors import InteractGraphError
 from ..graph import InteractionGraph
-from ..model import Forward
+from ..model import Forward, PositionMask
 from .ablation import PairAblation, check_scores, top_edges
 from .greedy import greedy_ranking
 from .measures import Measure
@@ -51,6 +52,7 @@ def edges_required(
     ranking: str | Tensor | None = None,
     ranking_data: Iterable[Any] | None = None,
     baseline: str | Tensor = "mean",
+    position_mask: PositionMask | None = None,
     forward: Forward | None = None,
     progress: bool = True,
 ) -> EdgesRequired:
@@ -70,10 +72,14 @@ def edges_required(
             (output, batch, intact output) -> one number for each sample, more is better.
         tolerance: how much the measure may drop.
         ranking: a strength of the graph (None: its first), scores `[i, j]`, or "greedy": edges are
-            taken away one after the other, those first whose loss matters least to the output.
+            taken away one after the other, those first whose loss matters least to the log-
+            probability (of the label for "accuracy" and "log_likelihood", else of the intact
+            model's answer; "similarity" and functions as they are). The plain ranking is kept where
+            it needs fewer edges.
         ranking_data: batches for the greedy ranking; None: `data`.
         baseline: what a source feature without an edge is set to: "mean", "zero" or a tensor, in
             activation space.
+        position_mask: which positions the mean is taken over, as for `interaction_graph`.
         forward: `forward(model, batch)` calls the model on a batch.
         progress: show progress bars.
 
@@ -81,29 +87,28 @@ def edges_required(
         InteractGraphError: bad input, or even all edges do not reach the tolerance: then the
             feature maps leave out what the model needs.
     """
-    if tolerance < 0:
-        raise InteractGraphError(f"tolerance={tolerance} must not be negative")
+    if not tolerance >= 0:
+        raise InteractGraphError(f"tolerance={tolerance} must be a number that is not negative")
     strength = graph.weights(source, target, None if _given(ranking) else _name(ranking)).abs()
-    pair = PairAblation.of_graph(
-        graph, model, data, source, target, baseline=baseline, forward=forward, progress=progress
-    )
-    if isinstance(ranking, Tensor):
-        scores = check_scores(ranking, strength.shape)
-    elif ranking == "greedy":
-        other = pair
-        if ranking_data is not None:
-            other = PairAblation.of_graph(
-                graph, model, ranking_data, source, target, baseline=pair.baseline,
-                forward=forward, progress=progress,
-            )  # fmt: skip
-        scores = check_scores(strength, strength.shape)
-        # What the plain ranking needs, and half as many again, is where elimination starts.
-        n = _bisect(pair, scores, measure, tolerance).n_edges
-        n_start = max(1, min(scores.numel(), n + n // 2))
-        scores = greedy_ranking(other, scores, n_start=n_start, progress=progress)
-    else:
-        scores = check_scores(strength, strength.shape)
-    return _bisect(pair, scores, measure, tolerance)
+    ablation = partial(
+        PairAblation.of_graph, graph, model, source=source, target=target,
+        position_mask=position_mask, forward=forward, progress=progress,
+    )  # fmt: skip
+    pair = ablation(data=data, baseline=baseline)
+    scores = check_scores(ranking if isinstance(ranking, Tensor) else strength, strength.shape)
+    found = _bisect(pair, scores, measure, tolerance)
+    if ranking != "greedy":
+        return found
+    other = pair if ranking_data is None else ablation(data=ranking_data, baseline=pair.baseline)
+    # What the plain ranking needs, and half as many again, is where elimination starts.
+    n_start = max(1, min(scores.numel(), found.n_edges + found.n_edges // 2))
+    smooth = _SMOOTH.get(measure, measure) if isinstance(measure, str) else measure
+    scores = greedy_ranking(other, scores, measure=smooth, n_start=n_start, progress=progress)
+    return min(_bisect(pair, scores, measure, tolerance), found, key=lambda one: one.n_edges)
+
+
+# What a greedy ranking follows in the place of a measure that is not smooth.
+_SMOOTH = {"accuracy": "log_likelihood", "agreement": "log_agreement"}
 
 
 def _given(ranking: str | Tensor | None) -> bool:

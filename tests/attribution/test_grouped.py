@@ -6,6 +6,7 @@ import torch
 
 import interactgraph as itg
 from interactgraph import InteractGraphError
+from interactgraph.communities import mean_graph
 
 ALL = ("rms", "mean_abs", "mean", "max")
 LABELS = [0, 1, 1, 0, 2, 1]
@@ -117,8 +118,17 @@ def test_difference_finds_the_edge_that_only_one_group_uses():
 
 def test_bootstrap_takes_the_folds_of_one_pass():
     case = networks.make("mlp")
-    x = torch.randn(40, 6, dtype=torch.float64)
-    partition = itg.bootstrap(run(case, [x], folds=5), n_samples=4, significance=False, n_runs=2)
+    x = torch.randn(43, 6, dtype=torch.float64)
+    graph = run(case, [x], folds=5)
+    partition = itg.bootstrap(graph, n_samples=4, significance=False, n_runs=2)
+    # Of the whole graph, its standard errors included.
+    plain = itg.find_modules(graph, significance=False, n_runs=2)
+    assert partition.labels.tolist() == plain.labels.tolist()
+    assert partition.quality == plain.quality
+    # The folds together are the graph, whatever their sizes.
+    mean = mean_graph(graph.folds)
+    for pair in graph.pairs:
+        torch.testing.assert_close(mean.weights(*pair), graph.weights(*pair))
     assert set(partition.confidence) == {"input", "4"}
     with pytest.raises(InteractGraphError, match="no folds"):
         itg.bootstrap(run(case, [x]))

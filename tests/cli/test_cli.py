@@ -58,7 +58,7 @@ def test_build_modules_export_info(code, capsys):
     assert graph.metadata["baseline"] == {"input": "tensor", "1": "mean", "3": "zero"}
     assert graph.metadata["n_samples"] == 30
     assert run("modules", "g.safetensors", "--no-significance", "-o", "m.json") == 0
-    assert "modules, quality" in capsys.readouterr().out
+    assert "modules (features: " in capsys.readouterr().out
     for suffix in ("gexf", "graphml", "csv", "json"):
         assert (
             run("export", "g.safetensors", f"g.{suffix}", "--modules", "m.json", "--top-k", 5) == 0

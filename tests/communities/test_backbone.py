@@ -30,6 +30,18 @@ def test_shares_that_are_kept():
         assert (kept.sum(1) == round(0.25 * kept.shape[1])).all()
 
 
+def test_shares_are_of_edges_not_of_entries():
+    w = np.random.default_rng(0).lognormal(size=(30, 40))
+    w[np.random.default_rng(1).random(w.shape) < 0.9] = 0
+    graph = graph_of(w)
+    n = np.count_nonzero(w)
+    kept = backbone(graph, keep=0.3).weights("l0", "l1")
+    assert torch.count_nonzero(kept) == round(0.3 * n)
+    kept = (backbone(graph, "per_target", keep=0.3).weights("l0", "l1") > 0).sum(1).numpy()
+    degree = np.count_nonzero(w, axis=1)
+    assert (kept == np.minimum(np.maximum(np.round(0.3 * degree), 1), degree)).all()
+
+
 def test_standard_errors_decide():
     w = np.array([[1.0, 2.0], [3.0, 4.0]])
     graph = graph_of(w, errors=(np.array([[0.6, 0.9], [1.0, 3.0]]),))
@@ -52,3 +64,5 @@ def test_options():
         backbone(planted(0)[0], "top")
     with pytest.raises(InteractGraphError, match="keep=0 must be a share"):
         backbone(planted(0)[0], keep=0)
+    with pytest.raises(InteractGraphError, match="errors=-1 must be"):
+        backbone(planted(0)[0], "standard_error", errors=-1)

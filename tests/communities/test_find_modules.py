@@ -153,7 +153,7 @@ def test_weights_that_are_not_finite(value):
         ({"algorithm": "louvain"}, "algorithm 'louvain' is not known"),
         ({"null": "undirected", "algorithm": "sweeps"}, "needs a null model per block"),
         ({"null": "plain"}, "null model 'plain' is not known"),
-        ({"n_runs": 0}, "n_runs=0 must be a whole number, at least 1"),
+        ({"n_runs": 0}, "n_runs=0 must be a whole number of at least 1"),
         ({"resolution": -1}, "must be a positive number"),
         ({"strength": "median"}, "does not hold strength 'median'"),
     ],

@@ -15,6 +15,24 @@ def make() -> Partition:
     )
 
 
+@pytest.mark.parametrize(
+    ("membership", "match"),
+    [
+        ([0, 0.5], "holds .*0.5"),
+        ([0, -5], "holds .*-5"),
+        ([0, 2**70], "holds"),
+        (["0", "1"], "holds"),
+        ([[0, 1]], r"has shape \(1, 2\)"),
+        ([0, 2], "without gaps"),
+    ],
+)
+def test_foreign_memberships(membership, match):
+    with pytest.raises(InteractGraphError, match=match):
+        Partition({"a": membership}, quality=0.0)
+    with pytest.raises(InteractGraphError, match="confidence of layer 'a'"):
+        Partition({"a": [0, 0]}, quality=0.0, confidence={"a": [1.0]})
+
+
 def test_modules_are_numbered_by_size():
     partition = make()
     assert partition.membership["a"].tolist() == [1, 1, -1]

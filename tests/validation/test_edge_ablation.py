@@ -215,3 +215,103 @@ def test_bad_input():
     )
     with pytest.raises(InteractGraphError, match="leave out what the model needs"):
         edges_required(narrow, model, data, "1", "3", tolerance=0.0, progress=False)
+    with pytest.raises(InteractGraphError, match="tolerance=nan"):
+        edges_required(graph, model, data, "1", "3", tolerance=float("nan"), progress=False)
+
+
+class Shuffled:
+    """Batches in another order on every pass, which no sampler shows."""
+
+    def __init__(self, batches):
+        self.batches, self.passes = batches, 0
+
+    def __iter__(self):
+        self.passes += 1
+        return iter(self.batches if self.passes % 2 else self.batches[::-1])
+
+
+def test_data_that_changes_between_passes():
+    model, x, data = network()
+    graph = itg.interaction_graph(model, data, ["1", "3"], progress=False)
+    labels = torch.cat([label for _, label in data])
+    loader = torch.utils.data.DataLoader(
+        torch.utils.data.TensorDataset(x, labels), batch_size=10, shuffle=True
+    )
+    with pytest.raises(InteractGraphError, match="this DataLoader shuffles"):
+        PairAblation.of_graph(graph, model, loader, "1", "3", progress=False)
+    with pytest.raises(InteractGraphError, match="same samples in every pass"):
+        PairAblation.of_graph(graph, model, Shuffled(data), "1", "3", progress=False).evaluate(None)
+
+
+def test_the_mean_leaves_padding_out():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    x = torch.randn(8, 5, 3, dtype=torch.float64)
+    mask = torch.rand(8, 5) < 0.6
+    mask[:, 0] = True
+    x[~mask] = 100.0
+
+    def position_mask(batch):
+        return mask
+
+    graph = itg.interaction_graph(
+        model, [x], ["0", "1"], position_mask=position_mask, baseline="mean", progress=False
+    )
+    pair = PairAblation.of_graph(
+        graph, model, [x], "0", "1", position_mask=position_mask, progress=False
+    )
+    h = model[0](x)
+    torch.testing.assert_close(pair.baseline, h[mask].mean(0))
+
+
+def test_outputs_with_positions():
+    """Shares of right positions and mean log-probabilities; classes are on the last axis."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 4)).double()
+    x = torch.randn(9, 4, 3, dtype=torch.float64)
+    labels = torch.randint(0, 4, (9, 4))
+    graph = itg.interaction_graph(model, [x], ["0", "1"], progress=False)
+    pair = PairAblation.of_graph(graph, model, [(x, labels)], "0", "1", progress=False)
+    output = model(x).detach()
+    right = (output.argmax(-1) == labels).double().mean()
+    assert pair.evaluate(None, "accuracy") == pytest.approx(float(right))
+    logs = output.log_softmax(-1)
+    assert pair.evaluate(None, "log_likelihood") == pytest.approx(
+        float(logs.gather(-1, labels[..., None]).mean())
+    )
+    assert pair.evaluate(None, "log_agreement") == pytest.approx(float(logs.amax(-1).mean()))
+    rank = greedy_ranking(pair, graph.weights("0", "1"), n_start=5, progress=False)
+    assert len(rank.unique()) == rank.numel()
+
+
+@pytest.mark.parametrize(
+    ("width", "labels", "match"),
+    [
+        (1, torch.zeros(6, dtype=torch.long), "at least two classes"),
+        (3, torch.full((6,), 3), "labels go from 3 to 3 and the output has 3 classes"),
+        (3, torch.zeros(6, 2, dtype=torch.long), "do not fit an output"),
+    ],
+)
+def test_labels_that_do_not_fit(width, labels, match):
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, width))
+    x = torch.randn(6, 3)
+    graph = itg.interaction_graph(model, [x], ["0", "1"], progress=False)
+    pair = PairAblation.of_graph(graph, model, [(x, labels)], "0", "1", progress=False)
+    for measure in ("accuracy", "log_likelihood"):
+        with pytest.raises(InteractGraphError, match=match):
+            pair.evaluate(None, measure)
+
+
+def test_greedy_is_never_worse_than_the_plain_ranking():
+    """The greedy search follows the log-likelihood, bisection counts right answers."""
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)).double()
+    x = torch.randn(40, 4, dtype=torch.float64)
+    data = [(x, torch.where(torch.rand(40) < 0.7, model(x).argmax(-1), 0))]
+    graph = itg.interaction_graph(model, data, ["0", "1"], progress=False)
+    counts = {}
+    for ranking in (None, "greedy"):
+        counts[ranking] = edges_required(
+            graph, model, data, "0", "1", ranking=ranking, tolerance=0.02, progress=False
+        ).n_edges
+    assert counts["greedy"] <= counts[None]

@@ -167,7 +167,12 @@ def test_model_is_left_as_it_was(found):
         ({"measures": "goodness"}, "goodness"),
         ({"layers": ["7"]}, "'7' is not in the graph"),
         ({"baseline": "median"}, "baseline='median'"),
-        ({"measures": {"a": lambda o, b, i: o}}, "one number for each"),
+        ({"measures": {"a": lambda o, b, i: o}}, "measure 'a' gives shape .* one number for each"),
+        ({"baseline": {"8": "zero"}}, "'8' is not in the graph"),
+        ({"layers": ["1"], "ways": ("edges",)}, "no internal edges to cut"),
+        ({"n_controls": -1}, "n_controls=-1 must be a whole number"),
+        ({"seed": -1}, "seed=-1 must be a whole number"),
+        ({"classes": lambda batch: [1, 2]}, r"classes gives \[1, 2\] for a batch of 25"),
     ],
 )
 def test_bad_input(found, options, match):
@@ -181,3 +186,34 @@ def test_partition_of_another_graph(found):
     model, _, data, graph, _ = found
     with pytest.raises(InteractGraphError, match="partition of this graph"):
         ablate_modules(graph, itg.Partition({"1": np.zeros(8)}, quality=0.0), model, data)
+
+
+def test_shuffled_data(found):
+    model, x, _, graph, partition = found
+    loader = torch.utils.data.DataLoader(
+        torch.utils.data.TensorDataset(x, torch.zeros(len(x)).long()), batch_size=8, shuffle=True
+    )
+    with pytest.raises(InteractGraphError, match="this DataLoader shuffles"):
+        ablate_modules(graph, partition, model, loader, progress=False)
+
+
+def test_padding_is_no_part_of_the_mean():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    x = torch.randn(8, 3, 3, dtype=torch.float64)
+    mask = torch.ones(8, 3, dtype=torch.bool)
+    mask[:, 2] = False
+    x[~mask] = 100.0
+    data = [{"input": x, "m": mask}]
+    options = {"position_mask": "m", "forward": lambda model, batch: model(batch["input"])}
+    graph = itg.interaction_graph(model, data, ["0", "1"], progress=False, **options)
+    partition = itg.Partition({"0": np.array([0, 0, 1, 1]), "1": np.array([0, 0, 1, 1])}, 1.0)
+    effect = ablate_modules(
+        graph, partition, model, data, measures="similarity", layers=["0"], n_controls=0,
+        progress=False, **options,
+    )[0]  # fmt: skip
+    h = model[0](x)
+    cut = h.clone()
+    cut[..., :2] = h[mask].mean(0)[:2]
+    expected = (model(x) - model[1:](cut)).square().flatten(1).sum(1).mean()
+    assert effect.effect["features"]["similarity"] == pytest.approx(float(expected.detach()))

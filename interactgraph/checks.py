@@ -1,0 +1,36 @@
+"""Checks of options that many functions have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .errors import InteractGraphError
+
+__all__ = ["whole", "whole_or_none"]
+
+
+def whole(name: str, value: Any, least: int = 1) -> int:
+    """The value as a whole number.
+
+    Args:
+        name: of the option, for the message.
+        value: what was given; 5.0 is a whole number, "5" and True are none.
+        least: smallest number allowed.
+
+    Raises:
+        InteractGraphError: it is none, or too small.
+    """
+    try:
+        number = int(value)
+        if isinstance(value, (str, bool)) or number != value or number < least:
+            raise ValueError
+    except (TypeError, ValueError, OverflowError):
+        raise InteractGraphError(
+            f"{name}={value!r} must be a whole number of at least {least}"
+        ) from None
+    return number
+
+
+def whole_or_none(name: str, value: Any, least: int = 1) -> int | None:
+    """As `whole`; None is let through."""
+    return None if value is None else whole(name, value, least)
