@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from interactgraph import features
-from interactgraph.zoo.modular_addition import ModularAddition, addition_pairs
+from interactgraph.zoo.modular_addition import ModularAddition, addition_pairs, published_model
 
 FOLDER = Path(__file__).parents[2] / "shared" / "reference"
 LAYERS = ["embed", "mid", "final", "logits"]
@@ -38,29 +38,7 @@ def edges_required() -> dict:
 
 def model() -> ModularAddition:
     """The checkpoint in float64."""
-    t, block = tensors(), "model.blocks.0."
-    result = ModularAddition()
-    result.load_state_dict(
-        {
-            "embed.tokens": t["model.embed.W_E"],
-            "embed.positions": t["model.pos_embed.W_pos"],
-            "mid.query": t[block + "attn.W_Q"],
-            "mid.key": t[block + "attn.W_K"],
-            "mid.value": t[block + "attn.W_V"],
-            "mid.out": t[block + "attn.W_O"],
-            "mid.query_bias": t[block + "attn.b_Q"],
-            "mid.key_bias": t[block + "attn.b_K"],
-            "mid.value_bias": t[block + "attn.b_V"],
-            "mid.out_bias": t[block + "attn.b_O"],
-            "final.up.weight": t[block + "mlp.W_in"].T,
-            "final.up.bias": t[block + "mlp.b_in"],
-            "final.down.weight": t[block + "mlp.W_out"].T,
-            "final.down.bias": t[block + "mlp.b_out"],
-            "logits.weight": t["model.unembed.W_U"].T,
-            "logits.bias": t["model.unembed.b_U"],
-        }
-    )
-    return result.double()
+    return published_model(tensors()).double()
 
 
 def basis(layer: str) -> features.Linear:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from .multi_task import known_graph, recipes
 from .planted import LEVELS, planted
 
 Graphs = dict[str, list[KnownGraph]]
+TRAINED = (1, 2)  # seeds of modular-addition models
 
 
 def cached(folder: Path, name: str, make: Callable[[], list[KnownGraph]]) -> list[KnownGraph]:
@@ -48,43 +50,30 @@ def planted_graphs(seeds: range = range(5)) -> Graphs:
     return {f: [planted(f, r, s) for r in levels for s in seeds] for f, levels in LEVELS.items()}
 
 
-def modular_addition_graphs(folder: Path, n_trained: int = 1) -> Graphs:
+def modular_addition_graphs(folder: Path, seeds: Sequence[int] = TRAINED) -> Graphs:
     """Published model and models trained here, each with both bases and both units of strength."""
     graphs = []
     if addition.REFERENCE.exists():
-        graphs += cached(folder, "addition-published", lambda: _both(*addition.reference(), "113"))
-    for seed in range(n_trained):
-
-        def make(seed: int = seed) -> list[KnownGraph]:
-            model, x = addition.train(83, seed, 7000, 0.4, width=64, heads=4, hidden=256)
-            return _both(model, x, f"83, seed {seed}")
-
-        graphs += cached(folder, f"addition-83-{seed}", make)
+        graphs += cached(folder, "addition-published", addition.reference)
+    for seed in seeds:
+        graphs += cached(folder, f"addition-113-{seed}", partial(addition.trained, seed))
     result: Graphs = {}
     for known in graphs:
-        origin = "published" if "113" in known.name else "trained"
+        origin = "trained" if "seed" in known.name else "published"
         basis = known.name.split()[0]
         result.setdefault(f"{origin} {basis}", []).append(known)
         squared = {pair: block["squared"] for pair, block in known.graph.blocks.items()}
+        errors = {pair: known.graph.standard_error(*pair) for pair in squared}
         amplitude = known.graph.replace(
             blocks={pair: {"rms": block.sqrt()} for pair, block in squared.items()},
-            standard_errors={},
+            standard_errors={
+                pair: {"rms": torch.where(block > 0, errors[pair] / (2 * block.sqrt()), 0)}
+                for pair, block in squared.items()
+            },
         )
         roots = KnownGraph(known.name, amplitude, known.truth)
         result.setdefault(f"{origin} {basis}, roots", []).append(roots)
     return result
-
-
-def _both(model: addition.Addition, x: torch.Tensor, name: str) -> list[KnownGraph]:
-    measured = addition.measure(model, x)
-    bases = {
-        "LIB": addition.local_interaction_basis(measured),
-        "PCA": addition.pca(measured),
-    }
-    return [
-        addition.known_graph(f"{kind} {name}", measured, x, model.p, basis)
-        for kind, basis in bases.items()
-    ]
 
 
 def multi_task_graphs(folder: Path, n: int = 12) -> Graphs:

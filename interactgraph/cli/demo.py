@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 __all__ = ["add", "execute"]
 
-_RESOLUTION = 0.5
 _SHOWN = 8  # edges into each feature in graph.gexf and the tables
 
 
@@ -56,12 +55,10 @@ def execute(options: argparse.Namespace) -> None:
         progress=not options.no_progress,
     )  # fmt: skip
     print(describe_graph(graph))
-    print(f"\nmodules at resolution {_RESOLUTION}:")
-    partition = find_modules(graph, resolution=_RESOLUTION, seed=options.seed)
+    print("\nmodules:")
+    partition = find_modules(graph, seed=options.seed)
     print(describe(partition, graph))
     print(compare(partition, task))
-    finer = find_modules(graph, seed=options.seed, significance=False)
-    print(f"\nat resolution 1.0 there are {len(finer.modules)} modules: {compare(finer, task)}")
 
     print()
     shown = graph.prune(top_k_per_target=_SHOWN)

@@ -237,7 +237,11 @@ def add_module_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("--strength", help="which strength is the weight; default: the first")
     command.add_argument("--null", default="layered", help="null model (default: layered)")
     command.add_argument("--weighting", help="how strengths become weights")
-    command.add_argument("--resolution", type=float, default=1.0, help="larger: more modules")
+    command.add_argument(
+        "--resolution", type=_resolution, default="auto",
+        help="larger: more modules (default: auto, what hidden edges speak for)",
+    )  # fmt: skip
+    command.add_argument("--n-modules", type=int, help="ask for this many modules")
     command.add_argument("--n-runs", type=int, default=10, help="runs; the best is kept")
     add_seed_flag(command)
     command.add_argument(
@@ -247,6 +251,10 @@ def add_module_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("--no-significance", action="store_true", help="skip the p-value")
 
 
+def _resolution(text: str) -> float | str:
+    return text if text == "auto" else float(text)
+
+
 def find(graph: InteractionGraph, options: argparse.Namespace) -> Partition:
     """Finds modules as the flags want it."""
     from ..communities import bootstrap, find_modules
@@ -254,6 +262,7 @@ def find(graph: InteractionGraph, options: argparse.Namespace) -> Partition:
     given = {
         "null": options.null,
         "resolution": options.resolution,
+        "n_modules": options.n_modules,
         "n_runs": options.n_runs,
         "seed": options.seed,
         "significance": not options.no_significance,

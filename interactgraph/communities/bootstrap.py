@@ -63,7 +63,7 @@ def bootstrap(
     if len(folds) < 2:
         raise InteractGraphError(f"a bootstrap needs at least 2 folds, got {len(folds)}")
     partition = find_modules(whole_graph or mean_graph(folds), strength, seed=seed, **options)
-    options = {**options, "significance": False, "n_runs": 1}
+    options = {**options, "significance": False, "n_runs": 1, "resolution": partition.resolution}
     draw = np.random.default_rng(seed)
     others = []
     for number in range(n_samples):

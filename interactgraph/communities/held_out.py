@@ -20,7 +20,7 @@ from .objective import Objective, make_objective
 from .runs import sweep_runs
 from .threads import few_threads
 
-__all__ = ["Fold", "HeldOut", "folds_of", "held_out", "rank_one_fit"]
+__all__ = ["Fold", "HeldOut", "Tally", "folds_of", "held_out", "rank_one_fit"]
 
 
 class Fold(NamedTuple):
@@ -41,16 +41,48 @@ class Fold(NamedTuple):
 
 
 class HeldOut(NamedTuple):
-    """Sums over the hidden entries inside modules, with residuals r = v - e.
+    """What hidden entries say about the modules that were found without them.
 
     Attributes:
-        excess: sum of r over sum of v of all hidden entries: a modularity that cannot overfit.
-        z_score: sum of r, each divided by its block's sum of v, over the root of its variance;
-            NaN where there is none.
+        excess: sum of v - e inside modules over sum of v of all hidden entries, mean over blocks
+            and folds: a modularity that cannot overfit.
+        z_score: see `Tally`.
     """
 
     excess: float
     z_score: float
+
+
+class Tally:
+    """Sums over hidden entries inside modules, with residuals r = v - e.
+
+    Attributes:
+        excess: sum of r over sum of v of all hidden entries, added up over blocks and folds.
+        total: sum of r, each divided by its block's sum of v.
+        variance: sum of the squares of these.
+    """
+
+    def __init__(self) -> None:
+        self.excess = self.total = self.variance = 0.0
+
+    def add_fold(
+        self, network: Network, fold: Fold, objective: Objective, labels: np.ndarray
+    ) -> None:
+        """Adds the hidden entries of a fold, inside the modules that were found without them."""
+        for block, v, e, hidden in zip(network.blocks, fold.roots, fold.expected, fold.hidden,
+                                       strict=True):  # fmt: skip
+            into, out = (objective.layer_labels(labels, k) for k in (block.target, block.source))
+            inside = hidden & (into[:, None] == out) & (into[:, None] >= 0)
+            residual = (v - e)[inside]
+            self.excess += float(residual.sum() / v[hidden].sum().clamp_min(1e-300))
+            residual = residual / v.sum()
+            self.total += float(residual.sum())
+            self.variance += float(residual.square().sum())
+
+    @property
+    def z_score(self) -> float:
+        """The total over the root of its variance; NaN where there is none."""
+        return self.total / math.sqrt(self.variance) if self.variance else math.nan
 
 
 def folds_of(network: Network, n_folds: int, seed: int) -> Iterator[Fold]:
@@ -92,7 +124,7 @@ def held_out(
         n_starts: random starts of the search in each round.
         seed: of the folds and the starts.
     """
-    excess = total = variance = 0.0
+    tally = Tally()
     for number, fold in enumerate(folds_of(network, n_folds, seed)):
         weighted = weigh(fold.visible)
         if not weighted.blocks:
@@ -101,18 +133,9 @@ def held_out(
         assert isinstance(objective, Objective)
         first = 1000 * seed + n_starts * number
         starts = sweep_runs(objective, range(first, first + n_starts))
-        labels = max(starts, key=objective.quality)
-        for block, v, e, h in zip(network.blocks, fold.roots, fold.expected, fold.hidden,
-                                  strict=True):  # fmt: skip
-            into, out = (objective.layer_labels(labels, k) for k in (block.target, block.source))
-            tested = h & (into[:, None] == out) & (into[:, None] >= 0)
-            residual = (v - e)[tested]
-            excess += float(residual.sum() / v[h].sum().clamp_min(1e-300))
-            residual = residual / v.sum()
-            total += float(residual.sum())
-            variance += float(residual.square().sum())
+        tally.add_fold(network, fold, objective, max(starts, key=objective.quality))
     rounds = n_folds * max(len(network.blocks), 1)
-    return HeldOut(excess / rounds, total / math.sqrt(variance) if variance else math.nan)
+    return HeldOut(tally.excess / rounds, tally.z_score)
 
 
 def rank_one_fit(values: Tensor, visible: Tensor, n_rounds: int = 20) -> Tensor:

@@ -116,7 +116,7 @@ def _divide(
     test = held_out_test(own, seed=partition.seed)
     if not test.p_value <= level:
         return ModuleNode(features, *test)
-    weighted, _ = weigh(own, partition.weighting, partition.seed)
+    weighted = weigh(own, partition.weighting, partition.seed).network
     objective = make_objective(weighted, "layered", 1.0)
     runs = search(objective, choose_algorithm("auto", objective), n_runs, partition.seed)
     labels = max(runs, key=objective.quality)

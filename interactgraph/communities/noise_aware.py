@@ -17,6 +17,7 @@ Three questions are asked, in this order:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -29,13 +30,15 @@ from .weighting import information, normalise, sharpened
 __all__ = ["effective_share", "noise_aware"]
 
 _FEW = 0.25  # effective share of features below which weak ones are taken as noise
-_ENOUGH = 0.08  # effective share of a block's features that its sharpening aims at
+_ENOUGH = 0.12  # effective share of a block's features that its sharpening aims at
 _PREFER = 0.9  # held-out excess of sharpened edges, over that of compressed ones, that suffices
 _LARGE = 2_000_000  # edges above which one start and one fold have to do
 
 
-def noise_aware(network: Network, seed: int = 0) -> tuple[Network, dict[str, float | str]]:
-    """The weighted network, and what was decided.
+def noise_aware(
+    network: Network, seed: int = 0
+) -> tuple[Network, Callable[[Block], Tensor], dict[str, float | str]]:
+    """Strengths less their errors, the weighting of a block, and what it was decided by.
 
     Args:
         network: strengths, with standard errors where known.
@@ -43,11 +46,11 @@ def noise_aware(network: Network, seed: int = 0) -> tuple[Network, dict[str, flo
     """
     network = network.map(shrink)
     if not network.blocks:
-        return network, {}
+        return network, sharpened, {}
     share = sum(map(effective_share, network.blocks)) / len(network.blocks)
     found: dict[str, float | str] = {"effective_share": round(share, 4)}
     if share < _FEW:
-        return network.map(concentrate), {**found, "edges": "concentrated"}
+        return network, concentrate, {**found, "edges": "concentrated"}
     large = network.n_edges > _LARGE
     excess = {
         weigh: held_out(
@@ -61,7 +64,7 @@ def noise_aware(network: Network, seed: int = 0) -> tuple[Network, dict[str, flo
     }
     best = sharpened if excess[sharpened] > _PREFER * excess[information] else information
     found |= {f"held_out_{weigh.__name__}": round(value, 6) for weigh, value in excess.items()}
-    return network.map(best), {**found, "edges": best.__name__}
+    return network, best, {**found, "edges": best.__name__}
 
 
 def _weigh(network: Network, weigh: object) -> Network:

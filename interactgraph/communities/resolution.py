@@ -96,7 +96,8 @@ def resolution_profile(
     """
     n_runs, seed = check_runs(n_runs, seed, 1.0)
     values = np.sort(np.geomspace(0.5, 2, 21) if resolutions is None else resolutions).tolist()
-    weighted, decided = weigh(Network.from_graph(graph, strength), weighting, seed)
+    weighed = weigh(Network.from_graph(graph, strength), weighting, seed)
+    weighted, decided = weighed.network, weighed.decided
     recorded: dict[str, Any] = {"null": null, "weighting": weighting, "seed": seed}
     recorded |= {"n_runs": n_runs, "strength": graph.check_strength(strength)}
     if not weighted.blocks:

@@ -60,8 +60,9 @@ def check_runs(n_runs: Any, seed: Any, resolution: Any) -> tuple[int, int]:
     Raises:
         InteractGraphError: they are none, or the resolution is no number.
     """
-    if isinstance(resolution, bool) or not isinstance(resolution, (int, float, np.number)):
-        raise InteractGraphError(f"resolution={resolution!r} must be a number")
+    number = isinstance(resolution, (int, float, np.number)) and not isinstance(resolution, bool)
+    if not number and resolution != "auto":
+        raise InteractGraphError(f"resolution={resolution!r} must be a number, or 'auto'")
     return whole("n_runs", n_runs), whole("seed", seed, 0)
 
 

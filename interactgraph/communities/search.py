@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from ..errors import InteractGraphError
 from ..graph import InteractionGraph
+from .auto_resolution import auto_resolution
 from .confidence import co_assignment
 from .network import Network
 from .objective import NULLS, make_objective
@@ -26,7 +27,7 @@ def find_modules(
     strength: str | None = None,
     *,
     null: str = "layered",
-    resolution: float = 1.0,
+    resolution: float | Literal["auto"] = "auto",
     n_runs: int = 10,
     seed: int = 0,
     weighting: str = "noise_aware",
@@ -46,7 +47,9 @@ def find_modules(
             both features' strengths (Barber). "cpm": the same for all pairs of features of two
             layers. "undirected", "directed": plain modularity, blind to layers; on layered graphs
             it mostly finds the layers.
-        resolution: factor of the null model; larger values give more and smaller modules.
+        resolution: factor of the null model; larger values give more and smaller modules. "auto":
+            the one whose modules say most about edges that were hidden when they were found; 1
+            for null models other than "layered", and where nothing speaks for another.
         n_runs: number of runs, seeds `seed`, `seed + 1`, ...; the best quality is kept.
         seed: same seed, same partition.
         weighting: how strengths become weights, one of `WEIGHTINGS`.
@@ -69,7 +72,15 @@ def find_modules(
         raise InteractGraphError(f"null model {null!r} is not known; choose {', '.join(NULLS)}")
     n_runs, seed = check_runs(n_runs, seed, resolution)
     network = Network.from_graph(graph, strength, device)
-    weighted, decided = weigh(network, weighting, seed)
+    weighed = weigh(network, weighting, seed)
+    weighted, decided = weighed.network, dict[str, Any](weighed.decided)
+    # The test asks at a resolution that was not chosen by edges that it hides.
+    tested_at = 1.0 if resolution == "auto" else resolution
+    if resolution == "auto":
+        resolution = 1.0
+        if n_modules is None and null == "layered" and weighted.blocks:
+            resolution, found = auto_resolution(weighed.strengths, weighed.rule, seed)
+            decided["resolutions"] = {str(r): round(z, 3) for r, z in found.items()}
     recorded: dict[str, Any] = {
         "null": null,
         "resolution": float(resolution),
@@ -101,7 +112,7 @@ def find_modules(
         )
     confidence = split_layers(co_assignment(best, runs), graph.n_features)
     if significance:
-        test = held_out_test(network, resolution, n_starts=_test_starts(network), seed=seed)
+        test = held_out_test(network, tested_at, n_starts=_test_starts(network), seed=seed)
         recorded.update(z_score=test.z_score, p_value=test.p_value)
     return Partition.from_labels(
         best,

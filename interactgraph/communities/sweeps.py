@@ -67,11 +67,15 @@ class Sweeps:
             modules = self._sweep(self._split(labels))
             while merge:
                 merged = self._merge(modules, _TOLERANCE)
-                if merged is None:  # what is as good together is one module
-                    merged = self._merge(modules, -_TOLERANCE)
-                if merged is None:
+                if merged is not None:
+                    modules = self._sweep(merged)
+                    continue
+                # What is as good together is one module, unless a sweep takes it apart again.
+                merged = self._merge(modules, -_TOLERANCE)
+                swept = None if merged is None else self._sweep(merged)
+                if swept is None or _number(swept) >= _number(modules):
                     break
-                modules = self._sweep(merged)
+                modules = swept
         joined = torch.cat(modules).cpu().numpy()
         return np.where(self._network.connected, joined, -1)
 
@@ -154,3 +158,7 @@ class Sweeps:
             null.addr_(null_out, null_into, alpha=self._gamma)
         weight, null = weight + weight.T, null + null.T
         return weight, weight - null
+
+
+def _number(modules: list[Tensor]) -> int:
+    return len(torch.unique(torch.cat(modules)))

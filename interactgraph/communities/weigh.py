@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -10,17 +13,31 @@ from .network import Block, Network
 from .noise_aware import noise_aware
 from .weighting import BLOCK_WEIGHTINGS, root_normalised
 
-__all__ = ["WEIGHTINGS", "weigh"]
+__all__ = ["WEIGHTINGS", "Weighed", "weigh"]
 
 _FAINT = 1e-4  # of a block's weight, for all edges that are given back
 
 WEIGHTINGS = ("noise_aware", *BLOCK_WEIGHTINGS)
 
 
-def weigh(
-    network: Network, weighting: str, seed: int = 0
-) -> tuple[Network, dict[str, float | str]]:
-    """The network with its strengths turned into weights, and what was decided on the way.
+class Weighed(NamedTuple):
+    """A network whose strengths became weights.
+
+    Attributes:
+        network: the weights.
+        strengths: what they were made of, without noise where that was taken off.
+        rule: the weighting of a block of these.
+        decided: what it was decided by.
+    """
+
+    network: Network
+    strengths: Network
+    rule: Callable[[Block], Tensor]
+    decided: dict[str, float | str]
+
+
+def weigh(network: Network, weighting: str, seed: int = 0) -> Weighed:
+    """Turns the strengths of a network into weights.
 
     Args:
         network: strengths.
@@ -35,10 +52,10 @@ def weigh(
             f"weighting {weighting!r} is not known; choose one of {', '.join(WEIGHTINGS)}"
         )
     if weighting == "noise_aware":
-        weighted, decided = noise_aware(network, seed)
+        strengths, rule, decided = noise_aware(network, seed)
     else:
-        weighted, decided = network.map(BLOCK_WEIGHTINGS[weighting]), {}
-    return keep_connected(weighted, network), decided
+        strengths, rule, decided = network, BLOCK_WEIGHTINGS[weighting], {}
+    return Weighed(keep_connected(strengths.map(rule), network), strengths, rule, decided)
 
 
 def keep_connected(weighted: Network, network: Network) -> Network:

@@ -8,14 +8,20 @@ al., Progress measures for grokking, arXiv 2301.05217).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import InteractGraphError
 
-__all__ = ["ModularAddition", "addition_pairs", "frequency_shares", "train_modular_addition"]
+__all__ = [
+    "ModularAddition",
+    "addition_pairs",
+    "frequency_shares",
+    "published_model",
+    "train_modular_addition",
+]
 
 
 class ModularAddition(nn.Module):
@@ -99,6 +105,37 @@ class _Perceptron(nn.Module):
 
 def _matrix(*shape: int, scale: int) -> nn.Parameter:
     return nn.Parameter(torch.randn(*shape) / math.sqrt(scale))
+
+
+def published_model(tensors: Mapping[str, Tensor]) -> ModularAddition:
+    """A checkpoint of Bushnaq et al. (arXiv 2405.10928) as this model, p = 113.
+
+    Args:
+        tensors: its parameters, named `model.embed.W_E`, `model.blocks.0.attn.W_Q`, ...
+
+    Raises:
+        InteractGraphError: one of them is missing, or has another shape.
+    """
+    block = "model.blocks.0."
+    names = {
+        "embed.tokens": "model.embed.W_E", "embed.positions": "model.pos_embed.W_pos",
+        "mid.query": block + "attn.W_Q", "mid.key": block + "attn.W_K",
+        "mid.value": block + "attn.W_V", "mid.out": block + "attn.W_O",
+        "mid.query_bias": block + "attn.b_Q", "mid.key_bias": block + "attn.b_K",
+        "mid.value_bias": block + "attn.b_V", "mid.out_bias": block + "attn.b_O",
+        "final.up.weight": block + "mlp.W_in", "final.up.bias": block + "mlp.b_in",
+        "final.down.weight": block + "mlp.W_out", "final.down.bias": block + "mlp.b_out",
+        "logits.weight": "model.unembed.W_U", "logits.bias": "model.unembed.b_U",
+    }  # fmt: skip
+    model = ModularAddition()
+    try:
+        state = {own: tensors[theirs] for own, theirs in names.items()}
+        # Their linear maps act from the right.
+        state = {own: t.T if own.endswith(".weight") else t for own, t in state.items()}
+        model.load_state_dict(state)
+    except (KeyError, RuntimeError) as error:
+        raise InteractGraphError(f"this is no published modular-addition model: {error}") from None
+    return model
 
 
 def addition_pairs(modulus: int) -> Tensor:

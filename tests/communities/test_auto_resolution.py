@@ -1,0 +1,90 @@
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from communities.planted_graphs import graph_of, planted
+
+from interactgraph import InteractGraphError, find_modules
+from interactgraph.communities import adjusted_rand_index
+from interactgraph.communities.auto_resolution import RESOLUTIONS, auto_resolution
+from interactgraph.communities.held_out import held_out
+from interactgraph.communities.network import Network
+from interactgraph.communities.weighting import root_normalised
+
+
+def two_halves(seed: int = 0):
+    """Two halves, with large edges inside that mean nothing."""
+    draw = np.random.default_rng(seed)
+    sizes = (40, 30, 20)
+    halves = [np.arange(n) % 2 for n in sizes]
+    blocks = []
+    for source, target in itertools.pairwise(halves):
+        noise = np.exp(1.5 * draw.normal(size=(len(target), len(source))))
+        blocks.append(noise * np.where(target[:, None] == source, 1.0, 0.2))
+    return graph_of(*blocks), np.concatenate(halves)
+
+
+def test_halves_are_not_split_by_noise():
+    graph, truth = two_halves()
+    fixed = find_modules(graph, resolution=1.0, n_runs=3, significance=False)
+    found = find_modules(graph, n_runs=3, significance=False)
+    assert fixed.n_modules > 2
+    assert found.n_modules == 2
+    assert adjusted_rand_index(found.labels, truth) > 0.9
+    assert found.resolution < 1
+    assert set(found.details["resolutions"]) == {str(r) for r in RESOLUTIONS}
+
+
+def test_one_where_hidden_edges_do_not_care():
+    graph, truth = planted(0, 8.0)
+    found = find_modules(graph, n_runs=3, significance=False)
+    assert found.resolution == 1.0
+    assert adjusted_rand_index(found.labels, truth) > 0.9
+    draw = np.random.default_rng(0)
+    nothing = graph_of(np.exp(draw.normal(size=(30, 40))))
+    assert find_modules(nothing, n_runs=1, significance=False).resolution == 1.0
+
+
+def test_z_is_that_of_the_held_out_edges():
+    network = Network.from_graph(planted(2, 3.0)[0])
+    _, z = auto_resolution(network, root_normalised, seed=1)
+    for resolution in (0.7, 1.2):
+        alone = held_out(network, lambda n: n.map(root_normalised), resolution,
+                         n_folds=3, n_starts=2, seed=1)  # fmt: skip
+        assert z[resolution] == pytest.approx(alone.z_score)
+
+
+def test_scale_and_seed_change_nothing():
+    graph, _ = two_halves(1)
+    first = find_modules(graph, n_runs=2, significance=False)
+    scaled = graph.replace(
+        blocks={pair: {"rms": 1e-9 * block["rms"]} for pair, block in graph.blocks.items()}
+    )
+    again = find_modules(scaled, n_runs=2, significance=False)
+    assert first.resolution == again.resolution
+    assert first.labels.tolist() == again.labels.tolist()
+    assert find_modules(graph, n_runs=2, significance=False).details == first.details
+
+
+def test_other_nulls_and_numbers_of_modules_ask_for_none():
+    graph, _ = planted(0)
+    for options in ({"null": "undirected"}, {"null": "cpm"}, {"n_modules": 3}):
+        found = find_modules(graph, n_runs=1, significance=False, **options)
+        assert "resolutions" not in found.details
+    assert find_modules(graph, resolution=1.3, n_runs=1, significance=False).resolution == 1.3
+    with pytest.raises(InteractGraphError, match="must be a number, or 'auto'"):
+        find_modules(graph, resolution="fine")
+
+
+@pytest.mark.parametrize("block", [np.zeros((3, 4)), np.ones((1, 1)), np.eye(2), np.ones((3, 2))])
+def test_degenerate_graphs(block):
+    found = find_modules(graph_of(block), n_runs=2)
+    assert found.resolution == 1.0
+    assert math.isfinite(found.quality)
+    resolution, z = auto_resolution(
+        Network.from_graph(graph_of(block)), lambda block: torch.ones_like(block.weight)
+    )
+    assert resolution == 1.0
+    assert all(math.isnan(value) or abs(value) < 2 for value in z.values())
