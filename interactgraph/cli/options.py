@@ -238,10 +238,14 @@ def add_module_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("--null", default="layered", help="null model (default: layered)")
     command.add_argument("--weighting", help="how strengths become weights")
     command.add_argument(
-        "--resolution", type=_resolution, default="auto",
+        "--resolution", type=resolution, default="auto",
         help="larger: more modules (default: auto, what hidden edges speak for)",
     )  # fmt: skip
     command.add_argument("--n-modules", type=int, help="ask for this many modules")
+    command.add_argument(
+        "--algorithm", default="auto",
+        choices=["auto", "sweeps", "leiden", "leiden+sweeps", "networkit"],
+    )  # fmt: skip
     command.add_argument("--n-runs", type=int, default=10, help="runs; the best is kept")
     add_seed_flag(command)
     command.add_argument(
@@ -251,7 +255,8 @@ def add_module_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("--no-significance", action="store_true", help="skip the p-value")
 
 
-def _resolution(text: str) -> float | str:
+def resolution(text: str) -> float | str:
+    """A resolution on the command line."""
     return text if text == "auto" else float(text)
 
 
@@ -263,6 +268,7 @@ def find(graph: InteractionGraph, options: argparse.Namespace) -> Partition:
         "null": options.null,
         "resolution": options.resolution,
         "n_modules": options.n_modules,
+        "algorithm": options.algorithm,
         "n_runs": options.n_runs,
         "seed": options.seed,
         "significance": not options.no_significance,

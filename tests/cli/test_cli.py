@@ -57,8 +57,12 @@ def test_build_modules_export_info(code, capsys):
     assert graph.labels["4"] == ("a", "b\x00", "c")
     assert graph.metadata["baseline"] == {"input": "tensor", "1": "mean", "3": "zero"}
     assert graph.metadata["n_samples"] == 30
-    assert run("modules", "g.safetensors", "--no-significance", "-o", "m.json") == 0
-    assert "modules (features: " in capsys.readouterr().out
+    assert run("modules", "g.safetensors", "--no-significance", "-o", "m.json", "--profile",
+               "--tree", "--algorithm", "leiden", "--n-modules", 3) == 0  # fmt: skip
+    out = capsys.readouterr().out
+    assert "3 modules (features: " in out
+    assert "resolution  modules  quality  agreement" in out
+    assert "features, z inside" in out
     for suffix in ("gexf", "graphml", "csv", "json"):
         assert (
             run("export", "g.safetensors", f"g.{suffix}", "--modules", "m.json", "--top-k", 5) == 0
