@@ -142,6 +142,7 @@ def main() -> None:
                 edges_required(
                     graph, model, unseen, source, target, measure=right, tolerance=5e-3,
                     ranking=ranking if target != "logits" else None, ranking_data=seen,
+                    ranking_measure="log_agreement",
                 ).n_edges
                 for source, target in pairwise(LAYERS)
             ]  # fmt: skip

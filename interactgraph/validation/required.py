@@ -51,6 +51,7 @@ def edges_required(
     tolerance: float = 1e-3,
     ranking: str | Tensor | None = None,
     ranking_data: Iterable[Any] | None = None,
+    ranking_measure: str | Measure | None = None,
     baseline: str | Tensor = "mean",
     position_mask: PositionMask | None = None,
     forward: Forward | None = None,
@@ -72,11 +73,11 @@ def edges_required(
             (output, batch, intact output) -> one number for each sample, more is better.
         tolerance: how much the measure may drop.
         ranking: a strength of the graph (None: its first), scores `[i, j]`, or "greedy": edges are
-            taken away one after the other, those first whose loss matters least to the log-
-            probability (of the label for "accuracy" and "log_likelihood", else of the intact
-            model's answer; "similarity" and functions as they are). The plain ranking is kept where
-            it needs fewer edges.
+            taken away one after the other, those first that `ranking_measure` misses least. The
+            plain ranking is kept where it needs fewer edges.
         ranking_data: batches for the greedy ranking; None: `data`.
+        ranking_measure: what the greedy ranking follows, smooth where `measure` is not; None:
+            "log_likelihood" for "accuracy", "log_agreement" for "agreement", else `measure`.
         baseline: what a source feature without an edge is set to: "mean", "zero" or a tensor, in
             activation space.
         position_mask: which positions the mean is taken over, as for `interaction_graph`.
@@ -102,8 +103,11 @@ def edges_required(
     other = pair if ranking_data is None else ablation(data=ranking_data, baseline=pair.baseline)
     # What the plain ranking needs, and half as many again, is where elimination starts.
     n_start = max(1, min(scores.numel(), found.n_edges + found.n_edges // 2))
-    smooth = _SMOOTH.get(measure, measure) if isinstance(measure, str) else measure
-    scores = greedy_ranking(other, scores, measure=smooth, n_start=n_start, progress=progress)
+    if ranking_measure is None:
+        ranking_measure = _SMOOTH.get(measure, measure) if isinstance(measure, str) else measure
+    scores = greedy_ranking(
+        other, scores, measure=ranking_measure, n_start=n_start, progress=progress
+    )
     return min(_bisect(pair, scores, measure, tolerance), found, key=lambda one: one.n_edges)
 
 
