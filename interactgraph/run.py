@@ -269,6 +269,7 @@ def interaction_graph(
     metadata = {
         **recipe,
         "plans": [e.as_metadata() for e in engines.values()],
+        "feature_maps": {layer: _recorded(feature_map) for layer, feature_map in run.maps.items()},
         "n_samples": run.n_samples,
         "n_batches": run.n_batches,
         "n_passes": run.n_passes,
@@ -302,6 +303,12 @@ def interaction_graph(
     if run.checkpoint is not None:
         run.checkpoint.done()
     return graph
+
+
+def _recorded(feature_map: FeatureMap) -> dict[str, Any]:
+    """A feature map's options and what fitting found out, without its matrices."""
+    options, _ = feature_map.state()
+    return {**options, "n_features": feature_map.n_features, "remark": feature_map.remark}
 
 
 def _groups_left_over(groups: Any, n_samples: int) -> Iterator[str]:

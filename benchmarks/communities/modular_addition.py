@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import interactgraph as itg
@@ -25,22 +25,33 @@ from interactgraph.zoo.modular_addition import (
 
 from .graphs import KnownGraph, chain
 
-REFERENCE = Path("../shared/reference/modular_addition_lib.safetensors")
+REFERENCE = Path(__file__).parents[3] / "shared/reference/modular_addition_lib.safetensors"
 LAYERS = ("embed", "mid", "final")
 BASES: dict[str, FeatureMap] = {"LIB": LocalInteractionBasis(), "PCA": PCA()}
 SHARE = 1e-3  # of a block's strength: features below it are not scored
 
 
-def reference() -> list[KnownGraph]:
-    """Of the published model."""
+def reference() -> tuple[ModularAddition, Tensor, Tensor]:
+    """The published model, the pairs it was trained on and the others."""
     data = load_file(REFERENCE)
-    return known_graphs("113", published_model(data), addition_pairs(113)[data["train_indices"]])
+    pairs, seen = addition_pairs(113), data["train_indices"]
+    rest = torch.ones(len(pairs), dtype=torch.bool)
+    rest[seen] = False
+    return published_model(data), pairs[seen], pairs[rest]
 
 
-def trained(seed: int) -> list[KnownGraph]:
-    """Of a model trained as the published one; about 25 minutes on one core."""
-    model, seen, _ = train_modular_addition(113, seed=seed)
-    return known_graphs(f"113, seed {seed}", model, seen)
+def trained(folder: Path, seed: int) -> tuple[ModularAddition, Tensor, Tensor]:
+    """The same of a model trained in the same way, kept in the folder: 25 minutes on one core."""
+    path = folder / f"addition-113-{seed}.safetensors"
+    if not path.exists():
+        model, seen, unseen = train_modular_addition(113, seed=seed)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({**model.state_dict(), "seen": seen, "unseen": unseen}, path)
+    tensors = load_file(path)
+    seen, unseen = tensors.pop("seen"), tensors.pop("unseen")
+    model = ModularAddition()
+    model.load_state_dict(tensors)
+    return model, seen, unseen
 
 
 def known_graphs(name: str, model: ModularAddition, tokens: Tensor) -> list[KnownGraph]:

@@ -54,9 +54,9 @@ def modular_addition_graphs(folder: Path, seeds: Sequence[int] = TRAINED) -> Gra
     """Published model and models trained here, each with both bases and both units of strength."""
     graphs = []
     if addition.REFERENCE.exists():
-        graphs += cached(folder, "addition-published", addition.reference)
+        graphs += cached(folder, "addition-published", partial(_addition, "113"))
     for seed in seeds:
-        graphs += cached(folder, f"addition-113-{seed}", partial(addition.trained, seed))
+        graphs += cached(folder, f"addition-113-{seed}", partial(_addition, "113", folder, seed))
     result: Graphs = {}
     for known in graphs:
         origin = "trained" if "seed" in known.name else "published"
@@ -74,6 +74,14 @@ def modular_addition_graphs(folder: Path, seeds: Sequence[int] = TRAINED) -> Gra
         roots = KnownGraph(known.name, amplitude, known.truth)
         result.setdefault(f"{origin} {basis}, roots", []).append(roots)
     return result
+
+
+def _addition(name: str, folder: Path | None = None, seed: int = 0) -> list[KnownGraph]:
+    if folder is None:
+        model, seen, _ = addition.reference()
+        return addition.known_graphs(name, model, seen)
+    model, seen, _ = addition.trained(folder, seed)
+    return addition.known_graphs(f"{name}, seed {seed}", model, seen)
 
 
 def multi_task_graphs(folder: Path, n: int = 12) -> Graphs:

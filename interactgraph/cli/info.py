@@ -36,7 +36,10 @@ def execute(options: argparse.Namespace) -> None:
 def describe_graph(graph: InteractionGraph) -> str:
     """A few lines: layers, pairs with their error figures, what to know about the run."""
     recipe = graph.metadata
-    lines = [f"{layer}: {n} features" for layer, n in graph.n_features.items()]
+    lines = []
+    for layer, n in graph.n_features.items():
+        remark = graph.features[layer].remark if layer in graph.features else ""
+        lines.append(f"{layer}: {n} features" + (f" ({remark})" if remark else ""))
     if "n_samples" in recipe:
         lines.append(
             f"{recipe['method']} of {recipe['model']} over {recipe['n_samples']} samples, "

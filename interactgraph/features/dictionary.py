@@ -222,6 +222,13 @@ class Dictionary(FeatureMap):
             rate=(fired[alive] / max(count, 1)).to(self.encoder),
         )
 
+    @property
+    def remark(self) -> str:
+        """How many features fire, where that was asked."""
+        if self.alive is None:
+            return ""
+        return f"{len(self.alive)} of the dictionary's {self.n_given} fire on the data"
+
     def at(self, activation: Tensor) -> Self:
         """The map that knows the direction of the error of these samples."""
         if not self.error:

@@ -94,6 +94,11 @@ class FeatureMap(ABC):
         """
         return self
 
+    @property
+    def remark(self) -> str:
+        """What a reader should know about the fitted map, such as its rank; may be empty."""
+        return ""
+
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> Self:

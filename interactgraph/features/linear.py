@@ -41,6 +41,14 @@ class LinearMap(FeatureMap):
         """Number of features: rows of the encoder."""
         return int(self._matrices()[0].shape[0])
 
+    @property
+    def remark(self) -> str:
+        """Rank of the map, where it is fitted."""
+        if self.encoder is None or self.encoder.shape[0] == self.encoder.shape[1]:
+            return ""
+        rank, size = self.encoder.shape
+        return f"{self.kind}, {rank} directions of {size}"
+
     def _matrices(self) -> tuple[Tensor, Tensor, Tensor]:
         if self.encoder is None or self.decoder is None or self.offset is None:
             raise InteractGraphError(

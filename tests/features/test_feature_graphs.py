@@ -8,6 +8,7 @@ from torch import nn
 
 import interactgraph as itg
 from interactgraph import InteractGraphError
+from interactgraph.cli.info import describe_graph
 from interactgraph.features import PCA, Dictionary, LocalInteractionBasis
 
 
@@ -138,3 +139,28 @@ def test_layers_in_the_wrong_order_are_found_before_fitting():
     model, data = chain()
     with pytest.raises(InteractGraphError, match="runs after"):
         itg.interaction_graph(model, data, ["3", "1"], features="lib", progress=False)
+
+
+def test_the_recipe_holds_options_and_ranks(tmp_path):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.Tanh(), torch.nn.Linear(5, 4))
+    bias = torch.tensor([9.0, 9.0, 9.0, -9.0])  # the last one never fires
+    maps = {
+        "input": itg.features.PCA(rank=3),
+        "1": "local_interaction_basis",
+        "2": itg.features.Dictionary(torch.eye(4), torch.eye(4), bias, drop_dead=True),
+    }
+    graph = itg.interaction_graph(
+        model, torch.randn(50, 6), ["input", "1", "2"], features=maps, progress=False
+    )
+    graph.save(tmp_path / "g.safetensors")
+    graph = itg.load(tmp_path / "g.safetensors")
+    found = graph.metadata["feature_maps"]
+    assert found["input"]["rank"] == 3
+    assert found["input"]["full_rank"] == 6
+    assert found["input"]["remark"] == "pca, 3 directions of 6"
+    assert found["1"]["n_features"] == graph.n_features["1"]
+    assert found["2"]["remark"] == "3 of the dictionary's 4 fire on the data"
+    text = describe_graph(graph)
+    assert "input: 3 features (pca, 3 directions of 6)" in text
+    assert "fire on the data" in text
