@@ -51,7 +51,11 @@ def counts(
     """Basis and ranking -> edges required of each pair."""
     model = model.double()
     bases: dict[str, dict[str, FeatureMap]] = {}
-    for name, basis in (("PCA", PCA()), ("local interaction basis", LocalInteractionBasis())):
+    # The published PCA keeps every direction.
+    for name, basis in (
+        ("PCA", PCA(threshold=0.0)),
+        ("local interaction basis", LocalInteractionBasis()),
+    ):
         maps = {**dict.fromkeys(LAYERS[:3], basis), "logits": Neurons()}
         bases[name] = fit_features(model, seen, maps, progress=progress)
     lib = bases["local interaction basis"]

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import interactgraph as itg
-from interactgraph.features import LocalInteractionBasis, Neurons, fit_features
+from interactgraph.features import PCA, LocalInteractionBasis, Neurons, fit_features
 from interactgraph.validation import PairAblation
 from interactgraph.validation.ablation import top_edges
 
@@ -75,6 +75,10 @@ def test_basis_of_embed_given_that_of_mid():
     assert (weights.flatten()[largest] / edges.flatten()[largest] - 1).abs().max() < 1e-4
 
 
+def accuracy(output, batch, intact):
+    return (output[:, :113].argmax(-1) == (batch[:, 0] + batch[:, 1]) % 113).double()
+
+
 @pytest.mark.parametrize(("pair", "slack"), [(("embed", "mid"), 0), (("mid", "final"), 2)])
 def test_edges_required(pair, slack):
     """The published number of edges is enough and two fewer are not."""
@@ -84,15 +88,32 @@ def test_edges_required(pair, slack):
         published.model(), x, *pair, bases, baseline=bases[pair[0]].offset, progress=False
     )
 
-    def accuracy(output, batch, intact):
-        return (output[:, :113].argmax(-1) == (batch[:, 0] + batch[:, 1]) % 113).double()
-
     record = published.edges_required()["lib"]
     intact = ablation.evaluate(None, accuracy)
     assert intact == pytest.approx(record["accuracy_without_ablation"], abs=1e-12)
     n = record["edges_required"][pair[0]]
     enough, fewer = (
         ablation.evaluate(top_edges(published.edges(*pair), count), accuracy)
+        for count in (n, n - slack - 1)
+    )
+    assert enough >= intact - 0.001
+    assert fewer < intact - 0.001
+
+
+@pytest.mark.parametrize(("pair", "slack"), [(("embed", "mid"), 2), (("mid", "final"), 0)])
+def test_edges_required_in_principal_components(pair, slack):
+    """Within two of the published number, in a basis of our own that keeps every direction."""
+    seen, unseen = published.train_data(), published.test_data()
+    model = published.model()
+    graph = itg.interaction_graph(
+        model, seen, list(pair), features=PCA(threshold=0.0), method="gradient", baseline="mean",
+        progress=False,
+    )  # fmt: skip
+    ablation = PairAblation.of_graph(graph, model, unseen, *pair, progress=False)
+    n = published.edges_required()["pca"]["edges_required"][pair[0]]
+    intact = ablation.evaluate(None, accuracy)
+    enough, fewer = (
+        ablation.evaluate(top_edges(graph.weights(*pair), count), accuracy)
         for count in (n, n - slack - 1)
     )
     assert enough >= intact - 0.001
