@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,7 +114,8 @@ def _modules(
     if not found:
         print("no module has two features in these layers")
     if folder is not None:
-        _write(folder / "ablation.json", json.dumps([dataclasses.asdict(e) for e in found]))
+        effects = [_without_nan(dataclasses.asdict(effect)) for effect in found]
+        _write(folder / "ablation.json", json.dumps(effects, allow_nan=False))
 
 
 def _edges(
@@ -145,6 +147,15 @@ def _edges(
         ]  # fmt: skip
         _write(folder / "ablation.json", json.dumps(table))
         _picture(found, options.measure, folder / "ablation.png")
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN: null stands for it."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _write(path: Path, text: str) -> None:

@@ -53,7 +53,7 @@ def execute(options: argparse.Namespace) -> None:
     print(describe(partition, graph))
     if options.profile:
         profile = resolution_profile(
-            graph, options.strength, null=options.null, seed=options.seed,
+            graph, options.strength, null=options.null, n_runs=options.n_runs, seed=options.seed,
             weighting=partition.weighting, algorithm=options.algorithm,
         )  # fmt: skip
         print(f"\n{profile.summary()}")

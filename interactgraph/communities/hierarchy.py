@@ -85,7 +85,7 @@ def module_tree(
         InteractGraphError: the partition is of another graph.
     """
     found = {layer: len(modules) for layer, modules in partition.membership.items()}
-    if found != dict(graph.n_features):
+    if list(found.items()) != list(graph.n_features.items()):
         raise InteractGraphError(
             f"the partition is of another graph: its layers have {found} features, the graph's "
             f"{dict(graph.n_features)}"

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..checks import whole
 from ..errors import InteractGraphError
 from ..graph import InteractionGraph
 from .mutual_information import adjusted_mutual_information
@@ -157,7 +158,7 @@ def resolution_for(
         InteractGraphError: the number is not between 1 and the number of features.
     """
     most = int(weighted.connected.sum())
-    if n_modules != int(n_modules) or not 1 <= n_modules <= most:
+    if not 1 <= whole("n_modules", n_modules, -1) <= most:
         raise InteractGraphError(f"n_modules={n_modules} must be between 1 and {most} features")
     low, high = np.log(1e-3), np.log(1e3)
     found: dict[float, np.ndarray] = {}

@@ -49,7 +49,8 @@ def find_modules(
             it mostly finds the layers.
         resolution: factor of the null model; larger values give more and smaller modules. "auto":
             the one whose modules say most about edges that were hidden when they were found; 1
-            for null models other than "layered", and where nothing speaks for another.
+            for null models other than "layered", and where nothing speaks for another. Finding it
+            takes about three times as long as the runs themselves.
         n_runs: number of runs, seeds `seed`, `seed + 1`, ...; the best quality is kept.
         seed: same seed, same partition.
         weighting: how strengths become weights, one of `WEIGHTINGS`.

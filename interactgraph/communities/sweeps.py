@@ -105,8 +105,9 @@ class Sweeps:
         n = int(max(int(m.max()) for m in modules if len(m))) + 1
         used = sorted({k for t in self._objective.terms for k in (t.source, t.target)})
         order = used + used[-2:0:-1]
-        still, position = 0, 0
-        while still < len(used):
+        settled: set[int] = set()
+        position = 0
+        while len(settled) < len(used):
             layer = order[position % len(order)]
             position += 1
             score = self._scores(layer, modules, n)
@@ -115,9 +116,8 @@ class Sweeps:
             moves = best > current + _TOLERANCE / len(current)
             if bool(moves.any()):
                 modules[layer] = torch.where(moves, where, modules[layer])
-                still = 0
-            else:
-                still += 1
+                settled = set()
+            settled.add(layer)  # best for what the others are
         return modules
 
     def _merge(self, modules: list[Tensor], least: float) -> list[Tensor] | None:

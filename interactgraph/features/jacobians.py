@@ -244,6 +244,7 @@ def dense_jacobians(
     skip: int = 0,
     n_rows: int | None = None,
     seed: int = 0,
+    same_rows: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Jacobians from neurons of a layer to features of the next one, kept in memory.
 
@@ -255,6 +256,7 @@ def dense_jacobians(
         skip: samples to leave out first.
         n_rows: random target features of each target position instead of all.
         seed: of these.
+        same_rows: draw them once, not for every batch.
 
     Returns:
         The Jacobians `[b, s, i, d]`, target positions that count joined with the samples, the
@@ -265,6 +267,7 @@ def dense_jacobians(
     """
     generator = torch.Generator().manual_seed(seed)
     blocks, points, masks, count, seen = [], [], [], 0, 0
+    chosen: Tensor | None = None
     index = data.targets(source).index(target)
     for segments in data.segments(source, f"Jacobians {source} -> {target}"):
         segment = segments[index]
@@ -273,9 +276,10 @@ def dense_jacobians(
         if here.start >= len(segment.point):
             continue
         pull_back = _pull_back(segment, segment.point)
-        chosen = torch.arange(segment.n_targets)
-        if n_rows is not None and n_rows < segment.n_targets:
-            chosen = torch.randperm(segment.n_targets, generator=generator)[:n_rows]
+        if chosen is None or not same_rows:
+            chosen = torch.arange(segment.n_targets)
+            if n_rows is not None and n_rows < segment.n_targets:
+                chosen = torch.randperm(segment.n_targets, generator=generator)[:n_rows]
         for position in range(segment.n_positions):
             rows = []
             for i in chosen.tolist():
@@ -283,13 +287,13 @@ def dense_jacobians(
                 cotangent = segment.point.new_zeros(shape)
                 cotangent[:, :, position, i] = 1
                 rows.append(pull_back(cotangent)[0][here])
-            counts = torch.ones(len(segment.point), dtype=torch.bool, device=segment.point.device)
-            if segment.target_mask is not None:
-                counts = segment.target_mask[:, position]
+            every = segment.point.new_ones(segment.point.shape[:2], dtype=torch.bool)
+            source_mask = every if segment.source_mask is None else segment.source_mask
+            target_mask = segment.target_mask
+            counts = every[:, 0] if target_mask is None else target_mask[:, position]
             blocks.append(torch.stack(rows, 2)[counts[here]])
             points.append(segment.point[here][counts[here]])
-            if segment.source_mask is not None:
-                masks.append(segment.source_mask[here][counts[here]])
+            masks.append(source_mask[here][counts[here]])
         count += len(segment.point[here])
         if count >= n_samples:
             break
@@ -298,4 +302,18 @@ def dense_jacobians(
             f"the data has {seen} samples, and Jacobians {source} -> {target} are asked for after "
             f"{skip}"
         )
-    return torch.cat(blocks), torch.cat(points), torch.cat(masks) if masks else None
+    # Batches of shorter sequences are filled up with positions that do not count.
+    most = max(point.shape[1] for point in points)
+    jacobians, z, mask = (
+        torch.cat([_lengthened(part, most) for part in parts]) for parts in (blocks, points, masks)
+    )
+    wide = torch.promote_types(jacobians.dtype, torch.float32)
+    return jacobians.to(wide), z.to(wide), None if bool(mask.all()) else mask
+
+
+def _lengthened(values: Tensor, n_positions: int) -> Tensor:
+    """Values `[b, s, ...]` with zeros up to n positions."""
+    missing = n_positions - values.shape[1]
+    if not missing:
+        return values
+    return torch.cat([values, values.new_zeros(len(values), missing, *values.shape[2:])], 1)

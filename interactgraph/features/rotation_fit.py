@@ -105,13 +105,14 @@ def fit_sparse_rotations(
         fitting = fitting_data(
             runner, check_data(data), sites, pairs, maps, position_mask, progress
         )
+        free = [layer for layer in names if layer not in (keep or {})]
         for layer in reversed(names):
             asked = fitting.maps[layer]
-            if isinstance(asked, SparseRotation):
+            if layer in free:
+                assert isinstance(asked, SparseRotation)
                 fitting.maps[layer] = asked.based(layer, fitting)
             elif not asked.is_fitted:
                 fitting.maps[layer] = asked.fit(layer, fitting)
-        free = [layer for layer in names if isinstance(fitting.maps[layer], SparseRotation)]
         if not free:
             raise InteractGraphError(f"keep holds all of layers={names}; leave one free to rotate")
         total = fitting.count(names[0], 2 * options.n_samples)
@@ -169,7 +170,11 @@ def _held_out(
             return eye if r is None else r.to(eye).mT
 
         def control(layer: str, eye: Tensor) -> Tensor:
-            return random_orthogonal(len(eye), 7, layer).to(eye) if layer in maps else eye
+            if layer not in maps:
+                return eye
+            n, turned = min(len(eye), options.rank or len(eye)), eye.clone()
+            turned[:n, :n] = random_orthogonal(n, 7, layer).to(eye)
+            return turned
 
         s, t = pair.source, pair.target
         result[s, t] = {
@@ -202,7 +207,7 @@ def _matchings(
                 start[layer] = random_orthogonal(size, options.seed + 100 + number, layer)
             start[layer] = start[layer].to(pair.jacobian)
         own = [layer for layer in ends if layer in free]
-        matrices, _ = run_search([pair], start, own, options)
+        matrices = run_search([pair], start, own, options)[0] if own else start
         found.setdefault(pair.target, {})["output"] = matrices[pair.target]
         found.setdefault(pair.source, {})["input"] = matrices[pair.source]
     return {

@@ -92,8 +92,10 @@ def pair_jacobians(
     """Jacobians between the features that the maps have now, at some samples."""
     found = []
     for source, target in data.pairs:
-        jacobian, z, mask = dense_jacobians(data, source, target, n_samples, skip, options.n_rows,
-                                            options.seed)  # fmt: skip
+        jacobian, z, mask = dense_jacobians(
+            data, source, target, n_samples, skip, options.n_rows, options.seed,
+            same_rows=options.of == "strength",
+        )  # fmt: skip
         feature_map = data.maps[source]
         decoder = getattr(feature_map, "decoder", None)
         offset = getattr(feature_map, "offset", None)
@@ -103,11 +105,17 @@ def pair_jacobians(
             z = (z - offset.to(z)) @ encoder.to(z).mT if isinstance(offset, Tensor) else z
         if options.of == "strength":
             # Attributions are summed over source positions; one that does not count adds nothing.
-            z = z if mask is None else z * mask[..., None]
+            if mask is not None:
+                z, jacobian = z * mask[..., None], jacobian * mask[..., None, None]
             found.append(PairJacobians(source, target, jacobian, z))
         else:
             jacobian = jacobian if mask is None else jacobian[mask][:, None]
             found.append(PairJacobians(source, target, jacobian))
+        if not len(jacobian):
+            raise InteractGraphError(
+                f"position_mask leaves no position of {source} -> {target} in the samples that "
+                "rotations are learned from or measured on; give other or more samples"
+            )
     return found
 
 

@@ -57,12 +57,13 @@ class _Rotation(nn.Module):
 
     def __init__(self, start: Tensor, map_name: str) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.eye(len(start), dtype=start.dtype))
+        eye = torch.eye(len(start), dtype=start.dtype, device=start.device)
+        self.weight = nn.Parameter(eye.clone())
         self.register_buffer("start", start)
         # The trivialisation at identity keeps Cayley and the exponential well conditioned.
         parametrizations.orthogonal(self, "weight", orthogonal_map=map_name)
         with torch.no_grad():
-            setattr(self, "weight", torch.eye(len(start), dtype=start.dtype))  # noqa: B010
+            setattr(self, "weight", eye)  # noqa: B010
 
     def matrix(self) -> Tensor:
         start = self.start
@@ -128,7 +129,7 @@ def search(
     with torch.enable_grad():
         for _ in range(steps):
             matrices = {layer: current(layer) for layer in starts}
-            loss = torch.zeros((), dtype=scales[0].dtype)
+            loss = torch.zeros_like(scales[0])
             for pair, scale in zip(pairs, scales, strict=True):
                 n = len(pair.jacobian)
                 rows = (

@@ -86,7 +86,7 @@ class SparseRotation(LinearMap):
         for name in ("n_samples", "batch_size", "steps", "rank", "n_rows"):
             whole_or_none(f"SparseRotation: {name}", getattr(self, name))
         whole("SparseRotation: restarts", self.restarts, 0)
-        if self.eps <= 0 or self.lr <= 0:
+        if not (self.eps > 0 and self.lr > 0):
             raise InteractGraphError(
                 f"SparseRotation: eps={self.eps} and lr={self.lr} must be above 0"
             )

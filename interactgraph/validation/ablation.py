@@ -41,6 +41,7 @@ class Piece:
         z: source features, `[b, s, j]`.
         z0: at the baseline.
         intact: output of the intact model.
+        mask: positions that count, `[b, p]`; None: all.
     """
 
     number: int
@@ -50,6 +51,7 @@ class Piece:
     z: Tensor
     z0: Tensor
     intact: Tensor
+    mask: Tensor | None = None
 
     def with_sources(self, kept: Tensor) -> Tensor:
         """Target features when only some source features, bool `[j]`, have their values."""
@@ -71,7 +73,8 @@ class PairAblation:
         maps: {layer: fitted feature map} of both.
         baseline: what a source feature without an edge is set to: "mean", "zero" or a tensor, in
             activation space.
-        position_mask: which positions the mean is taken over, as for `interaction_graph`.
+        position_mask: which positions count, in means over the data and in named measures, as for
+            `interaction_graph`.
         forward: `forward(model, batch)` calls the model on a batch.
         progress: show progress bars.
     """
@@ -171,6 +174,7 @@ class PairAblation:
             yield Piece(
                 number, batch, function, tail, flatten_positions(encoded),
                 z0.expand(len(activation), -1, -1), found["output"] if self._rest else end,
+                data.mask(batch),
             )  # fmt: skip
 
     def features(self, piece: Piece, kept: Tensor) -> Tensor:
@@ -224,7 +228,7 @@ class PairAblation:
         with prepared(self.model), torch.no_grad():
             for piece in self.pieces():
                 output = piece.intact if kept is None else piece.tail(self.features(piece, kept))
-                values = take(chosen, output, piece.batch, piece.intact)
+                values = take(chosen, output, piece.batch, piece.intact, piece.mask)
                 total += float(values.sum(dtype=torch.float64))
                 count += len(values)
         return total / count

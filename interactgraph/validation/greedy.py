@@ -125,6 +125,6 @@ class _State:
         for index, (i, j) in enumerate(edges):
             here = y.clone()
             here[..., i] = self.without[i, j][1]
-            values = take(measure, piece.tail(here), piece.batch, piece.intact)
+            values = take(measure, piece.tail(here), piece.batch, piece.intact, piece.mask)
             result[index] = float(values.sum(dtype=torch.float64))
         return result

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -16,31 +17,37 @@ __all__ = ["MEASURES", "Measure", "check_measure", "take"]
 Measure = Callable[[Tensor, Any, Tensor], Tensor]
 
 
-def accuracy(output: Tensor, batch: Any, intact: Tensor) -> Tensor:
+def accuracy(output: Tensor, batch: Any, intact: Tensor, mask: Tensor | None = None) -> Tensor:
     """1 where the largest logit is the label, the second element of the batch."""
-    return _right(output, _labels(batch, output))
+    return _right(output, _labels(batch, output, mask), mask)
 
 
-def agreement(output: Tensor, batch: Any, intact: Tensor) -> Tensor:
+def agreement(output: Tensor, batch: Any, intact: Tensor, mask: Tensor | None = None) -> Tensor:
     """1 where the largest logit is the intact model's; needs no labels."""
-    return _right(output, _logits(intact).argmax(-1))
+    return _right(output, _logits(intact).argmax(-1), mask)
 
 
-def log_likelihood(output: Tensor, batch: Any, intact: Tensor) -> Tensor:
+def log_likelihood(
+    output: Tensor, batch: Any, intact: Tensor, mask: Tensor | None = None
+) -> Tensor:
     """Log-probability of the label, minus the cross-entropy loss."""
-    return _log_probability(output, _labels(batch, output))
+    return _log_probability(output, _labels(batch, output, mask), mask)
 
 
-def log_agreement(output: Tensor, batch: Any, intact: Tensor) -> Tensor:
+def log_agreement(output: Tensor, batch: Any, intact: Tensor, mask: Tensor | None = None) -> Tensor:
     """Log-probability of the intact model's answer: smooth, where `accuracy` is not."""
-    return _log_probability(output, _logits(intact).argmax(-1))
+    return _log_probability(output, _logits(intact).argmax(-1), mask)
 
 
-def similarity(output: Tensor, batch: Any, intact: Tensor) -> Tensor:
+def similarity(output: Tensor, batch: Any, intact: Tensor, mask: Tensor | None = None) -> Tensor:
     """Minus the squared distance from the intact model's output, for any kind of output."""
-    return -(output - intact).reshape(len(output), -1).square().sum(1)
+    distance = (output - intact).double().square()
+    if (counts := _counts(mask, output)) is not None:
+        distance = distance * counts.reshape(*counts.shape, *[1] * (output.ndim - 2))
+    return -distance.reshape(len(output), -1).sum(1)
 
 
+# Means are over positions that count, where the output has positions and a mask is given.
 MEASURES: dict[str, Measure] = {
     "accuracy": accuracy,
     "agreement": agreement,
@@ -66,32 +73,64 @@ def check_measure(measure: str | Measure) -> Measure:
     return measure
 
 
-def take(measure: Measure, output: Tensor, batch: Any, intact: Tensor, name: str = "") -> Tensor:
-    """The measure's values, one for each sample.
+def take(
+    measure: Measure,
+    output: Tensor,
+    batch: Any,
+    intact: Tensor,
+    mask: Tensor | None = None,
+    name: str = "",
+) -> Tensor:
+    """The measure's values, one for each sample, float64.
+
+    Args:
+        measure: one of `MEASURES`, or the user's.
+        output: of the model.
+        batch: the batch.
+        intact: the intact model's output.
+        mask: positions that count, bool `[b, p]`, for those of `MEASURES`; None: all.
+        name: of the measure, for the message.
 
     Raises:
         InteractGraphError: it gives something else.
     """
-    values = measure(output, batch, intact)
+    if measure in MEASURES.values():
+        values = measure(output, batch, intact, mask)  # type: ignore[call-arg]
+    else:
+        values = measure(output, batch, intact)
     if not isinstance(values, Tensor) or values.shape != output.shape[:1]:
         found = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else repr(values)[:60]
         raise InteractGraphError(
             f"the measure{name and ' ' + repr(name)} gives {found} for {len(output)} samples; it "
             "must give one number for each"
         )
-    return values
+    return values.double()
 
 
-def _right(output: Tensor, answer: Tensor) -> Tensor:
+def _right(output: Tensor, answer: Tensor, mask: Tensor | None) -> Tensor:
     """Share of the positions where the largest logit is the answer, `[b]`."""
-    right = (_logits(output).argmax(-1) == answer).to(output.dtype)
-    return right.reshape(len(output), -1).mean(1)
+    return _mean((_logits(output).argmax(-1) == answer).double(), output, mask)
 
 
-def _log_probability(output: Tensor, answer: Tensor) -> Tensor:
+def _log_probability(output: Tensor, answer: Tensor, mask: Tensor | None) -> Tensor:
     """Log-probability of the answer, mean over positions, `[b]`."""
-    found = F.log_softmax(_logits(output), -1).gather(-1, answer[..., None])
-    return found.reshape(len(output), -1).mean(1)
+    found = F.log_softmax(_logits(output).double(), -1).gather(-1, answer[..., None])
+    return _mean(found[..., 0], output, mask)
+
+
+def _mean(values: Tensor, output: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean of values `[b, ...]` over the positions that count, `[b]`."""
+    counts = _counts(mask, output)
+    if counts is None or values.ndim != 2:
+        return values.reshape(len(values), -1).mean(1)
+    return (values * counts).sum(1) / counts.sum(1).clamp_min(1)
+
+
+def _counts(mask: Tensor | None, output: Tensor) -> Tensor | None:
+    """The mask where the output has the positions it is about, float64 `[b, p]`."""
+    if mask is None or output.ndim < 3 or output.shape[:2] != mask.shape:
+        return None
+    return mask.to(output.device, torch.float64)
 
 
 def _logits(output: Tensor) -> Tensor:
@@ -103,7 +142,7 @@ def _logits(output: Tensor) -> Tensor:
     return output
 
 
-def _labels(batch: Any, output: Tensor) -> Tensor:
+def _labels(batch: Any, output: Tensor, mask: Tensor | None) -> Tensor:
     """Labels `[b]`, or `[b, positions]` where the output has positions."""
     if not (isinstance(batch, (tuple, list)) and len(batch) > 1 and isinstance(batch[1], Tensor)):
         raise InteractGraphError(
@@ -116,6 +155,8 @@ def _labels(batch: Any, output: Tensor) -> Tensor:
             f"labels of shape {tuple(labels.shape)} and dtype {labels.dtype} do not fit an output "
             f"of shape {tuple(output.shape)}; give a measure function instead"
         )
+    if (counts := _counts(mask, output)) is not None:
+        labels = torch.where(counts > 0, labels, 0)  # padding holds any number
     if labels.numel() and (labels.min() < 0 or labels.max() >= output.shape[-1]):
         raise InteractGraphError(
             f"labels go from {int(labels.min())} to {int(labels.max())} and the output has "

@@ -164,7 +164,8 @@ def ablate_modules(
         n_controls: random sets for each module and way; 0: none.
         classes: batch -> class of each sample, for the fall by class; None: integer labels of
             `(input, labels)` batches, where there are such.
-        position_mask: which positions the mean is taken over, as for `interaction_graph`.
+        position_mask: which positions count, in means over the data and in named measures, as for
+            `interaction_graph`.
         forward: `forward(model, batch)` calls the model on a batch.
         seed: of the random sets.
         progress: show a progress bar.
@@ -181,6 +182,10 @@ def ablate_modules(
     chosen = {"accuracy": "accuracy"} if measures == "accuracy" else measures
     if isinstance(chosen, str):
         chosen = {chosen: chosen}
+    if not isinstance(chosen, Mapping) or not chosen:
+        raise InteractGraphError(
+            f"measures={measures!r}; give a name, or {{name: name or function}}"
+        )
     checked = {name: check_measure(measure) for name, measure in chosen.items()}
     n_controls, seed = whole("n_controls", n_controls, 0), whole("seed", seed, 0)
     layers = hidden_layers(graph) if layers is None else list(layers)
@@ -471,10 +476,14 @@ class _Ablation:
             if masks is None:
                 self._intact.append(output)
                 classes += self._classes(batch, len(output))
-            intact = self._intact[number]
+            intact, mask = self._intact[number], read_mask(self.position_mask, batch)
             for name, measure in self.measures.items():
-                values[name].append(take(measure, output, batch, intact, name).cpu())
-        return _Outcome({name: torch.cat(parts) for name, parts in values.items()}, classes)
+                found = take(measure, output, batch, intact, mask, name)
+                values[name].append(found.cpu())
+        joined = {name: torch.cat(parts) for name, parts in values.items()}
+        n_samples = len(next(iter(joined.values()), ()))
+        # Classes that only some batches have are no classes of the data.
+        return _Outcome(joined, classes if len(classes) == n_samples else [])
 
     def _classes(self, batch: Any, n_samples: int) -> list[str]:
         found: Any = None

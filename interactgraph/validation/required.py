@@ -80,7 +80,8 @@ def edges_required(
             "log_likelihood" for "accuracy", "log_agreement" for "agreement", else `measure`.
         baseline: what a source feature without an edge is set to: "mean", "zero" or a tensor, in
             activation space.
-        position_mask: which positions the mean is taken over, as for `interaction_graph`.
+        position_mask: which positions count, in means over the data and in named measures, as for
+            `interaction_graph`.
         forward: `forward(model, batch)` calls the model on a batch.
         progress: show progress bars.
 

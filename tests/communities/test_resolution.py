@@ -93,6 +93,10 @@ def test_uniform_modules_are_not_divided():
 
 
 def test_tree_of_another_graph():
-    partition = find_modules(planted(0)[0], n_runs=1, significance=False)
+    graph = planted(0)[0]
+    partition = find_modules(graph, n_runs=1, significance=False)
+    turned = Partition(dict(reversed(partition.membership.items())), quality=0.0)
+    with pytest.raises(InteractGraphError, match="another graph"):
+        module_tree(graph, turned)
     with pytest.raises(InteractGraphError, match="of another graph"):
         module_tree(nested(0)[0].replace(), partition)

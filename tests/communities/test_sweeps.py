@@ -1,6 +1,8 @@
+import itertools
+
 import numpy as np
 import pytest
-from communities.planted_graphs import planted
+from communities.planted_graphs import graph_of, planted
 
 from interactgraph.communities.leiden import Leiden
 from interactgraph.communities.network import Network
@@ -77,3 +79,18 @@ def test_leiden_optimises_the_same_objective():
         labels = Leiden(objective).run(0)
         polished = Sweeps(objective).polish(labels, merge=False)
         assert objective.quality(polished) - objective.quality(labels) < 1e-6
+
+
+def test_what_is_found_is_a_fixed_point_of_the_sweeps():
+    for seed in range(20):
+        draw = np.random.default_rng(seed)
+        sizes = (40, 40, 40, 20)
+        modules = [draw.integers(0, 5, n) for n in sizes]
+        blocks = [
+            draw.gamma(0.5, size=(len(b), len(a))) * (1 + (b[:, None] == a))
+            for a, b in itertools.pairwise(modules)
+        ]
+        objective = make_objective(Network.from_graph(graph_of(*blocks)), "layered", 1.0)
+        found = Sweeps(objective).run(seed)
+        again = Sweeps(objective).polish(found, merge=False)
+        assert objective.quality(again) <= objective.quality(found) + 1e-10

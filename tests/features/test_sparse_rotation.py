@@ -1,5 +1,6 @@
 """Sparse rotations: a hidden one is found; the pieces of the search against formulas."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -8,7 +9,7 @@ from torch import nn
 
 import interactgraph as itg
 from interactgraph import InteractGraphError, features
-from interactgraph.features import Neurons, SparseRotation, fit_sparse_rotations
+from interactgraph.features import Neurons, SparseRotation, fit_features, fit_sparse_rotations
 from interactgraph.features.matching import match_rows
 from interactgraph.features.random_rotation import random_orthogonal
 from interactgraph.features.rotation_search import PairJacobians, rotated_squares
@@ -263,6 +264,54 @@ def test_matching_starts_from_two_places():
         keep={"1": Neurons()}, progress=False,
     )  # fmt: skip
     assert kept.matching == {}
+
+
+def test_a_fitted_rotation_is_kept():
+    model, x = Hidden(4, 0), torch.randn(24, 4).double()
+    rotation = SparseRotation(steps=5, n_samples=8)
+    names = ["a", "b", "c"]
+    first = fit_sparse_rotations(model, x, names, rotation=rotation, progress=False)
+    again = fit_sparse_rotations(
+        model, x, names, rotation=replace(rotation, steps=9), keep={"b": first.maps["b"]},
+        progress=False,
+    )  # fmt: skip
+    assert "b" not in again.maps
+    both = fit_sparse_rotations(
+        model, x, names, rotation=rotation, match=True, progress=False,
+        keep={"a": Neurons(), "b": first.maps["b"]},
+    )  # fmt: skip
+    assert list(both.maps) == ["c"]
+    assert both.matching == {}
+
+
+def test_half_precision_and_sequences_of_any_length():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
+    uneven = [torch.randn(6, 3, 4), torch.randn(6, 2, 4)]
+    for of in ("jacobian", "strength"):
+        rotation = SparseRotation(steps=3, n_samples=8, of=of)
+        fit = fit_sparse_rotations(model, uneven, ["input", "1"], rotation=rotation, progress=False)
+        assert fit.sparsity["input", "1"]["after"] > 0
+        half = fit_sparse_rotations(
+            model.bfloat16(), torch.randn(20, 4).bfloat16(), ["input", "1"], rotation=rotation,
+            progress=False,
+        )  # fmt: skip
+        model.float()
+        assert all(fitted.encoder.isfinite().all() for fitted in half.maps.values())
+
+
+def test_rows_drawn_for_strengths_are_the_same_in_every_batch():
+    """Sums over samples of one target feature, never of several."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 6)).double()
+    x = torch.randn(12, 4, dtype=torch.float64)
+    rotation = SparseRotation(of="strength", n_rows=2, steps=4, n_samples=12)
+    maps = {"1": rotation, "2": Neurons()}
+    one, other = (
+        fit_features(model, list(x.split(size)), maps, progress=False)["1"].rotation
+        for size in (12, 3)
+    )
+    torch.testing.assert_close(one, other)
 
 
 def test_random_rotations_differ_between_layers():

@@ -10,6 +10,7 @@ import interactgraph as itg
 from interactgraph import InteractGraphError
 from interactgraph.features import Dictionary, Neurons
 from interactgraph.validation import (
+    MEASURES,
     PairAblation,
     ablation_curve,
     edges_required,
@@ -315,3 +316,38 @@ def test_greedy_is_never_worse_than_the_plain_ranking():
             graph, model, data, "0", "1", ranking=ranking, tolerance=0.02, progress=False
         ).n_edges
     assert counts["greedy"] <= counts[None]
+
+
+def test_measures_leave_padding_out():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 5))
+    x, mask = torch.randn(6, 4, 3), torch.rand(6, 4) < 0.6
+    mask[:, 0] = True
+    labels = torch.where(mask, model(x).argmax(-1), -100)
+    labels[0, 0] = (labels[0, 0] + 1) % 5
+    graph = itg.interaction_graph(model, [x], ["0", "1"], progress=False)
+    options = {"position_mask": lambda batch: mask, "progress": False}
+    pair = PairAblation.of_graph(graph, model, [(x, labels)], "0", "1", **options)
+    right = (model(x).argmax(-1) == labels) & mask
+    share = (right.sum(1).double() / mask.sum(1)).mean()
+    assert pair.evaluate(None, "accuracy") == pytest.approx(float(share))
+    logs = model(x).detach().double().log_softmax(-1)
+    logs = logs.gather(-1, labels.clamp_min(0)[..., None])[..., 0] * mask
+    assert pair.evaluate(None, "log_likelihood") == pytest.approx(
+        float((logs.sum(1) / mask.sum(1)).mean())
+    )
+    nothing = torch.zeros(pair.n_targets, pair.n_sources, dtype=torch.bool)
+    cut = model[1:](model[0](x)[mask].mean(0).expand(6, 4, -1))
+    expected = ((cut - model(x)).double() * mask[..., None]).square().sum((1, 2)).mean()
+    assert pair.evaluate(nothing, "similarity") == pytest.approx(
+        -float(expected.detach()), rel=1e-5
+    )
+
+
+def test_one_wrong_answer_of_many_in_half_precision():
+    """999 of 1,000 positions right is less than 1, whatever the output's dtype."""
+    output = torch.zeros(1, 1000, 2, dtype=torch.bfloat16)
+    output[..., 1] = 1
+    intact = output.clone()
+    intact[0, 0] = torch.tensor([1, 0])
+    assert float(MEASURES["agreement"](output, None, intact)) == pytest.approx(0.999)

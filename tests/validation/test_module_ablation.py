@@ -215,5 +215,19 @@ def test_padding_is_no_part_of_the_mean():
     h = model[0](x)
     cut = h.clone()
     cut[..., :2] = h[mask].mean(0)[:2]
-    expected = (model(x) - model[1:](cut)).square().flatten(1).sum(1).mean()
+    moved = (model(x) - model[1:](cut)) * mask[..., None]
+    expected = moved.square().flatten(1).sum(1).mean()
     assert effect.effect["features"]["similarity"] == pytest.approx(float(expected.detach()))
+
+
+def test_measures_of_booleans_and_classes_of_some_batches(found):
+    model, _, data, graph, partition = found
+    mixed = [(data[0][0], data[0][1][:, 0]), data[1][0]]
+    effect = ablate_modules(
+        graph, partition, model, mixed, n_controls=0, progress=False,
+        measures={"same": lambda output, batch, intact: output.argmax(1) == intact.argmax(1)},
+    )[0]  # fmt: skip
+    assert effect.intact["same"] == 1.0
+    assert effect.by_class == {}
+    with pytest.raises(InteractGraphError, match="measures="):
+        ablate_modules(graph, partition, model, data, measures=["accuracy"], progress=False)
