@@ -71,11 +71,13 @@ def counts(
             progress=progress,
         )  # fmt: skip
         for ranking in (None, "greedy") if name == "sparse rotation" else (None,):
+            greedy = {
+                "ranking": ranking, "ranking_data": seen, "ranking_measure": "log_agreement"
+            }  # fmt: skip
             found[name if ranking is None else f"{name}, {ranking}"] = [
                 edges_required(
                     graph, model, unseen, *pair, measure=right, progress=progress,
-                    ranking=ranking if pair[1] != "logits" else None, ranking_data=seen,
-                    ranking_measure="log_agreement",
+                    **(greedy if ranking and pair[1] != "logits" else {}),
                 ).n_edges
                 for pair in PAIRS
             ]  # fmt: skip

@@ -138,11 +138,13 @@ def main() -> None:
         graph, frequencies = graph_in(model, seen, maps)
         n_modules, match = agreement(graph, frequencies)
         for ranking in (None, "greedy") if name.startswith("sparse") else (None,):
+            greedy = {
+                "ranking": ranking, "ranking_data": seen, "ranking_measure": "log_agreement"
+            }  # fmt: skip
             counts = [
                 edges_required(
                     graph, model, unseen, source, target, measure=right, tolerance=5e-3,
-                    ranking=ranking if target != "logits" else None, ranking_data=seen,
-                    ranking_measure="log_agreement",
+                    **(greedy if ranking and target != "logits" else {}),
                 ).n_edges
                 for source, target in pairwise(LAYERS)
             ]  # fmt: skip

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from .errors import InteractGraphError
 
-__all__ = ["whole", "whole_or_none"]
+__all__ = ["positive", "whole", "whole_or_none"]
 
 
 def whole(name: str, value: Any, least: int = 1) -> int:
@@ -28,6 +29,25 @@ def whole(name: str, value: Any, least: int = 1) -> int:
         raise InteractGraphError(
             f"{name}={value!r} must be a whole number of at least {least}"
         ) from None
+    return number
+
+
+def positive(name: str, value: Any) -> float:
+    """The value as a number above zero.
+
+    Args:
+        name: of the option, for the message.
+        value: what was given; text and True are no numbers.
+
+    Raises:
+        InteractGraphError: it is none, or not finite, or not above zero.
+    """
+    try:
+        number = float(value)
+        if isinstance(value, (str, bool)) or not 0 < number < math.inf:
+            raise ValueError
+    except (TypeError, ValueError, OverflowError):
+        raise InteractGraphError(f"{name}={value!r} must be a number above 0") from None
     return number
 
 

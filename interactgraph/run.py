@@ -25,7 +25,7 @@ from .attribution.baseline import Baseline, check_baseline
 from .attribution.grouped import Key
 from .attribution.memory import default_budget
 from .checkpoint import Checkpoint, description, fingerprint
-from .checks import whole, whole_or_none
+from .checks import positive, whole, whole_or_none
 from .distributed import join_world
 from .errors import InteractGraphError
 from .features import FeatureMap, fit_feature_maps, named_map
@@ -159,14 +159,14 @@ def interaction_graph(
     seed = whole("seed", seed, 0)
     _check_choice("sampling", sampling, SAMPLINGS)
     _check_draws(sources, sampling, engine, names)
-    if target_error is not None and not 0 < target_error < 1:
+    if target_error is not None and positive("target_error", target_error) >= 1:
         raise InteractGraphError(f"target_error={target_error!r}; it must be between 0 and 1")
     if target_error is not None and names[0] == "max":
         raise InteractGraphError("target_error needs a strength with an error first, not 'max'")
     if memory_budget is not None:
         memory_budget = whole("memory_budget", memory_budget, 1)
-    if tolerance is not None and not tolerance > 0:
-        raise InteractGraphError(f"tolerance={tolerance!r}; it must be above zero")
+    if tolerance is not None:
+        tolerance = positive("tolerance", tolerance)
     if labels is not None and not all(
         isinstance(names_of, Sequence) for names_of in dict(labels).values()
     ):

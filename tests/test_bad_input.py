@@ -335,6 +335,7 @@ def test_samples_that_influence_each_other():
         ({"memory_budget": 100}, r"more than the memory budget"),
         ({"memory_budget": 0}, r"memory_budget=0"),
         ({"n_steps": None}, r"n_steps=None must be a whole number"),
+        ({"tolerance": "0.1"}, r"tolerance='0.1' must be a number above 0"),
         ({"n_steps": float("inf")}, r"n_steps=inf"),
         ({"seed": None}, r"seed=None"),
         ({"sources": 1.5}, r"sources=1.5"),

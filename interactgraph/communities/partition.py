@@ -185,22 +185,34 @@ def _module_numbers(layer: str, modules: Any) -> np.ndarray:
     Raises:
         InteractGraphError: no list of whole numbers of at least -1.
     """
-    given = np.array(modules)
+    try:
+        given = np.array(modules)
+    except ValueError:  # rows of different lengths
+        given = np.array(None)
     if given.ndim != 1:
         raise InteractGraphError(
             f"membership of layer {layer!r} has shape {given.shape}, expected one module number "
             "for each feature"
         )
-    numeric = given.size == 0 or given.dtype.kind in "iuf"
-    if not numeric or (given.size and not (given % 1 == 0).all()) or (given < -1).any():
-        wrong = given if not numeric else given[(given % 1 != 0) | (given < -1)]
+    with np.errstate(invalid="ignore"):  # inf
+        right = (
+            (given >= -1) & (given < 2**63) & (given % 1 == 0)
+            if given.dtype.kind in "iuf"
+            else np.array([_is_module(entry) for entry in given], dtype=bool)
+        )
+    if not right.all():
         raise InteractGraphError(
-            f"membership of layer {layer!r} holds {wrong.ravel()[0]!r}; module numbers must be "
+            f"membership of layer {layer!r} holds {given[~right][0]!r}; module numbers must be "
             "whole, and -1 for features that are in none"
         )
     array = given.astype(np.int64)
     array.flags.writeable = False
     return array
+
+
+def _is_module(entry: Any) -> bool:
+    number = isinstance(entry, (int, float, np.number)) and not isinstance(entry, bool)
+    return bool(number and -1 <= entry < 2**63 and entry % 1 == 0)
 
 
 def by_size(labels: np.ndarray) -> np.ndarray:

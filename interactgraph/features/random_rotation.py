@@ -9,6 +9,7 @@ from zlib import crc32
 import torch
 from torch import Tensor
 
+from ..checks import whole
 from .linear import LinearMap
 from .moments import moments_of
 
@@ -45,6 +46,7 @@ class RandomRotation(LinearMap):
 
     def __post_init__(self) -> None:
         self._check_options(seed=self.seed)
+        whole("RandomRotation: seed", self.seed, 0)
 
     def fit(self, layer: str, data: FittingData) -> RandomRotation:
         """See `FeatureMap.fit`."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ..checks import whole, whole_or_none
+from ..checks import positive, whole, whole_or_none
 from ..errors import InteractGraphError
 from .linear import Linear, LinearMap
 from .local_interaction_basis import LocalInteractionBasis
@@ -86,10 +86,9 @@ class SparseRotation(LinearMap):
         for name in ("n_samples", "batch_size", "steps", "rank", "n_rows"):
             whole_or_none(f"SparseRotation: {name}", getattr(self, name))
         whole("SparseRotation: restarts", self.restarts, 0)
-        if not (self.eps > 0 and self.lr > 0):
-            raise InteractGraphError(
-                f"SparseRotation: eps={self.eps} and lr={self.lr} must be above 0"
-            )
+        whole("SparseRotation: seed", self.seed, 0)
+        positive("SparseRotation: eps", self.eps)
+        positive("SparseRotation: lr", self.lr)
 
     def fit(self, layer: str, data: FittingData) -> SparseRotation:
         """Fits this layer alone, against the features its targets have. See `FeatureMap.fit`."""

@@ -95,14 +95,16 @@ class Batches:
             )
 
     def _check(self, batch: Any, number: int) -> None:
-        """Compares the first and last sample of a batch with those of an earlier pass."""
-        tensor = first_tensor(batch)
-        if self._who is None or tensor is None or not tensor.ndim:
+        """Compares the ends of a batch's tensors with those of an earlier pass."""
+        if self._who is None:
             return
-        if tensor.layout is not torch.strided or tensor.is_nested:
-            return
-        ends = tensor[[0, -1]].detach().cpu().contiguous()
-        found = blake2b(ends.view(torch.uint8).numpy().tobytes(), digest_size=8).digest()
+        digest = blake2b(digest_size=8)
+        for leaf in pytree.tree_leaves(batch):
+            plain = isinstance(leaf, Tensor) and leaf.layout is torch.strided and not leaf.is_nested
+            if plain and leaf.ndim and len(leaf):
+                ends = leaf[[0, -1]].detach().cpu().contiguous()
+                digest.update(ends.view(torch.uint8).numpy().tobytes())
+        found = digest.digest()
         if number == len(self._samples):
             self._samples.append(found)
         elif number < len(self._samples) and self._samples[number] != found:

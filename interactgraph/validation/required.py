@@ -75,7 +75,7 @@ def edges_required(
         ranking: a strength of the graph (None: its first), scores `[i, j]`, or "greedy": edges are
             taken away one after the other, those first that `ranking_measure` misses least. The
             plain ranking is kept where it needs fewer edges.
-        ranking_data: batches for the greedy ranking; None: `data`.
+        ranking_data: batches for the greedy ranking, and only for it; None: `data`.
         ranking_measure: what the greedy ranking follows, smooth where `measure` is not; None:
             "log_likelihood" for "accuracy", "log_agreement" for "agreement", else `measure`.
         baseline: what a source feature without an edge is set to: "mean", "zero" or a tensor, in
@@ -91,6 +91,16 @@ def edges_required(
     """
     if not tolerance >= 0:
         raise InteractGraphError(f"tolerance={tolerance} must be a number that is not negative")
+    if ranking is None or isinstance(ranking, Tensor) or ranking != "greedy":
+        for name, value in {
+            "ranking_data": ranking_data,
+            "ranking_measure": ranking_measure,
+        }.items():
+            if value is not None:
+                raise InteractGraphError(
+                    f"{name} is what a greedy ranking follows, and the ranking is not; give "
+                    "ranking='greedy', or leave it out"
+                )
     strength = graph.weights(source, target, None if _given(ranking) else _name(ranking)).abs()
     ablation = partial(
         PairAblation.of_graph, graph, model, source=source, target=target,

@@ -20,7 +20,11 @@ def make() -> Partition:
     [
         ([0, 0.5], "holds .*0.5"),
         ([0, -5], "holds .*-5"),
-        ([0, 2**70], "holds"),
+        ([0, 2**70], "holds .*1180591620717411303424"),
+        (np.array([0, 2**63], np.uint64), "holds .*9223372036854775808"),
+        ([0, None], "holds None"),
+        ([0, np.inf], "holds .*inf"),
+        ([[0], [0, 1]], "expected one module number"),
         (["0", "1"], "holds"),
         ([[0, 1]], r"has shape \(1, 2\)"),
         ([0, 2], "without gaps"),

@@ -218,6 +218,8 @@ def test_bad_input():
         edges_required(narrow, model, data, "1", "3", tolerance=0.0, progress=False)
     with pytest.raises(InteractGraphError, match="tolerance=nan"):
         edges_required(graph, model, data, "1", "3", tolerance=float("nan"), progress=False)
+    with pytest.raises(InteractGraphError, match="ranking_measure is what a greedy ranking"):
+        edges_required(graph, model, data, "1", "3", ranking_measure="similarity", progress=False)
 
 
 class Shuffled:
@@ -242,6 +244,12 @@ def test_data_that_changes_between_passes():
         PairAblation.of_graph(graph, model, loader, "1", "3", progress=False)
     with pytest.raises(InteractGraphError, match="same samples in every pass"):
         PairAblation.of_graph(graph, model, Shuffled(data), "1", "3", progress=False).evaluate(None)
+    named = [{"mask": torch.ones(len(rows)), "rows": rows} for rows, _ in data]
+    with pytest.raises(InteractGraphError, match="same samples in every pass"):
+        PairAblation.of_graph(
+            graph, model, Shuffled(named), "1", "3", progress=False,
+            forward=lambda network, batch: network(batch["rows"]),
+        ).evaluate(None, "similarity")  # fmt: skip
 
 
 def test_the_mean_leaves_padding_out():
