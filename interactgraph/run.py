@@ -23,7 +23,7 @@ from .attribution import (
 )
 from .attribution.baseline import Baseline, check_baseline
 from .attribution.grouped import Key
-from .attribution.memory import default_budget
+from .attribution.memory import default_budget, keep_heap
 from .checkpoint import Checkpoint, description, fingerprint
 from .checks import positive, whole, whole_or_none
 from .distributed import join_world
@@ -146,6 +146,7 @@ def interaction_graph(
         InteractGraphError: bad input; the message says what was found and how to mend it.
     """
     started = time.perf_counter()
+    keep_heap()
     data = check_data(data)
     sites = {site.name: site for site in resolve_sites(model, layers)}
     chosen = _check_pairs(list(sites), pairs)

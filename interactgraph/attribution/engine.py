@@ -43,6 +43,7 @@ _COMPLETENESS_EVERY = 4  # batches, where source features are drawn
 MAX_STEPS = 512  # where doubling the path nodes gives up
 _SEEDS = 100_003  # between the seeds of two batches
 _CACHE = 1 << 21  # bytes
+_BLOCK = 1 << 23  # bytes of A that are reduced together, where nothing speaks for more
 
 
 def _two_derivatives(problem: PairProblem, way: Literal["columns", "rows"]) -> Tensor:
@@ -605,8 +606,13 @@ class PairEngine:
         if packing is not None:
             return self._add_packed(problem, rule, packing, tick)
         chunk = self._chunk(problem, problem.z.shape[2], by_rows=False)
+        at_once = self._at_once(problem)
+        if len(rule.nodes) == 1 and problem.z.device.type == "cpu":
+            # With several nodes, every block linearises all of them again.
+            block = _BLOCK // (problem.y.numel() * problem.y.element_size())
+            chunk = min(chunk, max(1, block // at_once) * at_once)
         total = torch.zeros_like(problem.y)
-        for columns, a in column_blocks(problem, rule, chunk, self._at_once(problem), tick):
+        for columns, a in column_blocks(problem, rule, chunk, at_once, tick):
             total += a.sum(-1)
             sums = sum_positions(a, problem.mask, self.strengths)
             self.sums.add(sums, columns=columns)

@@ -102,11 +102,12 @@ def column_blocks(
         Source features, and their `[b, t, i, j]`.
     """
     n_sources = problem.z.shape[2]
+    alone = linearize(problem, rule.nodes[0]) if len(rule.nodes) == 1 else None
     for start in range(0, n_sources, chunk):
         stop = min(start + chunk, n_sources)
         total = problem.y.new_zeros(stop - start, *problem.y.shape)
         for u, weight in zip(*rule, strict=True):
-            linear = linearize(problem, u)
+            linear = alone or linearize(problem, u)
             for first in range(start, stop, at_once):
                 last = min(first + at_once, stop)
                 part = linear(problem.columns(first, last))

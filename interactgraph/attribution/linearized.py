@@ -136,6 +136,8 @@ def _rule(node: Node, moving: list[Node], values: Mapping[Node, Any]) -> _Rule:
         place = node.args.index(first)
         before, after = args[:place], args[place + 1 :]
         return lambda t: function(*before, t[first], *after, **kwargs)
+    if name in _BILINEAR and len(node.args) == 2 and set(node.args) == set(moving):
+        return _product(function, *node.args, *args)
     if name in ("add", "sub") and all(n.shape == node.shape for n in moving):
         sign = (1 if name == "add" else -1) * kwargs.get("alpha", 1)
         a, b = node.args[:2]
@@ -161,6 +163,11 @@ def _rule(node: Node, moving: list[Node], values: Mapping[Node, Any]) -> _Rule:
         )[1]
         return lambda t: t[first] * slope
     return _by_torch(node, moving, values)
+
+
+def _product(function: Callable[..., Any], a: Node, b: Node, x: Tensor, y: Tensor) -> _Rule:
+    """The product rule: d(x y) = dx y + x dy."""
+    return lambda t: function(t[a], y) + function(x, t[b])
 
 
 def _swap(args: Any, *tables: Mapping[Node, Any]) -> Any:
