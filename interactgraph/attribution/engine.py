@@ -359,15 +359,17 @@ class PairEngine:
         rule = self._rule_for(problem)
         if self.is_drawn:
             # Only some columns are computed; what all of them add up to is sampled as well.
-            if self._n_added % _COMPLETENESS_EVERY == 0:
-                self.completeness.add(along_path(problem, rule), problem)
+            due = self._n_added % _COMPLETENESS_EVERY == 0
             self._n_added += 1
-            add_some = {
-                "drawn columns": self._add_drawn,
-                "signed columns": self._add_signed_columns,
-                "signed rows": self._add_signed_rows,
-            }
-            add_some[self.plan.way](problem, rule, tick)
+            if self.plan.way == "drawn columns":
+                total = torch.zeros_like(problem.y) if due else None
+                self._add_drawn(problem, rule, tick, total)
+            else:
+                total = along_path(problem, rule) if due else None
+                by_signs = self._add_signed_columns if by_columns else self._add_signed_rows
+                by_signs(problem, rule, tick)
+            if total is not None:
+                self.completeness.add(total, problem)
         else:
             add = self._add_columns if by_columns else self._add_rows
             self.completeness.add(add(problem, rule, tick), problem)
@@ -549,8 +551,9 @@ class PairEngine:
         problem: PairProblem,
         rule: PathRule,
         tick: Callable[[float], None],
+        total: Tensor | None,
     ) -> None:
-        """Adds a few drawn source features of each sample."""
+        """Adds a few drawn source features of each sample, and sum_j A to `total`."""
         assert self._sampler is not None
         assert self.sources is not None
         packing, weights = self._sampler.draw(problem, self.sources)
@@ -558,7 +561,9 @@ class PairEngine:
         everyone = torch.arange(problem.n_samples, device=problem.z.device)
         for start in range(0, self.sources, chunk):
             some = packing.passes(start, start + chunk)
-            a = packed_columns(problem, rule, some, self._at_once(problem), tick)
+            at_once = self._at_once(problem)
+            a = packed_columns(problem, rule, some, at_once, tick, total=total)
+            total = None
             for j, weight, column in zip(some.features[..., 0], weights[start:], a, strict=False):
                 sums = sum_positions(column[..., None], problem.mask, self.strengths)
                 flat = {name: x[..., 0] for name, x in sums.items()}

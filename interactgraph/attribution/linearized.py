@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from .tape import Node, Tape
+from .tape import Node, Tape, fill
 
 __all__ = ["Linearized", "TapedSegment"]
 
@@ -67,34 +67,58 @@ class TapedSegment:
         return value
 
     def linearize(self, point: Tensor) -> Linearized:
-        """The segment's value and derivative at `[b, s, j]`; the last point is remembered."""
+        """The segment's derivative at `[b, s, j]`; the last point is remembered."""
         if not self._last or self._last[0][0] is not point:
-            self._last[:] = [(point, Linearized(self, point))]
+            self._last[:] = [(point, self._linearized(self._values(point)))]
         return self._last[0][1]
 
+    def value_and_derivative(self, point: Tensor) -> tuple[Tensor, Linearized]:
+        """Both at `[b, s, j]`, for less than one after the other; the point is remembered."""
+        values = self._values(point)
+        self._last[:] = [(point, self._linearized(values))]
+        return values[self.tape.output], self._last[0][1]
 
-class Linearized:
-    """Value and derivative of a recorded segment at one point.
+    def _values(self, point: Tensor) -> _Values:
+        return _Values({**self.held, self.tape.arguments[0]: point})
 
-    Attributes:
-        value: `[b, t, i]`.
-    """
-
-    def __init__(self, segment: TapedSegment, point: Tensor) -> None:
-        tape = segment.tape
-        self._source, self._output = tape.arguments[0], tape.output
-        values: dict[Node, Any] = {**segment.held, self._source: point}
-        self._rules: list[tuple[Node, _Rule]] = []
-        active = {self._source}
-        for node in tape.needed(tape.output, (values,)):
-            args, kwargs = node.fill(values)
-            assert node.function is not None
-            values[node] = node.function(*args, **kwargs)
+    def _linearized(self, values: _Values) -> Linearized:
+        tape = self.tape
+        source = tape.arguments[0]
+        rules: list[tuple[Node, _Rule]] = []
+        active = {source}
+        for node in tape.needed(tape.output, (self.held, {source: None})):
             moving = [n for n in node.inputs if n in active]
             if moving and node.differentiable:
                 active.add(node)
-                self._rules.append((node, _rule(node, moving, values)))
-        self.value: Tensor = values[tape.output]
+                rules.append((node, _rule(node, moving, values)))
+        return Linearized(source, tape.output, rules)
+
+
+class _Values(dict[Node, Any]):
+    """Values of nodes, computed when they are asked for: slopes do not need all of them."""
+
+    def __missing__(self, goal: Node) -> Any:
+        stack = [goal]
+        while stack:
+            node = stack[-1]
+            waiting = [n for n in node.inputs if n not in self]
+            stack.extend(waiting)
+            if not waiting:
+                stack.pop()
+                if node not in self:
+                    assert node.function is not None
+                    args, kwargs = node.fill(self)
+                    self[node] = node.function(*args, **kwargs)
+        return self[goal]
+
+
+@dataclass(frozen=True, eq=False)
+class Linearized:
+    """The derivative of a recorded segment at one point."""
+
+    _source: Node
+    _output: Node
+    _rules: Sequence[tuple[Node, _Rule]]
 
     def __call__(self, tangents: Tensor) -> Tensor:
         """Derivatives along tangents, `[c, b, s, j] -> [c, b, t, i]`."""
@@ -111,53 +135,55 @@ class Linearized:
         return result
 
 
-def _rule(node: Node, moving: list[Node], values: Mapping[Node, Any]) -> _Rule:
+def _rule(node: Node, moving: list[Node], values: _Values) -> _Rule:
     """Tangents of the inputs -> tangent of the result.
 
     Args:
         node: the operation.
         moving: inputs that have a tangent.
-        values: of everything up to and including the node, at the point.
+        values: at the point.
     """
-    name, first = node.name, moving[0]
-    alone = moving == [first] and isinstance(values[first], Tensor)
-    args, kwargs = node.fill(values)
+    name, first, function = node.name, moving[0], node.function
+    assert function is not None
+    alone = moving == [first] and first.shape is not None
     if name == "getitem":
         return lambda t: t[first][node.args[1]]
-    function, rest = node.function, args[1:]
-    assert function is not None
-    if name in _SAME and node.args and node.args[0] is first and moving == [first]:
-        return lambda t: function(t[first], *rest, **kwargs)
-    if name in _SAME and node.args and isinstance(node.args[0], list):
+    if name in _SAME and node.args:
         parts = node.args[0]
-        if set(parts) == set(moving) and all(isinstance(part, Node) for part in parts):
+        rest, kwargs = fill(node.args[1:], values), fill(node.kwargs, values)
+        if parts is first and moving == [first]:
+            return lambda t: function(t[first], *rest, **kwargs)
+        if isinstance(parts, list) and set(moving) == set(parts):
             return lambda t: function([t[part] for part in parts], *rest, **kwargs)
     if name in _BILINEAR and alone and sum(a is first for a in node.args) == 1:
         place = node.args.index(first)
-        before, after = args[:place], args[place + 1 :]
+        before, after = fill(node.args[:place], values), fill(node.args[place + 1 :], values)
+        kwargs = fill(node.kwargs, values)
         return lambda t: function(*before, t[first], *after, **kwargs)
     if name in _BILINEAR and len(node.args) == 2 and set(node.args) == set(moving):
-        return _product(function, *node.args, *args)
+        return _product(function, *node.args, *fill(node.args, values))
     if name in ("add", "sub") and all(n.shape == node.shape for n in moving):
-        sign = (1 if name == "add" else -1) * kwargs.get("alpha", 1)
+        sign = (1 if name == "add" else -1) * node.kwargs.get("alpha", 1)
         a, b = node.args[:2]
         if a is not b and first is a:
             return lambda t: torch.add(t[a], t[b], alpha=sign) if b in t else t[a]
         if a is not b:
             return (lambda t: t[b]) if sign == 1 else (lambda t: t[b] * sign)
-    if name == "addmm" and moving == [node.args[1]] and not kwargs:
-        return lambda t: t[first] @ args[2]
+    if name == "addmm" and moving == [node.args[1]] and not node.kwargs:
+        matrix = fill(node.args[2], values)
+        return lambda t: t[first] @ matrix
     if name == "convolution" and moving == [node.args[0]]:
-        return lambda t: function(t[first], args[1], None, *args[3:])
+        kernel, *rest = fill((node.args[1], *node.args[3:]), values)
+        return lambda t: function(t[first], kernel, None, *rest)
     if name == "native_layer_norm" and moving == [node.args[0]]:
-        return _layer_norm(first, args, values[node])
+        return _layer_norm(first, fill(node.args, values), values[node])
     if name in ("_softmax", "_safe_softmax") and moving == [node.args[0]]:
-        return _softmax(first, args[1], values[node])
-    pointwise = torch.Tag.pointwise in getattr(node.function, "tags", ())
+        return _softmax(first, node.args[1], values[node])
+    pointwise = torch.Tag.pointwise in getattr(function, "tags", ())
     real = first.dtype is not None and first.dtype.is_floating_point
     if pointwise and alone and real and first.shape == node.shape:
         slope = torch.func.jvp(
-            lambda x: function(*_swap(node.args, {first: x}, values), **kwargs),
+            lambda x: function(*_swap(node.args, {first: x}, values), **fill(node.kwargs, values)),
             (values[first],),
             (torch.ones_like(values[first]),),
         )[1]
@@ -170,10 +196,10 @@ def _product(function: Callable[..., Any], a: Node, b: Node, x: Tensor, y: Tenso
     return lambda t: function(t[a], y) + function(x, t[b])
 
 
-def _swap(args: Any, *tables: Mapping[Node, Any]) -> Any:
-    """Arguments with every node replaced by its entry in the first table that has one."""
+def _swap(args: Any, tensors: Mapping[Node, Tensor], values: Mapping[Node, Any]) -> Any:
+    """Arguments with every node replaced by one of the tensors, or else by its value."""
     return pytree.tree_map_only(
-        Node, lambda node: next(table[node] for table in tables if node in table), args
+        Node, lambda node: tensors[node] if node in tensors else values[node], args
     )
 
 
@@ -205,14 +231,14 @@ def _softmax(source: Node, axis: int, value: Tensor) -> _Rule:
     return rule
 
 
-def _by_torch(node: Node, moving: list[Node], values: Mapping[Node, Any]) -> _Rule:
+def _by_torch(node: Node, moving: list[Node], values: _Values) -> _Rule:
     """What `torch.func.jvp` makes of the operation; integer parts of its result have no tangent."""
-    whole = [n for n in moving if isinstance(values[n], Tensor)]
+    whole = [n for n in moving if n.shape is not None]
     if len(whole) < len(moving):
         raise NotImplementedError(f"{node.name} of several results")
     primals = tuple(values[n] for n in whole)
     held = {n: values[n] for n in node.inputs if n not in whole}
-    many = not isinstance(values[node], Tensor)
+    many = node.shape is None
 
     def function(*tensors: Tensor) -> Any:
         args, kwargs = _swap((node.args, node.kwargs), dict(zip(whole, tensors, strict=True)), held)

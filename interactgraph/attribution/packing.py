@@ -86,6 +86,8 @@ def packed_columns(
     packing: Packing,
     at_once: int,
     tick: Callable[[float], None] = lambda passes: None,
+    *,
+    total: Tensor | None = None,
 ) -> Tensor:
     """A of the feature that each pass carries, `[pass, b, t, i]`; zero where it carries none.
 
@@ -95,11 +97,14 @@ def packed_columns(
         packing: of its samples.
         at_once: tangents that go through the segment together.
         tick: told the number of passes done.
+        total: where sum_j A is added up at one more pass for each node, `[b, t, i]`; None: nowhere.
     """
     n_passes = len(packing.features)
-    total = problem.y.new_zeros(n_passes, *problem.y.shape)
+    a = problem.y.new_zeros(n_passes, *problem.y.shape)
     for u, weight in zip(*rule, strict=True):
         linear = linearize(problem, u)
+        if total is not None:
+            total.add_(linear(problem.dz[None])[0], alpha=weight)
         for start in range(0, n_passes, at_once):
             here = slice(start, min(start + at_once, n_passes))
             index = packing.features[here][..., None]
@@ -107,9 +112,9 @@ def packed_columns(
             index = index.expand(-1, -1, problem.dz.shape[1], -1)
             dz = problem.dz.expand(len(index), -1, -1, -1)
             tangents = torch.zeros_like(dz).scatter_(-1, index, dz.gather(-1, index) * carried)
-            total[here].add_(linear(tangents), alpha=weight)
+            a[here].add_(linear(tangents), alpha=weight)
             tick(here.stop - here.start)
-    return total
+    return a
 
 
 def sums_of_pairs(

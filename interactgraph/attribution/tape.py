@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..errors import InteractGraphError
 
-__all__ = ["NoTape", "Node", "Tape", "form_of", "record", "tensors_of"]
+__all__ = ["NoTape", "Node", "Tape", "fill", "form_of", "record", "tensors_of"]
 
 
 # Of operations whose values Python reads, or that decide about the shape of their result.
@@ -83,16 +83,17 @@ class Node:
 
     def fill(self, values: Mapping[Node, Any]) -> tuple[Any, Any]:
         """Arguments and keyword arguments with the values of nodes in place of these."""
-        look_up = values.__getitem__
-        return _fill(self.args, look_up), {k: _fill(v, look_up) for k, v in self.kwargs.items()}
+        return fill(self.args, values), fill(self.kwargs, values)
 
 
-def _fill(args: Any, look_up: Callable[[Node], Any]) -> Any:
-    """Arguments of an operation nest in tuples and lists only."""
+def fill(args: Any, values: Mapping[Node, Any]) -> Any:
+    """Arguments of an operation with the values of nodes in place of these."""
     if isinstance(args, Node):
-        return look_up(args)
+        return values[args]
     if isinstance(args, (tuple, list)):
-        return type(args)(_fill(arg, look_up) for arg in args)
+        return type(args)(fill(arg, values) for arg in args)
+    if isinstance(args, dict):
+        return {name: fill(arg, values) for name, arg in args.items()}
     return args
 
 
