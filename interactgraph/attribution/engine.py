@@ -14,6 +14,7 @@ from ..errors import InteractGraphError
 from ..model import Cut
 from .closed_form import straighten
 from .completeness import Completeness
+from .control_variate import step_sizes
 from .forward import along_path, column_blocks, is_close
 from .grouped import GroupedSums, Key
 from .memory import Footprint, footprint
@@ -33,7 +34,7 @@ from .records import FAILURES, Records, first_line
 from .reverse import row_blocks
 from .sampling import SourceSampler
 from .signs import signed_columns, signed_rows
-from .strengths import StrengthSums, merge_positions, sum_positions
+from .strengths import merge_positions, sum_positions
 from .structure import NoClosedForm
 from .tape import tensors_of
 
@@ -42,6 +43,7 @@ __all__ = ["MAX_STEPS", "PairEngine"]
 _COMPLETENESS_EVERY = 4  # batches, where source features are drawn
 MAX_STEPS = 512  # where doubling the path nodes gives up
 _SEEDS = 100_003  # between the seeds of two batches
+_DRAWN = 512  # samples that are drawn from at a time
 _CACHE = 1 << 21  # bytes
 _BLOCK = 1 << 23  # bytes of A that are reduced together, where nothing speaks for more
 
@@ -124,7 +126,11 @@ class PairEngine:
         else:
             self.plan = self._perturbation_plan(problem)
         shape = (problem.y.shape[2], problem.z.shape[2])
-        needed = StrengthSums.n_bytes(self.strengths, shape)
+        drawn = self.plan.way == "drawn columns"
+        self.sums = GroupedSums(
+            self.strengths, shape, problem.z.device, self.memory_budget, drawn=drawn
+        )
+        needed = self.sums.n_bytes
         if needed > self.memory_budget:
             raise InteractGraphError(
                 f"the sums of {' -> '.join(self.pair)} ({shape[0]} x {shape[1]} features, "
@@ -132,8 +138,7 @@ class PairEngine:
                 f"budget of {self.memory_budget / 2**30:.2f} GiB; raise memory_budget or ask for "
                 "fewer strengths"
             )
-        self.sums = GroupedSums(self.strengths, shape, problem.z.device, self.memory_budget)
-        if self.plan.way == "drawn columns":
+        if drawn:
             self._sampler = SourceSampler(
                 shape[1],
                 self.sampling,
@@ -273,7 +278,9 @@ class PairEngine:
         assert self.plan is not None
         if self.plan.way in ("one map", "two maps"):
             return 1 << 62
-        return max(1, self._free() // self._sample_bytes)
+        most = max(1, self._free() // self._sample_bytes)
+        # Draws learn from earlier ones.
+        return min(most, _DRAWN) if self.plan.way == "drawn columns" else most
 
     def _free(self) -> int:
         """Working memory beside the sums."""
@@ -557,6 +564,7 @@ class PairEngine:
         assert self._sampler is not None
         assert self.sources is not None
         packing, weights = self._sampler.draw(problem, self.sources)
+        self.sums.expect(step_sizes(problem, self.strengths))
         chunk = self._chunk(problem, self.sources, by_rows=False)
         everyone = torch.arange(problem.n_samples, device=problem.z.device)
         for start in range(0, self.sources, chunk):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InteractGraphError
+from .control_variate import ControlVariate
 from .outer import OuterSums
 from .strengths import StrengthSums
 
@@ -30,6 +31,7 @@ class GroupedSums:
         shape: (target features, source features).
         device: of the sums.
         budget: bytes that all of them may take.
+        drawn: source features are drawn, and `expect` is called for every batch.
         tables: by group and fold, in order of appearance.
     """
 
@@ -37,15 +39,21 @@ class GroupedSums:
     shape: tuple[int, int]
     device: torch.device
     budget: int
+    drawn: bool = False
     tables: dict[Key, StrengthSums] = field(default_factory=dict)
     _outer: dict[Key, OuterSums] = field(default_factory=dict)
+    _variates: dict[Key, ControlVariate] = field(default_factory=dict)
+    _steps: Mapping[str, Tensor] = field(default_factory=dict)
     _members: list[tuple[Key, Tensor | None]] = field(default_factory=list)
     _positions: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
 
     @property
     def n_bytes(self) -> int:
         """Memory that the sums take."""
-        return StrengthSums.n_bytes(self.names, self.shape) * max(1, len(self.tables))
+        each = StrengthSums.n_bytes(self.names, self.shape)
+        if self.drawn:
+            each += ControlVariate.n_bytes(self.names, self.shape)
+        return each * max(1, len(self.tables))
 
     def begin(self, keys: Sequence[Key] | None, positions: Tensor) -> None:
         """Starts a batch; what is added from here on belongs to its samples.
@@ -67,9 +75,10 @@ class GroupedSums:
                 (key, torch.tensor(numbers, device=self.device)) for key, numbers in members.items()
             ]
         self._positions = positions.to(self.device)
+        self._steps = {}
         for key, here in self._members:
             if key not in self.tables:
-                self.tables[key] = StrengthSums(self.names, self.shape, self.device)
+                self._open(key)
                 if len(self.tables) > 1 and self.n_bytes > self.budget:
                     raise InteractGraphError(
                         f"the sums of {len(self.tables)} groups and folds ({self.shape[0]} x "
@@ -78,9 +87,23 @@ class GroupedSums:
                         f"{self.budget / 2**30:.2f} GiB; raise memory_budget or take fewer groups"
                     )
             counts = positions if here is None else positions[here.cpu()]
-            if self.tables[key].begins_to_vary(counts) and key in self._outer:
-                self._outer[key].flush()
+            if self.tables[key].begins_to_vary(counts):
+                self._flush(key)
             self.tables[key].count(counts)
+
+    def _open(self, key: Key) -> None:
+        self.tables[key] = StrengthSums(self.names, self.shape, self.device)
+        if self.drawn:
+            self._variates[key] = ControlVariate(self.tables[key])
+
+    def expect(self, steps: Mapping[str, Tensor]) -> None:
+        """Says how far the features of the batch move, before any are drawn: see `step_sizes`."""
+        self._steps = {name: x.to(self.device) for name, x in steps.items()}
+        for key, here in self._members:
+            own = self._steps, self._positions
+            if here is not None:
+                own = {name: x[here] for name, x in self._steps.items()}, self._positions[here]
+            self._variates[key].expect(*own)
 
     def add(
         self,
@@ -108,16 +131,16 @@ class GroupedSums:
             features: source features, int64 `[row]`.
             samples: numbers of the samples in the batch, int64 `[row]`.
         """
+        steps = {name: x[samples, features] for name, x in self._steps.items()}
+        positions = self._positions[samples]
         for key, here in self._members:
-            positions = self._positions[samples]
-            if here is None:
-                self.tables[key].add_drawn(sums, weights, features, positions)
-                return
-            own = torch.isin(samples, here)
-            self.tables[key].add_drawn(
-                {name: x[own] for name, x in sums.items()}, weights[own], features[own],
-                positions[own],
-            )  # fmt: skip
+            own = slice(None) if here is None else torch.isin(samples, here)
+            part = {name: x[own] for name, x in sums.items()}, weights[own], features[own]
+            if self._steps:
+                moved = {name: x[own] for name, x in steps.items()}
+                self._variates[key].add(*part, moved, positions[own])
+            else:
+                self.tables[key].add_drawn(*part, positions[own])
 
     def add_outer(self, left: Tensor | None, right: Tensor, matrix: Tensor) -> None:
         """Adds A = left[b,t,i] W[i,j] right[b,t,j]; see `OuterSums`."""
@@ -141,8 +164,14 @@ class GroupedSums:
 
     def flush(self) -> None:
         """Brings everything into `tables`; more batches may follow."""
-        for outer in self._outer.values():
-            outer.flush()
+        for key in self.tables:
+            self._flush(key)
+
+    def _flush(self, key: Key) -> None:
+        if key in self._outer:
+            self._outer[key].flush()
+        if key in self._variates:
+            self._variates[key].flush()
 
     def end_pass(self, number: int) -> None:
         """Ends one of several passes over the same samples, with new draws in each."""
@@ -160,16 +189,23 @@ class GroupedSums:
     def state(self) -> list[Any]:
         """Everything that was added, for a checkpoint."""
         return [
-            [*key, sums.state(), self._outer[key].state() if key in self._outer else None]
+            [
+                *key,
+                sums.state(),
+                self._outer[key].state() if key in self._outer else None,
+                self._variates[key].state() if key in self._variates else None,
+            ]
             for key, sums in self.tables.items()
         ]
 
     def restore(self, state: list[Any], matrix: Callable[[], Tensor]) -> None:
         """Goes back to what `state` gave; `matrix` gives W where outer products are summed."""
-        for group, fold, sums, outer in state:
+        for group, fold, sums, outer, variate in state:
             key = (group, fold)
-            self.tables[key] = StrengthSums(self.names, self.shape, self.device)
+            self._open(key)
             self.tables[key].restore(sums)
+            if variate is not None:
+                self._variates[key].restore(variate)
             if outer is not None:
                 self._outer[key] = OuterSums(self.tables[key], matrix())
                 self._outer[key].restore(outer)

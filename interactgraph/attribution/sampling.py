@@ -8,7 +8,8 @@ The variance is small where p[b,j] follows the size of the column. *Importance* 
 it from the step z - z0 of the feature on this sample and a running estimate of what a step of that
 feature is worth; mixed with one tenth uniform, so that no weight exceeds ten times the number of
 features. The estimates come from earlier batches only, so the probabilities of a batch are fixed
-before it is drawn from.
+before it is drawn from. What the step alone explains is taken off before the draws: see
+`control_variate`.
 """
 
 from __future__ import annotations

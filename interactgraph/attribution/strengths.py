@@ -9,7 +9,7 @@ SE(m)^2 = B / (B - 1) * sum_b (X_b - m n_b)^2 / N^2 (Cochran, Sampling Technique
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -215,7 +215,12 @@ class StrengthSums:
             self.second[name][rows, columns] += x.square().sum(0)
 
     def add_drawn(
-        self, sums: dict[str, Tensor], weights: Tensor, features: Tensor, positions: Tensor
+        self,
+        sums: Mapping[str, Tensor],
+        weights: Tensor,
+        features: Tensor,
+        positions: Tensor,
+        expected: Mapping[str, Tensor] | None = None,
     ) -> None:
         """Adds one source feature for each sample, an unbiased estimate of all of them.
 
@@ -224,6 +229,8 @@ class StrengthSums:
             weights: of the samples' contributions, `[b]`.
             features: the source feature of each sample, int64 `[b]`.
             positions: as for `count`.
+            expected: what is added for these samples besides, whatever is drawn, `[b, i]`; the
+                contributions are the differences from it.
         """
         used = weights > 0
         features, weights, positions = features[used], weights[used, None], positions[used]
@@ -233,9 +240,15 @@ class StrengthSums:
                 rows = features.expand(x.shape[1], -1)
                 self.first[name].scatter_reduce_(1, rows, x.mT.contiguous(), "amax")
                 continue
-            x = x * weights
+            if expected:
+                known = expected[name][used].to(torch.float64)
+                x = (x - known) * weights
+                squares = x * (x + 2 * known)
+            else:
+                x = x * weights
+                squares = x.square()
             self.first[name].index_add_(1, features, x.mT)
-            self.second[name].index_add_(1, features, x.square().mT)
+            self.second[name].index_add_(1, features, squares.mT)
             if self.cross:
                 self.cross[name].index_add_(1, features, (x * positions[:, None]).mT)
 
@@ -278,6 +291,8 @@ class StrengthSums:
         result = torch.empty(self.shape, dtype=dtype, device=self.device)
         for rows in row_slices(self.shape):
             mean = self.first[name][rows] / max(self.n_positions, 1)
+            if name != "mean":
+                mean.clamp_(min=0)  # estimates from draws may fall below
             result[rows] = mean.sqrt_() if name == "rms" else mean
         return result
 
@@ -310,9 +325,10 @@ class StrengthSums:
                 kept = 1 - own + (own / self.n_passes if of_draws else 0)
                 error *= (kept * self.n_passes).sqrt()
             if name == "rms":
-                # d sqrt(m) = dm / (2 sqrt(m)); an edge that is zero on every sample has no error.
+                # d sqrt(m) = dm / (2 sqrt(m)), where m is estimated as positive; else m can hardly
+                # exceed dm. An edge that is zero on every sample has no error.
                 mean = self.first[name][rows] / max(self.n_positions, 1)
-                error = torch.where(mean > 0, error / mean.sqrt().mul_(2), error * 0)
+                error = torch.where(mean > 0, error / mean.sqrt().mul_(2), error.sqrt())
             result[rows] = error
         return result
 

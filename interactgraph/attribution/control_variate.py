@@ -1,0 +1,161 @@
+"""A control variate for drawn source features: only what steps do not explain is left to the draws.
+
+What source feature j does to target i on sample b, X[b,i,j], is about proportional to its step on
+that sample, x[b,j], which is known for all features without a pass: A^2 to (z - z0)^2, |A| to
+|z - z0|, A to z - z0, each summed over positions. With a factor g[i,j],
+
+    sum_b X[b,i,j] = sum_b g[i,j] x[b,j] + sum_b (X[b,i,j] - g[i,j] x[b,j])
+
+and only the second sum is estimated from draws: unbiased for every g that was fixed before them
+(the difference estimator; Owen, Monte Carlo theory, methods and examples, 2013, section 8.9). The
+better g, the smaller the error: it comes from earlier draws, by least squares through the origin,
+g = sum w X x over the draws / sum x^2 over all samples, and is looked at again after 1, 2, 4, ...
+batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .problem import PairProblem
+from .strengths import StrengthSums, row_slices
+
+__all__ = ["ControlVariate", "step_sizes"]
+
+_PRIOR = 2.0  # draws that a factor of zero counts for
+_SAVED = ("gain", "products", "moved", "squares", "across", "seen", "draws", "n_batches")
+
+
+def step_sizes(problem: PairProblem, names: tuple[str, ...]) -> dict[str, Tensor]:
+    """x[b,j] of each strength but `max`, float64 `[b, j]`."""
+    dz = problem.dz.double()
+    found = {}
+    for name in names:
+        if name != "max":
+            size = dz.square() if name == "rms" else dz.abs() if name == "mean_abs" else dz
+            found[name] = size.sum(1)
+    return found
+
+
+@dataclass(eq=False)
+class ControlVariate:
+    """The factors g of one `StrengthSums`, and what is known without draws.
+
+    Attributes:
+        table: where everything ends up.
+        gain: strength -> g, float32 `[i, j]`.
+        products: strength -> sum w X x over the draws, float32 `[i, j]`.
+        moved: strength -> sum x over the samples since g changed, `[j]`.
+        squares: strength -> sum x^2 over these samples, `[j]`.
+        across: strength -> sum x n_b over these samples, n_b their positions that count, `[j]`.
+        seen: strength -> sum x^2 over all samples, `[j]`.
+        draws: number of draws of each source feature, `[j]`.
+        n_batches: number of batches so far.
+    """
+
+    table: StrengthSums
+    gain: dict[str, Tensor] = field(default_factory=dict)
+    products: dict[str, Tensor] = field(default_factory=dict)
+    moved: dict[str, Tensor] = field(default_factory=dict)
+    squares: dict[str, Tensor] = field(default_factory=dict)
+    across: dict[str, Tensor] = field(default_factory=dict)
+    seen: dict[str, Tensor] = field(default_factory=dict)
+    draws: Tensor = field(init=False)
+    n_batches: int = 0
+
+    def __post_init__(self) -> None:
+        shape, device = self.table.shape, self.table.device
+        for name in self.table.second:
+            self.gain[name] = torch.zeros(shape, device=device)
+            self.products[name] = torch.zeros(shape, device=device)
+            for sums in (self.moved, self.squares, self.across, self.seen):
+                sums[name] = self._none()
+        self.draws = self._none()
+
+    @staticmethod
+    def n_bytes(names: tuple[str, ...], shape: tuple[int, int]) -> int:
+        """Memory that it takes."""
+        return 8 * shape[0] * shape[1] * sum(name != "max" for name in names)
+
+    def _none(self) -> Tensor:
+        return torch.zeros(self.table.shape[1], dtype=torch.float64, device=self.table.device)
+
+    def expect(self, steps: Mapping[str, Tensor], positions: Tensor) -> None:
+        """Takes in the samples of a batch, before anything is drawn from it.
+
+        Args:
+            steps: from `step_sizes`, of the table's own samples.
+            positions: how many positions of each of them count, int64 `[b]`.
+        """
+        if not self.n_batches & (self.n_batches - 1):
+            self._look_again()
+        self.n_batches += 1
+        for name, x in steps.items():
+            self.moved[name] += x.sum(0)
+            self.squares[name] += x.square().sum(0)
+            self.across[name] += (x * positions[:, None]).sum(0)
+            self.seen[name] += x.square().sum(0)
+
+    def add(
+        self,
+        sums: Mapping[str, Tensor],
+        weights: Tensor,
+        features: Tensor,
+        steps: Mapping[str, Tensor],
+        positions: Tensor,
+    ) -> None:
+        """Adds one source feature for each sample.
+
+        Args:
+            sums: strength -> X, `[b, i]`.
+            weights: of the draws, `[b]`; zero where nothing was drawn.
+            features: the source feature of each sample, int64 `[b]`.
+            steps: strength -> its step, `[b]`.
+            positions: as for `expect`.
+        """
+        expected = {name: self.gain[name][:, features].mT * x[:, None] for name, x in steps.items()}
+        self.table.add_drawn(sums, weights, features, positions, expected)
+        self.draws.index_add_(0, features, (weights > 0).to(self.draws))
+        for name, x in steps.items():
+            worth = sums[name] * (weights * x)[:, None]
+            self.products[name].index_add_(1, features, worth.mT.float())
+
+    def flush(self) -> None:
+        """Brings what is known without draws into the table."""
+        for name, gain in self.gain.items():
+            cross = self.table.cross.get(name)
+            for rows in row_slices(self.table.shape):
+                g = gain[rows].double()
+                self.table.first[name][rows] += g * self.moved[name]
+                self.table.second[name][rows] += g.square() * self.squares[name]
+                if cross is not None:
+                    cross[rows] += g * self.across[name]
+            for sums in (self.moved, self.squares, self.across):
+                sums[name].zero_()
+
+    def _look_again(self) -> None:
+        """Takes the factors from what has been drawn by now."""
+        self.flush()
+        sure = self.draws / (self.draws + _PRIOR)
+        for name, gain in self.gain.items():
+            factor = torch.where(self.seen[name] > 0, sure / self.seen[name], 0.0)
+            torch.mul(self.products[name], factor.float(), out=gain)
+
+    def state(self) -> dict[str, Any]:
+        """Everything that was added, for a checkpoint."""
+        return {name: getattr(self, name) for name in _SAVED}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes back to what `state` gave."""
+        for name in _SAVED:
+            value = state[name]
+            if isinstance(value, dict):
+                value = {key: tensor.to(self.table.device) for key, tensor in value.items()}
+            elif isinstance(value, Tensor):
+                value = value.to(self.table.device)
+            setattr(self, name, value)
