@@ -86,7 +86,16 @@ class World:
             engine.n_steps_used = max(part[2] for part in parts)
             engine.notes = list(dict.fromkeys(note for part in parts for note in part[3]))
 
+    def total(self, engine: PairEngine) -> StrengthSums:
+        """What all processes have of a pair by now, which they keep apart; all of them call it."""
+        mine = engine.sums.total()
+        if self.size == 1:
+            return mine
+        return self._added(StrengthSums.merged(mine.names, mine.shape, mine.device, [mine]))
+
     def _added(self, sums: StrengthSums) -> StrengthSums:
+        for name in sums.second if any(self.gather(bool(sums.passes_spread))) else ():
+            sums.passes_spread.setdefault(name, torch.zeros_like(sums.first[name]))
         counts = (sums.n_samples, sums.n_positions, sums.n_positions_squared)
         parts = self.gather((counts, sums.per_sample, bool(sums.cross)))
         each = {per_sample for (n, _, _), per_sample, _ in parts if n}
@@ -100,11 +109,12 @@ class World:
             sum(part[0][k] for part in parts) for k in range(3)
         )
         sums.per_sample = next(iter(each), None)
+        sums.n_passes = max(self.gather(sums.n_passes))
         return sums
 
     @staticmethod
     def _tensors(sums: StrengthSums) -> Iterable[tuple[dict[str, torch.Tensor], str]]:
-        for table in (sums.first, sums.second, sums.cross):
+        for table in (sums.first, sums.second, sums.cross, sums.passes_spread):
             for name in table:
                 yield table, name
 

@@ -190,8 +190,10 @@ class Passes:
                     if self.checkpoint is not None and self.checkpoint.due:
                         self.checkpoint.save(self.state(engines))
                     # Looked at after 1, 2, 4, ... batches: a look costs about as much as the sums.
-                    look = not self.n_batches & (self.n_batches - 1) and not self.n_passes
-                    reached = look and self._precise(engines, target_error)
+                    # In several processes, each of them has had a batch by then.
+                    turns, rest = divmod(self.n_batches, self.world.size)
+                    look = turns and not rest and not turns & (turns - 1) and not self.n_passes
+                    reached = bool(look) and self._precise(engines, target_error)
                     if reached:
                         break
                 self.n_passes += 1
@@ -216,18 +218,18 @@ class Passes:
             self._error(engine) < target_error for engine in engines.values()
         )
 
-    @staticmethod
-    def _error(engine: PairEngine, *, of_draws: bool = True) -> float:
-        """The largest relative standard error among the strongest edges."""
+    def _error(self, engine: PairEngine, *, of_draws: bool = True) -> float:
+        """The largest relative standard error among the strongest edges, over all processes."""
         engine.finish()
-        sums, name = engine.sums.total(), engine.strengths[0]
+        sums, name = self.world.total(engine), engine.strengths[0]
         strength = sums.strength(name).abs().flatten()
         error = sums.standard_error(name, of_draws=of_draws)
         assert error is not None
         top = strength.topk(min(_STRONGEST, len(strength))).indices
         top = top[strength[top] > 0]
         worst = (error.flatten()[top] / strength[top]).max() if len(top) else torch.tensor(0.0)
-        return math.inf if worst.isnan() else float(worst)
+        # Decisions depend on it: one number for all.
+        return self.world.gather(math.inf if worst.isnan() else float(worst))[0]
 
     def _note_precision(
         self, engines: dict[Pair, PairEngine], target_error: float, *, early: bool

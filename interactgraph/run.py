@@ -203,10 +203,11 @@ def interaction_graph(
     world = join_world(device)
     if world.size > 1:
         data.keep_order("several processes need")
-        if target_error is not None:
+        if target_error is not None and checkpoint is not None:
             raise InteractGraphError(
-                f"target_error={target_error} in {world.size} processes, none of which knows the "
-                "error alone; run one process, or leave it out"
+                f"target_error={target_error} and checkpoint= in {world.size} processes: these "
+                "compare their errors on the way, and would go on from different places after a "
+                "kill; leave one of the two out, or run one process"
             )
         world.check(data.source, recipe["weights"])
     runner = Runner.on(model, forward, world.device(device), dtype)

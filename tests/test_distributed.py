@@ -155,3 +155,42 @@ def test_killed_at_random_moments(code):
         done = call(code, *options, *saves)
         assert done.returncode == 0, done.stderr[-2000:]
         assert_same(whole, itg.load(code / "g.safetensors"), exactly=True)
+
+
+def test_processes_share_the_error_that_ends_the_run(code):
+    options = ["code.py:net", "code.py:slow", "--layers", "input", "1", "--no-progress"]
+    graphs = []
+    for processes in (1, 2):
+        output = ["--target-error", "0.2", "-o", f"{processes}.safetensors"]
+        done = call(code, *options, *output, processes=processes)
+        assert done.returncode == 0, done.stderr[-2000:]
+        graphs.append(itg.load(code / f"{processes}.safetensors"))
+    one, two = graphs
+    assert one.metadata["n_batches"] == two.metadata["n_batches"] < 40
+    assert_same(one, two, exactly=False)
+
+
+def test_several_processes_draw_until_the_error_is_small(code):
+    options = ["code.py:net", "code.py:slow", "--layers", "1", "4", "--no-progress"]
+    options += ["--engine", "forward", "--n-steps", "1", "--sources", "1"]
+
+    def worst(graph):
+        strength, error = (f("1", "4").flatten() for f in (graph.weights, graph.standard_error))
+        return float((error / strength).max())
+
+    def graph(*arguments):
+        done = call(code, *arguments, "-o", "g.safetensors", processes=2)
+        assert done.returncode == 0, done.stderr[-2000:]
+        return itg.load(code / "g.safetensors")
+
+    target = (worst(graph(*options[:-2])) + worst(graph(*options))) / 2
+    more = graph(*options, "--target-error", str(target))
+    assert more.metadata["n_passes"] > 1
+    assert more.metadata["n_samples"] == 200
+    assert worst(more) < target
+    refused = call(
+        code, *options, "--target-error", "0.1", "--checkpoint", "state", "-o", "h.safetensors",
+        processes=2,
+    )  # fmt: skip
+    assert refused.returncode != 0
+    assert "leave one of the two out" in refused.stderr
