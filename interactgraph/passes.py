@@ -11,7 +11,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from .attribution import PairEngine, PairProblem, feature_segment, flatten_positions
+from .attribution import (
+    Entry,
+    PairEngine,
+    PairProblem,
+    feature_entry,
+    feature_segment,
+    flatten_positions,
+)
 from .attribution.baseline import mean_activations, place
 from .attribution.grouped import Key
 from .checkpoint import Checkpoint
@@ -156,6 +163,17 @@ class Passes:
             segment = self.runner.segment(batch, self.sites[source], self.sites[target])
             maps = self._maps_at(batch, pair)
             return feature_segment(segment, *maps, self._shapes[source])
+
+        return make
+
+    def entry(self, pair: Pair) -> Callable[[Any], Entry | None]:
+        """Batch -> the pair's segment entered at the source activation; None where that is wide."""
+        source, target = pair
+
+        def make(batch: Any) -> Entry | None:
+            segment = self.runner.segment(batch, self.sites[source], self.sites[target])
+            maps = self._maps_at(batch, pair)
+            return feature_entry(segment, *maps, self._shapes[source])
 
         return make
 

@@ -245,6 +245,7 @@ def interaction_graph(
             pair: PairEngine(
                 pair,
                 run.function(pair),
+                run.entry(pair),
                 names,
                 engine,
                 method,

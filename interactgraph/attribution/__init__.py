@@ -2,7 +2,7 @@
 
 from .engine import PairEngine
 from .planner import ENGINES, Plan
-from .problem import PairProblem, feature_segment, flatten_positions
+from .problem import Entry, PairProblem, feature_entry, feature_segment, flatten_positions
 from .sampling import SAMPLINGS
 from .strengths import STRENGTHS, StrengthSums, check_strengths
 
@@ -10,11 +10,13 @@ __all__ = [
     "ENGINES",
     "SAMPLINGS",
     "STRENGTHS",
+    "Entry",
     "PairEngine",
     "PairProblem",
     "Plan",
     "StrengthSums",
     "check_strengths",
+    "feature_entry",
     "feature_segment",
     "flatten_positions",
 ]

@@ -33,7 +33,7 @@ _SAVED = ("gain", "products", "moved", "squares", "across", "seen", "draws", "n_
 
 def step_sizes(problem: PairProblem, names: tuple[str, ...]) -> dict[str, Tensor]:
     """x[b,j] of each strength but `max`, float64 `[b, j]`."""
-    dz = problem.dz.double()
+    dz = problem.steps.double()
     found = {}
     for name in names:
         if name != "max":

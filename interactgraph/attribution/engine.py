@@ -28,7 +28,7 @@ from .packing import (
 )
 from .perturbation import ablation_blocks, captum_rows, shapley_columns
 from .planner import Plan, Way, choose
-from .problem import FeatureFunction, PairProblem
+from .problem import Entry, FeatureFunction, PairProblem
 from .quadrature import PathRule, at_sample, gauss_legendre
 from .records import FAILURES, Records, first_line
 from .reverse import row_blocks
@@ -62,6 +62,7 @@ class PairEngine:
     Attributes:
         pair: (source, target) names.
         make_function: batch -> segment in feature coordinates on that batch.
+        make_entry: batch -> the segment entered at the source activation, where that is narrower.
         strengths: names of the strengths.
         engine: `auto`, `closed_form`, `forward` or `reverse`.
         method: `integrated_gradients`, `gradient`, `ablation`, `shapley` or a captum class.
@@ -77,6 +78,7 @@ class PairEngine:
 
     pair: tuple[str, str]
     make_function: Callable[[Any], FeatureFunction]
+    make_entry: Callable[[Any], Entry | None]
     strengths: tuple[str, ...]
     engine: str
     method: str | type
@@ -90,6 +92,7 @@ class PairEngine:
     notes: list[str] = field(default_factory=list)
     plan: Plan | None = None
     records: Records = field(init=False)
+    entered: Records = field(init=False)
     sums: GroupedSums = field(init=False)
     completeness: Completeness = field(default_factory=Completeness)
     n_steps_used: int = 0
@@ -103,6 +106,21 @@ class PairEngine:
 
     def __post_init__(self) -> None:
         self.records = Records(self.make_function)
+        self.entered = Records(self._entry_function)
+
+    def _entry_function(self, batch: Any) -> FeatureFunction:
+        entry = self.make_entry(batch)
+        assert entry is not None
+        return entry.function
+
+    def _enter(self, problem: PairProblem, batch: Any) -> PairProblem:
+        """The problem with tangents where they are smallest."""
+        entry = self.make_entry(batch)
+        return problem if entry is None else problem.enter(entry)
+
+    def _taped(self, problem: PairProblem, batch: Any, *, at_end: bool = False) -> PairProblem:
+        records = self.records if problem.entry is None else self.entered
+        return records.taped(problem, batch, at_end=at_end)
 
     # --- planning --------------------------------------------------------------------------------
 
@@ -116,16 +134,21 @@ class PairEngine:
         Raises:
             InteractGraphError: the engine asked for cannot do it, or the memory does not suffice.
         """
-        self._footprint = footprint(problem.function, problem.z)
+        shape = (problem.y.shape[2], problem.z.shape[2])
+        entered = problem
         if self.method in ("integrated_gradients", "gradient"):
             self.plan = self._choose(problem, batch)
             if self.plan.way in ("columns", "drawn columns", "signed columns"):
-                self.records.taped(problem, batch)  # looked at on few samples
+                if self.plan.engine != "closed_form":
+                    entered = self._enter(problem, batch)
+                self._taped(entered, batch)  # looked at on few samples
             if self.plan.way not in ("one map", "two maps"):
-                self._settle(problem)
+                self._settle(entered)
+            if self.plan.way not in ("rows", "signed rows"):
+                problem = entered
         else:
             self.plan = self._perturbation_plan(problem)
-        shape = (problem.y.shape[2], problem.z.shape[2])
+        self._footprint = footprint(problem.function, problem.z)
         drawn = self.plan.way == "drawn columns"
         self.sums = GroupedSums(
             self.strengths, shape, problem.z.device, self.memory_budget, drawn=drawn
@@ -270,7 +293,7 @@ class PairEngine:
         if way == "rows":
             passes = 2.0 * problem.y.shape[1] * problem.y.shape[2] * n_steps
             return Plan("reverse", "rows", n_steps, passes, self.plan.costs, reason)
-        passes = (problem.z.shape[2] + 1.0) * n_steps
+        passes = (problem.steps.shape[2] + 1.0) * n_steps
         return Plan("forward", "columns", n_steps, passes, self.plan.costs, reason)
 
     def max_samples(self) -> int:
@@ -362,7 +385,8 @@ class PairEngine:
             self.plan.way not in ("rows", "signed rows") and n_columns <= 2 * n_rows
         )
         if by_columns:
-            problem = self.records.taped(problem, batch, at_end=self.rule == at_sample())
+            problem = self._enter(problem, batch)
+            problem = self._taped(problem, batch, at_end=self.rule == at_sample())
         rule = self._rule_for(problem)
         if self.is_drawn:
             # Only some columns are computed; what all of them add up to is sampled as well.
@@ -590,8 +614,9 @@ class PairEngine:
         found, signs = signed_columns(problem, rule, self.sources, at_once, self._orders, tick)
         per_column = problem.n_samples * problem.y.shape[2] * 24
         chunk = max(1, self._free() // per_column)
-        for start in range(0, problem.z.shape[2], chunk):
-            columns = slice(start, min(start + chunk, problem.z.shape[2]))
+        n_sources = problem.steps.shape[2]
+        for start in range(0, n_sources, chunk):
+            columns = slice(start, min(start + chunk, n_sources))
             mean = torch.einsum("kbi,kbj->bij", found, signs[..., columns]) / self.sources
             self.sums.add({"mean": mean}, columns=columns)
 
@@ -618,7 +643,7 @@ class PairEngine:
         packing = self._packing(problem, rule)
         if packing is not None:
             return self._add_packed(problem, rule, packing, tick)
-        chunk = self._chunk(problem, problem.z.shape[2], by_rows=False)
+        chunk = self._chunk(problem, problem.steps.shape[2], by_rows=False)
         at_once = self._at_once(problem)
         if len(rule.nodes) == 1 and problem.z.device.type == "cpu":
             # With several nodes, every block linearises all of them again.
@@ -634,11 +659,11 @@ class PairEngine:
     def _packing(self, problem: PairProblem, rule: PathRule) -> Packing | None:
         """How the features that move on this batch go into few passes; None: they do not."""
         if self._apart:
-            packing = pack(problem.dz, by_position=True)
+            packing = pack(problem.steps, by_position=True)
             fits = packing is not None and self._packed_bytes(problem, packing) <= self._free()
             if fits and all(keeps_positions_apart(problem, u, self._orders) for u in rule.nodes):
                 return packing
-        return pack(problem.dz, by_position=False)
+        return pack(problem.steps, by_position=False)
 
     def _packed_bytes(self, problem: PairProblem, packing: Packing) -> int:
         """Working memory of all passes together, with the sums of their pairs."""
@@ -695,5 +720,5 @@ class PairEngine:
     def _at_once(self, problem: PairProblem) -> int:
         """Tangents at a time: on a CPU so many that intermediate results stay in the cache."""
         if problem.z.device.type != "cpu":
-            return problem.z.shape[2]
+            return problem.steps.shape[2]
         return int(max(1, _CACHE // max(1, self._footprint.largest * problem.n_samples)))

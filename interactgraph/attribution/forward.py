@@ -101,7 +101,7 @@ def column_blocks(
     Yields:
         Source features, and their `[b, t, i, j]`.
     """
-    n_sources = problem.z.shape[2]
+    n_sources = problem.steps.shape[2]
     alone = linearize(problem, rule.nodes[0]) if len(rule.nodes) == 1 else None
     for start in range(0, n_sources, chunk):
         stop = min(start + chunk, n_sources)

@@ -107,11 +107,7 @@ def packed_columns(
             total.add_(linear(problem.dz[None])[0], alpha=weight)
         for start in range(0, n_passes, at_once):
             here = slice(start, min(start + at_once, n_passes))
-            index = packing.features[here][..., None]
-            carried = packing.used[here][..., None].to(problem.dz)
-            index = index.expand(-1, -1, problem.dz.shape[1], -1)
-            dz = problem.dz.expand(len(index), -1, -1, -1)
-            tangents = torch.zeros_like(dz).scatter_(-1, index, dz.gather(-1, index) * carried)
+            tangents = problem.carried(packing.features[here], packing.used[here])
             a[here].add_(linear(tangents), alpha=weight)
             tick(here.stop - here.start)
     return a

@@ -66,7 +66,7 @@ class SourceSampler:
 
     def _steps(self, problem: PairProblem) -> Tensor:
         """How far each feature moves on each sample, to the power, `[b, j]`."""
-        steps = problem.dz.double().square().sum(1)
+        steps = problem.steps.double().square().sum(1)
         return steps if self.power == 2 else steps.sqrt()
 
     def draw(self, problem: PairProblem, k: int) -> tuple[Packing, Tensor]:

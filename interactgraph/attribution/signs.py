@@ -54,14 +54,15 @@ def signed_columns(
         sum_t sum_j e_j A[b,t,i,j] over the positions that count, `[probe, b, i]`, and e
         `[probe, b, j]`.
     """
-    n_samples, _, n_sources = problem.z.shape
+    n_samples, _, n_sources = problem.steps.shape
     signs = _signs((n_probes, n_samples, n_sources), problem.z, generator)
     total = problem.y.new_zeros(n_probes, *problem.y.shape)
     for u, weight in zip(*rule, strict=True):
         linear = linearize(problem, u)
         for start in range(0, n_probes, at_once):
             here = slice(start, min(start + at_once, n_probes))
-            total[here].add_(linear(signs[here, :, None, :] * problem.dz), alpha=weight)
+            tangents = problem.spread(signs[here, :, None, :] * problem.steps)
+            total[here].add_(linear(tangents), alpha=weight)
             tick(here.stop - here.start)
     if problem.mask is not None:
         total *= problem.mask[..., None]

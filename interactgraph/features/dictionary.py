@@ -11,7 +11,7 @@ from typing_extensions import Self
 
 from ..checks import whole_or_none
 from ..errors import InteractGraphError
-from .feature_map import FeatureMap
+from .feature_map import Directions, FeatureMap
 
 if TYPE_CHECKING:
     from .fitting import FittingData
@@ -182,6 +182,14 @@ class Dictionary(FeatureMap):
     def n_features(self) -> int:
         """Features of the dictionary, and the error."""
         return self.encoder.shape[0] + int(self.error)
+
+    @property
+    def directions(self) -> Directions | None:
+        """See `FeatureMap.directions`."""
+        wide = self.encoder.shape[0] > self.encoder.shape[1]
+        if not wide or self.feature_dim is None or (self.error and self.direction is None):
+            return None
+        return Directions(self.decoder.mT, self.direction, self.feature_dim)
 
     def bind(self, layer: str, shape: torch.Size, feature_dim: int) -> Dictionary:
         """See `FeatureMap.bind`."""

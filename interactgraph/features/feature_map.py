@@ -20,9 +20,25 @@ from ..errors import InteractGraphError
 if TYPE_CHECKING:
     from .fitting import FittingData
 
-__all__ = ["FeatureMap", "from_state"]
+__all__ = ["Directions", "FeatureMap", "from_state"]
 
 _KINDS: dict[str, type[FeatureMap]] = {}
+
+
+@dataclass(frozen=True, eq=False)
+class Directions:
+    """What features add to the activation: decode(z) = sum_j z_j direction_j + a constant.
+
+    Attributes:
+        rows: the directions, `[j, size]`.
+        own: direction of one more, last feature, another one for each sample and position,
+            `[b, *positions, size]`; None: there is none.
+        axis: the axis of the activation that they lie along.
+    """
+
+    rows: Tensor
+    own: Tensor | None
+    axis: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +82,11 @@ class FeatureMap(ABC):
     @abstractmethod
     def decode(self, features: Tensor) -> Tensor:
         """Features `[b, *positions, j]` -> activation in the layer's own shape."""
+
+    @property
+    def directions(self) -> Directions | None:
+        """The directions of the features, where there are more of them than the activation has."""
+        return None
 
     @property
     def is_fitted(self) -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from ..errors import InteractGraphError
-from .feature_map import FeatureMap
+from .feature_map import Directions, FeatureMap
 
 __all__ = ["Linear", "LinearMap"]
 
@@ -40,6 +40,14 @@ class LinearMap(FeatureMap):
     def n_features(self) -> int:
         """Number of features: rows of the encoder."""
         return int(self._matrices()[0].shape[0])
+
+    @property
+    def directions(self) -> Directions | None:
+        """See `FeatureMap.directions`."""
+        encoder, decoder, _ = self._matrices()
+        if encoder.shape[0] <= encoder.shape[1] or self.feature_dim is None:
+            return None
+        return Directions(decoder.mT, None, self.feature_dim)
 
     @property
     def remark(self) -> str:
