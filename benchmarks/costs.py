@@ -104,13 +104,13 @@ def predictions(rate: float) -> list[str]:
         count = (columns + 1) * nodes * multiplications(width, positions, samples, blocks)
         rows.append(f"| {name} | {count:.1e} | {span(count / rate)} | {span(count / gpu)} |")
     features, active, width, positions, samples = 2**24, 100, 4096, 128, 100
-    decode = active * samples * positions * width * features
+    encode = samples * positions * width * features
     segment = (active + 1) * 8 * multiplications(width, positions, samples, 1)
     rows += [
         f"| dictionary of 16M features on one pair of a 7B, {active} active, packed, {samples} "
         f"samples: segment | {segment:.1e} | {span(segment / rate)} | {span(segment / gpu)} |",
-        f"| the same: decoding tangents with a dense decoder, as the library does now | "
-        f"{decode:.1e} | {span(decode / rate)} | {span(decode / gpu)} |",
+        f"| the same: the codes of the samples, once | "
+        f"{encode:.1e} | {span(encode / rate)} | {span(encode / gpu)} |",
         "",
         "The sums of a pair take 16 bytes for each edge: 16M x 16M features do not fit anywhere; "
         "a dictionary of that size needs its features drawn or cut to those that fire.",

@@ -10,7 +10,9 @@ and only the second sum is estimated from draws: unbiased for every g that was f
 (the difference estimator; Owen, Monte Carlo theory, methods and examples, 2013, section 8.9). The
 better g, the smaller the error: it comes from earlier draws, by least squares through the origin,
 g = sum w X x over the draws / sum x^2 over all samples, and is looked at again after 1, 2, 4, ...
-batches.
+batches. Where a feature moves much further than it did on the samples until then, x counts as zero,
+and all is left to the draws: g says nothing about such steps, and a bounded segment does not follow
+them.
 """
 
 from __future__ import annotations
@@ -28,7 +30,11 @@ from .strengths import StrengthSums, row_slices
 __all__ = ["ControlVariate", "step_sizes"]
 
 _PRIOR = 2.0  # draws that a factor of zero counts for
-_SAVED = ("gain", "products", "moved", "squares", "across", "seen", "draws", "n_batches")
+_FAR = {"rms": 16.0, "mean_abs": 4.0, "mean": 4.0}  # times the mean step
+_SAVED = (
+    "gain", "far", "products", "moved", "squares", "across", "seen", "sizes", "draws", "n_samples",
+    "n_batches",
+)  # fmt: skip
 
 
 def step_sizes(problem: PairProblem, names: tuple[str, ...]) -> dict[str, Tensor]:
@@ -49,38 +55,44 @@ class ControlVariate:
     Attributes:
         table: where everything ends up.
         gain: strength -> g, float32 `[i, j]`.
-        products: strength -> sum w X x over the draws, float32 `[i, j]`.
+        far: strength -> |x| above which x counts as zero, `[j]`.
+        products: strength -> sum w X x over the draws, float64 `[i, j]`.
         moved: strength -> sum x over the samples since g changed, `[j]`.
         squares: strength -> sum x^2 over these samples, `[j]`.
         across: strength -> sum x n_b over these samples, n_b their positions that count, `[j]`.
         seen: strength -> sum x^2 over all samples, `[j]`.
+        sizes: strength -> sum |x| over all samples, those that are far included, `[j]`.
         draws: number of draws of each source feature, `[j]`.
+        n_samples: number of samples so far.
         n_batches: number of batches so far.
     """
 
     table: StrengthSums
     gain: dict[str, Tensor] = field(default_factory=dict)
+    far: dict[str, Tensor] = field(default_factory=dict)
     products: dict[str, Tensor] = field(default_factory=dict)
     moved: dict[str, Tensor] = field(default_factory=dict)
     squares: dict[str, Tensor] = field(default_factory=dict)
     across: dict[str, Tensor] = field(default_factory=dict)
     seen: dict[str, Tensor] = field(default_factory=dict)
+    sizes: dict[str, Tensor] = field(default_factory=dict)
     draws: Tensor = field(init=False)
+    n_samples: int = 0
     n_batches: int = 0
 
     def __post_init__(self) -> None:
         shape, device = self.table.shape, self.table.device
         for name in self.table.second:
             self.gain[name] = torch.zeros(shape, device=device)
-            self.products[name] = torch.zeros(shape, device=device)
-            for sums in (self.moved, self.squares, self.across, self.seen):
+            self.products[name] = torch.zeros(shape, dtype=torch.float64, device=device)
+            for sums in (self.moved, self.squares, self.across, self.seen, self.sizes):
                 sums[name] = self._none()
         self.draws = self._none()
 
     @staticmethod
     def n_bytes(names: tuple[str, ...], shape: tuple[int, int]) -> int:
         """Memory that it takes."""
-        return 8 * shape[0] * shape[1] * sum(name != "max" for name in names)
+        return 12 * shape[0] * shape[1] * sum(name != "max" for name in names)
 
     def _none(self) -> Tensor:
         return torch.zeros(self.table.shape[1], dtype=torch.float64, device=self.table.device)
@@ -95,7 +107,12 @@ class ControlVariate:
         if not self.n_batches & (self.n_batches - 1):
             self._look_again()
         self.n_batches += 1
+        self.n_samples += len(positions)
         for name, x in steps.items():
+            self.sizes[name] += x.abs().sum(0)
+            if self.n_batches == 1:
+                self._look_at_sizes(name)
+            x = torch.where(x.abs() <= self.far[name], x, 0.0)
             self.moved[name] += x.sum(0)
             self.squares[name] += x.square().sum(0)
             self.across[name] += (x * positions[:, None]).sum(0)
@@ -118,12 +135,16 @@ class ControlVariate:
             steps: strength -> its step, `[b]`.
             positions: as for `expect`.
         """
+        steps = {
+            name: torch.where(x.abs() <= self.far[name][features], x, 0.0)
+            for name, x in steps.items()
+        }
         expected = {name: self.gain[name][:, features].mT * x[:, None] for name, x in steps.items()}
         self.table.add_drawn(sums, weights, features, positions, expected)
         self.draws.index_add_(0, features, (weights > 0).to(self.draws))
         for name, x in steps.items():
             worth = sums[name] * (weights * x)[:, None]
-            self.products[name].index_add_(1, features, worth.mT.float())
+            self.products[name].index_add_(1, features, worth.mT)
 
     def flush(self) -> None:
         """Brings what is known without draws into the table."""
@@ -143,8 +164,15 @@ class ControlVariate:
         self.flush()
         sure = self.draws / (self.draws + _PRIOR)
         for name, gain in self.gain.items():
-            factor = torch.where(self.seen[name] > 0, sure / self.seen[name], 0.0)
-            torch.mul(self.products[name], factor.float(), out=gain)
+            for rows in row_slices(self.table.shape):
+                found = self.products[name][rows] * sure / self.seen[name]
+                # Nothing is expected where a feature has not moved, or beyond the range.
+                found = found.float()
+                gain[rows] = torch.where(found.isfinite(), found, 0.0)
+            self._look_at_sizes(name)
+
+    def _look_at_sizes(self, name: str) -> None:
+        self.far[name] = _FAR[name] * self.sizes[name] / max(self.n_samples, 1)
 
     def state(self) -> dict[str, Any]:
         """Everything that was added, for a checkpoint."""

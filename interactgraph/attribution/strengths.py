@@ -325,10 +325,11 @@ class StrengthSums:
                 kept = 1 - own + (own / self.n_passes if of_draws else 0)
                 error *= (kept * self.n_passes).sqrt()
             if name == "rms":
-                # d sqrt(m) = dm / (2 sqrt(m)), where m is estimated as positive; else m can hardly
-                # exceed dm. An edge that is zero on every sample has no error.
+                # d sqrt(m) = dm / (2 sqrt(m)), and hardly above sqrt(dm) where m is less than dm,
+                # as estimates from draws can be. An edge that is zero on every sample has no error.
                 mean = self.first[name][rows] / max(self.n_positions, 1)
-                error = torch.where(mean > 0, error / mean.sqrt().mul_(2), error.sqrt())
+                most = error.sqrt()
+                error = torch.where(mean > 0, error / mean.sqrt().mul_(2), most).minimum(most)
             result[rows] = error
         return result
 

@@ -21,6 +21,8 @@ def batches(n_batches, uneven):
             name: torch.randn(N, SOURCES, generator=generator, dtype=torch.float64)
             for name in NAMES[:3]
         }
+        for x_of in steps.values():
+            x_of[3] *= 50.0
         features = torch.randint(SOURCES, (2, N), generator=generator)
         weights = torch.rand(2, N, generator=generator) + 1
         weights[1][features[1] == features[0]] = 0.0  # a repeat
@@ -34,7 +36,7 @@ def test_sums_are_those_of_the_estimates_sample_by_sample(uneven, groups):
     sums = GroupedSums(NAMES, (TARGETS, SOURCES), torch.device("cpu"), 1 << 30, drawn=True)
     y = {name: [] for name in NAMES[:3]}  # estimates of X for every sample, [b, i, j]
     largest = torch.zeros(TARGETS, SOURCES, dtype=torch.float64)
-    counts = []
+    counts, n_far = [], 0
     keys = None if groups is None else [(groups[n % 2], None) for n in range(N)]
     everyone = torch.arange(N)
     for x, steps, features, weights, positions in batches(5, uneven):
@@ -42,10 +44,14 @@ def test_sums_are_those_of_the_estimates_sample_by_sample(uneven, groups):
         sums.expect(steps)
         gains = {key: variate.gain for key, variate in sums._variates.items()}
         for name in NAMES[:3]:
-            g = torch.stack(
-                [gains[(None, None) if keys is None else keys[n]][name] for n in range(N)]
-            ).double()
-            known = g * steps[name][:, None]
+            every = [(None, None) if keys is None else key for key in keys or [None] * N]
+            g = torch.stack([gains[key][name] for key in every]).double()
+            used = steps[name].clone()
+            for key, variate in sums._variates.items():
+                own = torch.tensor([key == other for other in every])
+                used[own] *= used[own].abs() <= variate.far[name]
+            n_far += int((used != steps[name]).sum())
+            known = g * used[:, None]
             estimate = known.clone()
             for j, w in zip(features, weights, strict=True):
                 drawn = (x[name] - known)[everyone, :, j] * w[:, None]
@@ -61,6 +67,7 @@ def test_sums_are_those_of_the_estimates_sample_by_sample(uneven, groups):
         counts.append(positions)
     sums.flush()
     assert any(float(gain["rms"].abs().max()) > 0 for gain in gains.values())
+    assert n_far > 0
     n_b = torch.cat(counts).double()
     every = torch.arange(len(n_b)) % N % 2
     for key in [None] if groups is None else list(groups):
@@ -89,6 +96,34 @@ def test_what_follows_the_steps_needs_no_draws():
         w, found = (graph.weights("0", "1", name).double() for graph in (exact, drawn))
         # One of 12 features is drawn: without the control variate, 7 % (rms) and more are missed.
         assert float((found - w).norm() / w.norm()) < (0.1 if name == "mean" else 0.04)
+
+
+def test_steps_that_are_far_off_are_left_to_the_draws():
+    """A bounded segment does not follow an outlier: g x would be off by orders of magnitude."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Identity(), torch.nn.Tanh(), torch.nn.Linear(12, 5))
+    x = torch.randn(800, 12)
+    x[700:] *= 1e3
+    data = x.split(50)
+    layers = ["0", "2"]
+    options = {"engine": "forward", "progress": False, "n_steps": 4}
+    exact = itg.interaction_graph(model, data, layers, **options).weights(*layers)
+    for seed in range(3):
+        drawn = itg.interaction_graph(model, data, layers, sources=1, seed=seed, **options)
+        assert float((drawn.weights(*layers) - exact).norm() / exact.norm()) < 0.5
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1e-11, 1e12])
+@pytest.mark.parametrize("name", NAMES[:3])
+def test_steps_of_any_scale(scale, name):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Identity(), torch.nn.Linear(6, 5)).double()
+    data = (torch.randn(256, 6).double() * scale).split(32)
+    options = {"engine": "forward", "progress": False, "strengths": (name,)}
+    exact = itg.interaction_graph(model, data, ["0", "1"], **options).weights("0", "1", name)
+    drawn = itg.interaction_graph(model, data, ["0", "1"], sources=1, **options)
+    error = float((drawn.weights("0", "1", name) - exact).norm() / exact.norm())
+    assert error < (1.5 if name == "mean" else 0.2)
 
 
 def test_estimates_below_zero_count_as_zero():
