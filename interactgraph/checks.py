@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import math
+import sys
+from numbers import Real
 from typing import Any
 
 from .errors import InteractGraphError
@@ -42,13 +43,10 @@ def positive(name: str, value: Any) -> float:
     Raises:
         InteractGraphError: it is none, or not finite, or not above zero.
     """
-    try:
-        number = float(value)
-        if isinstance(value, (str, bool)) or not 0 < number < math.inf:
-            raise ValueError
-    except (TypeError, ValueError, OverflowError):
-        raise InteractGraphError(f"{name}={value!r} must be a number above 0") from None
-    return number
+    real = isinstance(value, Real) and not isinstance(value, bool)
+    if not (real and 0 < value <= sys.float_info.max):
+        raise InteractGraphError(f"{name}={value!r} must be a number above 0")
+    return float(value)
 
 
 def whole_or_none(name: str, value: Any, least: int = 1) -> int | None:

@@ -43,7 +43,7 @@ __all__ = ["MAX_STEPS", "PairEngine"]
 _COMPLETENESS_EVERY = 4  # batches, where source features are drawn
 MAX_STEPS = 512  # where doubling the path nodes gives up
 _SEEDS = 100_003  # between the seeds of two batches
-_DRAWN = 512  # samples that are drawn from at a time
+_DRAWN = 256  # samples that are drawn from at a time
 _CACHE = 1 << 21  # bytes
 _BLOCK = 1 << 23  # bytes of A that are reduced together, where nothing speaks for more
 

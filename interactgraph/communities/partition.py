@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Real
 from types import MappingProxyType
 from typing import Any
 
@@ -194,7 +195,7 @@ def _module_numbers(layer: str, modules: Any) -> np.ndarray:
             f"membership of layer {layer!r} has shape {given.shape}, expected one module number "
             "for each feature"
         )
-    with np.errstate(invalid="ignore"):  # inf
+    with np.errstate(invalid="ignore", over="ignore"):  # inf, half precision
         right = (
             (given >= -1) & (given < 2**63) & (given % 1 == 0)
             if given.dtype.kind in "iuf"
@@ -211,8 +212,8 @@ def _module_numbers(layer: str, modules: Any) -> np.ndarray:
 
 
 def _is_module(entry: Any) -> bool:
-    number = isinstance(entry, (int, float, np.number)) and not isinstance(entry, bool)
-    return bool(number and -1 <= entry < 2**63 and entry % 1 == 0)
+    real = isinstance(entry, Real) and not isinstance(entry, (bool, np.timedelta64))
+    return bool(real and -1 <= entry < 2**63 and entry % 1 == 0)
 
 
 def by_size(labels: np.ndarray) -> np.ndarray:

@@ -100,8 +100,7 @@ class Batches:
             return
         digest = blake2b(digest_size=8)
         for leaf in pytree.tree_leaves(batch):
-            plain = isinstance(leaf, Tensor) and leaf.layout is torch.strided and not leaf.is_nested
-            if plain and leaf.ndim and len(leaf):
+            if isinstance(leaf, Tensor) and _is_plain(leaf) and leaf.ndim and len(leaf):
                 ends = leaf[[0, -1]].detach().cpu().contiguous()
                 digest.update(ends.view(torch.uint8).numpy().tobytes())
         found = digest.digest()
@@ -140,6 +139,12 @@ class Batches:
             raise InteractGraphError(
                 "data holds no batch, or only empty ones; at least one sample is needed"
             )
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether the tensor holds numbers one after the other."""
+    odd = tensor.is_nested or tensor.is_meta or tensor.is_quantized
+    return tensor.layout is torch.strided and not odd
 
 
 def check_data(data: Any) -> Batches:

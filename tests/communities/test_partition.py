@@ -23,6 +23,8 @@ def make() -> Partition:
         ([0, 2**70], "holds .*1180591620717411303424"),
         (np.array([0, 2**63], np.uint64), "holds .*9223372036854775808"),
         ([0, None], "holds None"),
+        ([0, 1j], "holds .*0"),
+        ([0, np.timedelta64(1)], "holds"),
         ([0, np.inf], "holds .*inf"),
         ([[0], [0, 1]], "expected one module number"),
         (["0", "1"], "holds"),
