@@ -22,7 +22,7 @@ from interactgraph.zoo import two_digits
 
 OVERCOMPLETE = 16
 ACTIVE = 24  # features at a time
-SAMPLES = 64
+SAMPLES, BATCH = 1024, 256
 
 
 def trained_dictionary(activations: Tensor, steps: int = 1500) -> itg.features.Dictionary:
@@ -68,7 +68,7 @@ def main() -> None:
     with torch.no_grad():
         activations = digits.model[:2](digits.images)
     dictionary = trained_dictionary(activations)
-    data = digits.images[:SAMPLES].split(32)
+    data = digits.images[:SAMPLES].split(BATCH)
     pack = engine.pack
 
     def run(packed: bool) -> tuple[float, itg.InteractionGraph]:

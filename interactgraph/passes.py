@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -160,9 +161,14 @@ class Passes:
         source, target = pair
 
         def make(batch: Any) -> Callable[[Tensor], Tensor]:
-            segment = self.runner.segment(batch, self.sites[source], self.sites[target])
-            maps = self._maps_at(batch, pair)
-            return feature_segment(segment, *maps, self._shapes[source])
+            shape = self._shapes[source]
+
+            @cache  # made when it is called: maps may look at the samples
+            def segment() -> Callable[[Tensor], Tensor]:
+                segment = self.runner.segment(batch, self.sites[source], self.sites[target])
+                return feature_segment(segment, *self._maps_at(batch, pair), shape)
+
+            return lambda z: segment()(z)
 
         return make
 
@@ -368,9 +374,11 @@ class Passes:
             self._check_segments(batch, found)
         mask = self.mask_of(batch)
         z: dict[str, Tensor] = {}
+        here: dict[str, FeatureMap] = {}
         self._shapes = {}
         for layer, activation in found.items():
-            encoded = self.maps[layer].at(activation).encode(activation)
+            here[layer] = self.maps[layer].at(activation)
+            encoded = here[layer].encode(activation)
             if encoded.shape[-1] != self.sizes[layer]:
                 raise InteractGraphError(
                     f"layer {layer!r} has {encoded.shape[-1]} features in batch {number} and had "
@@ -380,7 +388,10 @@ class Passes:
                 )
             self._shapes[layer] = tuple(encoded.shape[1:-1])
             z[layer] = flatten_positions(encoded)
-        steps = {layer: self._step(layer, found[layer], z[layer], mask) for layer in self.baselines}
+        steps = {
+            layer: self._step(layer, here[layer], found[layer], z[layer], mask)
+            for layer in self.baselines
+        }
         problems = {}
         for source, target in self.pairs:
             function = self.function((source, target))(batch)
@@ -394,10 +405,17 @@ class Passes:
             )
         return problems
 
-    def _step(self, layer: str, activation: Tensor, z: Tensor, mask: Tensor | None) -> Tensor:
+    def _step(
+        self,
+        layer: str,
+        feature_map: FeatureMap,
+        activation: Tensor,
+        z: Tensor,
+        mask: Tensor | None,
+    ) -> Tensor:
         """The step z - z0, `[b, s, j]`, zero at positions that do not count."""
         start = place(self.baselines[layer], activation, self.feature_dims[layer], layer)
-        z0 = flatten_positions(self.maps[layer].at(activation).encode(start))
+        z0 = flatten_positions(feature_map.encode(start))
         self._widen(layer, z, z0)
         step = z - z0 if z0.any() else z
         here = layer_mask(mask, z.shape[1], layer)

@@ -45,6 +45,8 @@ MAX_STEPS = 512  # where doubling the path nodes gives up
 _SEEDS = 100_003  # between the seeds of two batches
 _DRAWN = 256  # samples that are drawn from at a time
 _CACHE = 1 << 21  # bytes
+_GRADIENTS = 1 << 24  # bytes of intermediate gradients at a time, on a CPU
+_ROWS = 8  # VJPs at a time that share a forward pass, at least
 _BLOCK = 1 << 23  # bytes of A that are reduced together, where nothing speaks for more
 
 
@@ -715,7 +717,11 @@ class PairEngine:
     def _chunk(self, problem: PairProblem, n_passes: int, *, by_rows: bool) -> int:
         held = int(self._footprint.total * problem.n_samples)
         free = self._free() - held
-        return int(max(1, min(n_passes, free // self._pass_bytes(problem, by_rows=by_rows))))
+        most = free // self._pass_bytes(problem, by_rows=by_rows)
+        if by_rows and problem.z.device.type == "cpu":
+            largest = max(1.0, self._footprint.largest * problem.n_samples)
+            most = min(most, max(_ROWS, int(_GRADIENTS / largest)))
+        return int(max(1, min(n_passes, most)))
 
     def _at_once(self, problem: PairProblem) -> int:
         """Tangents at a time: on a CPU so many that intermediate results stay in the cache."""

@@ -79,8 +79,10 @@ class Entry:
         if self.own is None:
             return self.rows[features] * steps[..., None]
         last = len(self.rows)
-        rows = self.rows[features.clamp(max=last - 1)]
-        return torch.where((features == last)[..., None], self.own, rows) * steps[..., None]
+        tangents = self.rows[features.clamp(max=last - 1)] * steps[..., None]
+        c, b, s = (features == last).nonzero(as_tuple=True)
+        tangents[c, b, s] = self.own[b, s] * steps[c, b, s, None]
+        return tangents
 
 
 def feature_entry(
