@@ -108,9 +108,10 @@ def interaction_graph(
         n_steps: Gauss-Legendre nodes on the path, where a quadrature is used.
         tolerance: doubles the nodes on every batch until the completeness residual is below it.
         engine: "closed_form", "forward", "reverse", or "auto": the cheapest.
-        sources: source features drawn for each sample; the strengths are unbiased estimates then
-            (`max` a lower bound), and the standard errors include the sampling. None: exact. A
-            closed form that costs less than the draws is used instead.
+        sources: source features drawn for each sample; the means are unbiased estimates then, with
+            the steps of the features as control variates (`max` a lower bound; a mean of squares
+            or sizes that is estimated below zero counts as zero), and the standard errors include
+            the sampling. None: exact. A closed form that costs less than the draws is used instead.
         sampling: "importance" (by how much a feature moves on the sample and a running estimate of
             its worth, mixed with uniform), "uniform", or "signs": `sources` random-sign probes,
             over all source features for strengths=("mean",), over target positions for ("rms",).
