@@ -58,8 +58,8 @@ def main() -> None:
     rows = [
         "### Whole pipeline: adjusted Rand index with the known modules",
         "",
-        "Planted networks: five seeds a level, mean and range. Two-digits networks, trained with seeds "
-        "0 to 9, ordered by the strength that runs between their halves.",
+        "Planted networks: five seeds a level, mean and range. Two-digits networks, seeds 0 to 9, "
+        "ordered by the strength that runs between their halves.",
         "",
         "| network | strength between modules | defaults | asked for the known number "
         "| p below 0.05 |",
