@@ -17,10 +17,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ..model.structure import Held, NoClosedForm, Structure
 from .forward import jvps
 from .problem import FeatureFunction, PairProblem
 from .secant import derivative, secant_slope
-from .structure import Held, NoClosedForm, Structure
 
 __all__ = ["StraightSegment", "check_structure", "straighten"]
 

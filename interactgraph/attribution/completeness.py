@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..model.structure import NoClosedForm
 from .problem import PairProblem
 from .strengths import at_least_single
-from .structure import NoClosedForm
 
 __all__ = ["Completeness"]
 

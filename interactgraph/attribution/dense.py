@@ -19,11 +19,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..model.structure import Held, Structure
 from .closed_form import bend_function
 from .forward import jvps
 from .problem import PairProblem
 from .secant import derivative, secant_slope
-from .structure import Held, Structure
 
 __all__ = ["DenseMaps", "Factors", "dense_maps", "one_row"]
 

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from ..errors import InteractGraphError
 from ..model import Cut
+from ..model.structure import NoClosedForm
+from ..model.tape import tensors_of
 from .closed_form import straighten
 from .completeness import Completeness
 from .control_variate import step_sizes
@@ -35,8 +37,6 @@ from .reverse import row_blocks
 from .sampling import SourceSampler
 from .signs import signed_columns, signed_rows
 from .strengths import merge_positions, sum_positions
-from .structure import NoClosedForm
-from .tape import tensors_of
 
 __all__ = ["MAX_STEPS", "PairEngine"]
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from .tape import Node, Tape, fill
+from ..model.tape import Node, Tape, fill
 
 __all__ = ["Linearized", "TapedSegment"]
 

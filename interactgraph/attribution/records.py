@@ -13,13 +13,13 @@ from typing import Any
 
 from torch import Tensor
 
+from ..model.structure import NoClosedForm, Structure, read_structure
+from ..model.tape import NoTape, Tape, form_of, record, tensors_of
 from .closed_form import check_structure
 from .dense import DenseMaps, dense_maps, one_row
 from .forward import agrees, is_close
 from .linearized import TapedSegment
 from .problem import FeatureFunction, PairProblem
-from .structure import NoClosedForm, Structure, read_structure
-from .tape import NoTape, Tape, form_of, record, tensors_of
 
 __all__ = ["FAILURES", "Closed", "Records", "first_line"]
 

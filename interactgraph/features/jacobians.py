@@ -1,10 +1,12 @@
 """The mean squared Jacobian M of a segment, exactly or from random probes.
 
 M[j, j'] = mean over samples and source positions of sum_{t,i} J[t,i,s,j] J[t,i,s,j'], with
-J = dy[b,t,i] / df[b,s,j] (arXiv 2405.10928, section 3.2). Four ways, cheapest first:
+J = dy[b,t,i] / df[b,s,j] (arXiv 2405.10928, section 3.2). Five ways, cheapest first:
 
 - *affine*: J is the same for every sample. One random combination c'J of its rows tells, because
   two matrices that agree on a random vector are equal with probability one; J is computed once.
+- *closed form*: where the segment is affine-pointwise-affine, the slopes of the pointwise function
+  are all that differs between samples; their second moments give M (`bent_jacobian`).
 - *probes*: c'J with random signs c has E[(c'J)'(c'J)] = sum_{t,i} J'J: unbiased, a few passes.
 - *rows*: one VJP for each target feature and position.
 - *columns*: one JVP for each source neuron and position, where that is fewer.
@@ -20,12 +22,14 @@ import torch
 from torch import Tensor
 
 from ..errors import InteractGraphError
+from .bent_jacobian import BentJacobian, BentSegment
 from .fitting import FittingData, LocalSegment
 
 __all__ = ["MeanSquareJacobian", "dense_jacobians", "rows_of"]
 
 _JVP = 2.0  # VJPs that a JVP costs, measured on a CPU
 _ELEMENTS = 1 << 21  # elements of a block of rows
+_HIDDEN = 4096  # pointwise results of a sample whose second moments are kept
 
 
 @dataclass(eq=False)
@@ -46,11 +50,13 @@ class MeanSquareJacobian:
     path: tuple[Sequence[float], Sequence[float]] = ((1.0,), (1.0,))
     origin: Tensor | None = None
     seed: int = 0
-    way: Literal["affine", "probes", "rows", "columns", ""] = ""
+    way: Literal["affine", "closed form", "probes", "rows", "columns", ""] = ""
     total: Tensor = field(init=False)
     count: int = 0
     _constant: tuple[Tensor, Tensor, Tensor] | None = None
     _maybe_affine: bool = True
+    _bent: BentJacobian | None = None
+    _maybe_bent: bool = True
 
     def __post_init__(self) -> None:
         self.total = torch.zeros(self.size, self.size, dtype=torch.float64)
@@ -59,14 +65,15 @@ class MeanSquareJacobian:
     @property
     def mean(self) -> Tensor:
         """M so far, `[d, d]`."""
-        return self.total / max(self.count, 1)
+        total = self.total if self._bent is None else self.total + self._bent.total
+        return total / max(self.count, 1)
 
     def add(self, segment: LocalSegment) -> None:
         """Adds a batch."""
         b, s, _ = segment.point.shape
         self.total = self.total.to(segment.point.device)
         self.count += b * s if segment.source_mask is None else int(segment.source_mask.sum())
-        if self._add_affine(segment):
+        if self._add_affine(segment) or self._add_bent(segment):
             return
         n_rows = segment.n_targets * segment.n_positions
         if self.n_probes is not None and self.n_probes < n_rows:
@@ -171,6 +178,45 @@ class MeanSquareJacobian:
             known = self._constant = (probe, expected, flat.mT @ flat)
         self.way = "affine"
         self.total += known[2] * len(segment.point)
+        return True
+
+    def _add_bent(self, segment: LocalSegment) -> bool:
+        """Adds the batch if J is B diag(slopes) A + C, with the matrices of all batches so far."""
+        if not self._maybe_bent:
+            return False
+        self._maybe_bent = self._has_bent(segment)
+        return self._maybe_bent
+
+    def _has_bent(self, segment: LocalSegment) -> bool:
+        if segment.source_mask is not None or segment.target_mask is not None:
+            return False
+        bent = BentSegment.read(segment)
+        if bent is None:
+            return False
+        _, s, d = segment.point.shape
+        width = bent.n_hidden * len(bent.structure.bends)
+        passes = bent.n_rows if self.n_probes is None else min(bent.n_rows, self.n_probes)
+        if width > _HIDDEN or width**2 > 2 * passes * s * d**2:
+            return False
+        known = self._bent or BentJacobian((s, d), *bent.matrices())
+        if known.shape != (s, d) or known.after.shape != (bent.n_rows, width):
+            return False
+        # A random c for every sample: c'J of the segment itself tells whether this is its J.
+        here = bent.slopes(segment.point)
+        shape = (len(segment.point), bent.n_rows)
+        cotangents = torch.randn(shape, generator=self._generator).to(segment.point)
+        shaped = cotangents.unflatten(1, (segment.n_positions, segment.n_targets))
+        expected = rows_of(segment.function, segment.point, shaped[None])[0].double()
+        found = known.pulled_back(cotangents.double(), here)
+        tolerance = 1e-9 if segment.point.dtype == torch.float64 else 1e-3
+        error = (found - expected).abs().max()
+        if not bool(error <= tolerance * expected.abs().max() + 1e-30):
+            return False
+        slopes = torch.zeros_like(here)
+        for u, weight in zip(*self.path, strict=True):
+            slopes += weight * (here if u == 1.0 else bent.slopes(self._at(segment, u)))
+        self._bent, self.way = known, "closed form"
+        known.add(slopes)
         return True
 
     def _probe_twice(self, segment: LocalSegment, probe: Tensor, point: Tensor) -> Tensor:

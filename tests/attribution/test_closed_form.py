@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import interactgraph as itg
-from interactgraph.attribution.structure import NoClosedForm, read_structure
-from interactgraph.attribution.tape import NoTape, record
+from interactgraph.model.structure import NoClosedForm, read_structure
+from interactgraph.model.tape import NoTape, record
 
 ACTIVATIONS = {
     "relu": nn.ReLU(),

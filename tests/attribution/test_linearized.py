@@ -9,7 +9,7 @@ from torch.nn import functional as F
 import interactgraph as itg
 from interactgraph.attribution.forward import jvps
 from interactgraph.attribution.linearized import TapedSegment
-from interactgraph.attribution.tape import NoTape, form_of, record
+from interactgraph.model.tape import NoTape, form_of, record
 
 W = torch.linspace(-1, 1, 36, dtype=torch.float64).view(6, 6)
 C = torch.linspace(-1, 1, 12, dtype=torch.float64).view(2, 1, 6)

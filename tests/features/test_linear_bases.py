@@ -179,8 +179,9 @@ def test_rows_and_columns_agree():
 def test_probes_are_unbiased():
     model, x = chain()
     data = [x] * 400
-    exact = fit(model, x, {"1": LocalInteractionBasis(), "3": Neurons()})["1"]
-    found = fit(model, data, {"1": LocalInteractionBasis(n_probes=2, seed=1), "3": Neurons()})["1"]
+    probing = LocalInteractionBasis(n_probes=2, seed=1)
+    exact = fit(model, x, {"input": LocalInteractionBasis(), "3": Neurons()})["input"]
+    found = fit(model, data, {"input": probing, "3": Neurons()})["input"]
     assert (exact.way, found.way) == ("rows", "probes")
     # 400 passes over 40 samples: the error of an eigenvalue is about sqrt(2 / (400 * 40)).
     torch.testing.assert_close(found.eigenvalues[:4], exact.eigenvalues[:4], rtol=0.05, atol=0)

@@ -111,6 +111,13 @@ class Structure:
         value: Tensor = self.tape.value(goal, held, {self.root: p}, dtype=p.dtype)
         return value
 
+    def slope(self, index: int, p: Tensor, held: Held) -> Tensor:
+        """The derivative of phi of one bend at p, shape of p."""
+        result: Tensor = torch.func.jvp(
+            lambda p: self.bend(index, p, held), (p,), (torch.ones_like(p),)
+        )[1]
+        return result
+
     def affine(
         self, z: Tensor, held: Held, lines: Sequence[tuple[Tensor, Tensor, Tensor]]
     ) -> Tensor:
