@@ -211,15 +211,15 @@ class Passes:
                         continue
                     self._add(engines, batch, limit, bar)
                     self._in_pass += 1
-                    if self.checkpoint is not None and self.checkpoint.due:
-                        self.checkpoint.save(self.state(engines))
                     # Looked at after 1, 2, 4, ... batches: a look costs about as much as the sums.
                     # In several processes, each of them has had a batch by then.
                     turns, rest = divmod(self.n_batches, self.world.size)
                     look = turns and not rest and not turns & (turns - 1) and not self.n_passes
                     reached = bool(look) and self._precise(engines, target_error)
-                    if reached:
+                    if reached:  # before a save: a run that is resumed has to look again
                         break
+                    if self.checkpoint is not None and self.checkpoint.due:
+                        self.checkpoint.save(self.state(engines))
                 self.n_passes += 1
                 if reached or target_error is None or not drawn:
                     break
@@ -268,7 +268,7 @@ class Passes:
 
     def _add(self, engines: dict[Pair, PairEngine], batch: Any, limit: int, bar: tqdm) -> None:
         """Adds one batch, where it belongs to this process."""
-        if not self.world.takes(self.n_batches):
+        if not self.world.takes(self._in_pass):  # the same ones in every pass
             self._offset += self._count(batch)
             self.n_batches += 1
             return

@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import interactgraph as itg
 from interactgraph import InteractGraphError
+from interactgraph.passes import Passes
 
 ALL = ("rms", "mean_abs", "mean", "max")
 
@@ -152,3 +153,25 @@ def test_shuffled_data_is_refused(tmp_path):
     loader = DataLoader(TensorDataset(torch.cat(batches)), batch_size=9, shuffle=True)
     with pytest.raises(InteractGraphError, match="same order"):
         itg.interaction_graph(model, loader, layers, checkpoint=tmp_path, progress=False)
+
+
+def test_a_run_that_ended_early_ends_there_again(tmp_path, monkeypatch):
+    """Killed after its last batch: what is resumed looks at the error before it reads on."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 3))
+    batches = torch.randn(640, 6).split(10)
+    options = {"layers": ["0", "2"], "target_error": 0.1, "progress": False}
+    whole = itg.interaction_graph(model, batches, **options)
+    assert 2 < whole.metadata["n_batches"] < 64
+    saves = {"checkpoint": tmp_path / "state", "checkpoint_seconds": 0}
+
+    def killed(self, engines):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Passes, "add_up", killed)
+        with pytest.raises(KeyboardInterrupt):
+            itg.interaction_graph(model, batches, **options, **saves)
+    again = itg.interaction_graph(model, batches, **options, **saves)
+    assert again.metadata["n_batches"] == whole.metadata["n_batches"]
+    assert torch.equal(again.weights("0", "2"), whole.weights("0", "2"))

@@ -194,3 +194,29 @@ def test_several_processes_draw_until_the_error_is_small(code):
     )  # fmt: skip
     assert refused.returncode != 0
     assert "leave one of the two out" in refused.stderr
+
+
+def test_every_pass_divides_the_batches_alike(code):
+    """Five batches for two processes: a pass that gave others would count them as other draws."""
+    exact = ["code.py:net", "code.py:data", "--layers", "1", "4", "--no-progress"]
+    draws = ["--engine", "forward", "--n-steps", "1", "--sources", "2", "--target-error", "0.01"]
+    graphs = []
+    for name, options in (("exact", []), ("drawn", draws)):
+        done = call(code, *exact, *options, "-o", f"{name}.safetensors", processes=2)
+        assert done.returncode == 0, done.stderr[-2000:]
+        graphs.append(itg.load(code / f"{name}.safetensors"))
+    samples, drawn = (graph.standard_error("1", "4") for graph in graphs)
+    assert graphs[1].metadata["n_passes"] > 3
+    assert float((drawn / samples).median()) > 0.95
+
+
+def test_fewer_batches_than_processes(code):
+    (code / "one.py").write_text("from code import *\ndata = data[:1]\n".replace("code", "ours"))
+    (code / "code.py").rename(code / "ours.py")
+    options = ["one.py:net", "one.py:data", "--layers", "1", "4", "--no-progress", "--engine"]
+    options += ["forward", "--sources", "2", "--target-error", "0.05", "-o", "g.safetensors"]
+    done = call(code, *options, processes=2)
+    assert done.returncode == 0, done.stderr[-2000:]
+    graph = itg.load(code / "g.safetensors")
+    assert graph.metadata["n_samples"] == 7
+    assert graph.metadata["n_passes"] > 1

@@ -149,12 +149,9 @@ class StrengthSums:
         """
         self.n_passes = number
         for name in self.second:
-            added = self.first[name].clone()
-            if number == 1:
-                self.passes_mean[name], self.passes_spread[name] = added, self._zeros()
-                self.passes_end[name] = added.clone()
-                continue
-            added -= self.passes_end[name]
+            for table in (self.passes_mean, self.passes_spread, self.passes_end):
+                table.setdefault(name, self._zeros())
+            added = self.first[name] - self.passes_end[name]
             self.passes_end[name] += added
             step = added - self.passes_mean[name]
             self.passes_mean[name] += step / number

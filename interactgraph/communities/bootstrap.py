@@ -13,7 +13,7 @@ from torch import Tensor
 from ..checks import whole
 from ..errors import InteractGraphError
 from ..graph import InteractionGraph
-from .confidence import co_assignment
+from .confidence import co_assignment, set_apart
 from .mutual_information import adjusted_mutual_information
 from .partition import Partition, split_layers
 from .search import find_modules
@@ -72,8 +72,12 @@ def bootstrap(
         others.append(find_modules(sample, strength, seed=seed + number, **options).labels)
     confidence = co_assignment(partition.labels, others)
     placed = partition.labels >= 0
-    agreement = np.mean([adjusted_mutual_information(partition.labels[placed], o[placed])
-                         for o in others])  # fmt: skip
+    agreement = np.mean(
+        [
+            adjusted_mutual_information(partition.labels[placed], set_apart(other[placed]))
+            for other in others
+        ]
+    )
     by_layer = split_layers(confidence, folds[0].n_features)
     doubtful = {
         layer: np.flatnonzero(values < uncertain).tolist() for layer, values in by_layer.items()

@@ -8,7 +8,16 @@ import numpy as np
 
 from .mutual_information import contingency
 
-__all__ = ["co_assignment"]
+__all__ = ["co_assignment", "set_apart"]
+
+
+def set_apart(labels: np.ndarray) -> np.ndarray:
+    """The labels with a module of its own for every item that is in none (negative)."""
+    nowhere = labels < 0
+    own = labels.max(initial=-1) + 1 + np.arange(np.count_nonzero(nowhere))
+    result = labels.copy()
+    result[nowhere] = own
+    return result
 
 
 def co_assignment(labels: np.ndarray, others: Sequence[np.ndarray]) -> np.ndarray:
@@ -18,7 +27,8 @@ def co_assignment(labels: np.ndarray, others: Sequence[np.ndarray]) -> np.ndarra
 
     Args:
         labels: the partition in question, negative for items that are in no module, `[items]`.
-        others: other partitions of the same items, each `[items]`.
+        others: other partitions of the same items, each `[items]`; an item that is in no module
+            there is together with none.
 
     Returns:
         float64 `[items]`, NaN where the label is negative.
@@ -31,7 +41,7 @@ def co_assignment(labels: np.ndarray, others: Sequence[np.ndarray]) -> np.ndarra
     size = np.bincount(own)[own]
     total = np.zeros(len(own))
     for other in others:
-        _, there = np.unique(other[placed], return_inverse=True)
+        _, there = np.unique(set_apart(other[placed]), return_inverse=True)
         table = contingency(own, there)
         together = table[own, there]
         alone = table.sum(0)[there] == 1

@@ -17,6 +17,7 @@ Three questions are asked, in this order:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -72,10 +73,11 @@ def _weigh(network: Network, weigh: object) -> Network:
 
 
 def shrink(block: Block) -> Tensor:
-    """Weights less their sampling error."""
+    """Weights less their sampling error; an error that is not known (NaN) takes nothing."""
     if block.error is None:
         return block.weight
-    noise = block.error / block.weight.clamp_min(torch.finfo(block.weight.dtype).tiny)
+    tiny = torch.finfo(block.weight.dtype).tiny
+    noise = block.error.nan_to_num(0.0, math.inf) / block.weight.clamp_min(tiny)
     return block.weight * (1 - noise.square()).clamp_min(0)
 
 

@@ -31,7 +31,8 @@ class Partition:
         agreement: adjusted mutual information between runs, mean over pairs of runs; NaN for one
             run. Near 1: the runs found the same modules.
         p_value: probability of so much held-out structure if the weights were nothing but the
-            product of a source strength and a target strength; NaN where it was not tested.
+            product of a source strength and a target strength; NaN where it was not tested, or
+            could not be (`details["significance"]` says so).
         z_score: the statistic behind `p_value`, standard normal where there is no structure.
         null: null model: "layered", "undirected", "directed" or "cpm".
         resolution: factor of the null model; larger values give more and smaller modules.
@@ -146,7 +147,7 @@ class Partition:
         if not math.isnan(self.agreement):
             found += f", agreement of {self.n_runs} runs {self.agreement:.2f}"
         if self.significant is None:
-            return found
+            return "\n".join([found, *filter(None, [self.details.get("significance")])])
         test = f"held-out edges: z = {self.z_score:.1f}, p = {self.p_value:.2g}"
         if self.significant:
             return f"{found}\n{test}"

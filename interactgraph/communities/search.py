@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +21,11 @@ from .significance import held_out_test
 from .weigh import weigh
 
 __all__ = ["find_modules"]
+
+_UNTESTED = (
+    "significance could not be tested: modules found without some of the edges hold none of these, "
+    "as where a layer has hardly more features than there are modules"
+)
 
 
 def find_modules(
@@ -115,6 +121,8 @@ def find_modules(
     if significance:
         test = held_out_test(network, tested_at, n_starts=_test_starts(network), seed=seed)
         recorded.update(z_score=test.z_score, p_value=test.p_value)
+        if math.isnan(test.p_value):
+            decided["significance"] = _UNTESTED
     return Partition.from_labels(
         best,
         graph.n_features,

@@ -6,10 +6,11 @@ modules are found from a part of the entries and tested on the rest, which know 
 were found. Without structure beyond strengths, hidden entries scatter around the product of their
 two strengths, so
 
-    T = sum over hidden entries inside modules of (v - e),   z = T / sqrt(sum of (v - e)^2)
+    T = sum over hidden entries of c (v - e),   z = T / sqrt(sum of c^2 (v - e)^2)
 
-is close to standard normal once many entries are inside: given the modules, T is a sum of
-independent terms of mean zero. v = sqrt(w); e is the rank-one fit to the visible entries.
+is close to standard normal once many entries count: given the modules, T is a sum of independent
+terms. v = sqrt(w); e is the rank-one fit to the visible entries; the contrast c is larger inside
+modules than outside and orthogonal to errors of the strengths in e, see `held_out`.
 
 "Structure" is any departure from the product of two strengths that modules can catch: a continuous
 gradient gives large z as well. True modules also agree between runs.
@@ -52,7 +53,8 @@ def held_out_test(
         seed: of the folds and the starts.
 
     Returns:
-        z and p; NaN where no entry could be tested.
+        z and p; NaN where nothing could be tested: no hidden entry is inside a module, as in layers
+        with hardly more features than there are modules.
     """
     z = held_out(
         network,
@@ -61,5 +63,6 @@ def held_out_test(
         n_folds=n_folds,
         n_starts=n_starts,
         seed=seed,
+        contrasted=True,
     ).z_score
     return HeldOutTest(z, 0.5 * math.erfc(z / math.sqrt(2)))

@@ -14,7 +14,9 @@ from ..errors import InteractGraphError
 from ..model import Forward, PositionMask, Runner, check_data, prepared, resolve_sites
 from .feature_map import FeatureMap
 from .fitting import FittingData, fitting_data
+from .linear import LinearMap
 from .matching import Matching, match_rows
+from .neurons import Neurons
 from .random_rotation import random_orthogonal
 from .rotation_learning import learn, pair_jacobians, rotated_part, run_search, singular_vectors
 from .rotation_search import rotated_squares
@@ -100,6 +102,13 @@ def fit_sparse_rotations(
     maps: dict[str, FeatureMap] = dict.fromkeys(names, options)
     if unknown := [layer for layer in keep or {} if layer not in names]:
         raise InteractGraphError(f"keep names {unknown}, which are not in layers={names}")
+    for layer, kept in (keep or {}).items():
+        if layer != names[-1] and not isinstance(kept, (Neurons, LinearMap)):
+            raise InteractGraphError(
+                f"keep[{layer!r}] is a {type(kept).__name__}; rotations are learned between linear "
+                "features: keep Neurons(), a PCA or another linear basis there (the last layer may "
+                "have any features)"
+            )
     maps.update(keep or {})
     with prepared(runner.model):
         fitting = fitting_data(

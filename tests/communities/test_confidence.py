@@ -82,3 +82,20 @@ def test_folds_have_to_fit():
         bootstrap([graph_of(np.ones((2, 2)))])
     with pytest.raises(InteractGraphError, match="same layers, features and strengths"):
         bootstrap([graph_of(np.ones((2, 2))), graph_of(np.ones((2, 3)))])
+
+
+def test_a_feature_in_no_module_is_together_with_none():
+    labels = np.array([0, 0, 0, 1, 1, 1])
+    nowhere = np.array([-1, -1, -1, 1, 1, 1])
+    assert co_assignment(labels, [nowhere, labels]).tolist() == [0.5, 0.5, 0.5, 1, 1, 1]
+
+
+def test_bootstrap_of_features_that_lose_their_edges():
+    parts, _ = folds()
+    bare = [part.replace(blocks={p: {"rms": part.weights(*p).clone()} for p in part.pairs})
+            for part in parts]  # fmt: skip
+    for part in bare[1:]:
+        part.weights("l0", "l1")[:, :2] = 0
+    confidence = bootstrap(bare, n_samples=10, significance=False).confidence["l0"]
+    assert confidence[:2].max() < 0.9
+    assert confidence[2:-1].min() > 0.9

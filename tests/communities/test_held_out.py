@@ -2,7 +2,7 @@ import numpy as np
 import torch
 from communities.planted_graphs import planted
 
-from interactgraph.communities.held_out import folds_of, held_out, rank_one_fit
+from interactgraph.communities.held_out import contrast, folds_of, held_out, rank_one_fit
 from interactgraph.communities.network import Network
 from interactgraph.communities.weighting import root_normalised
 
@@ -48,3 +48,24 @@ def test_excess_is_the_modularity_of_hidden_entries():
         expected.append(residual[parts[k + 1][:, None] == parts[k]].sum() / v.sum())
     assert 0.85 < result.excess / np.mean(expected) < 1.15
     assert result.z_score > 5
+
+
+def test_contrasts_do_not_see_strengths():
+    """Whatever is a row effect or a column effect, on what is hidden, counts for nothing."""
+    draw = torch.Generator().manual_seed(0)
+    weight = torch.rand(12, 9, dtype=torch.float64, generator=draw)
+    weight *= torch.rand(12, 9, generator=draw) < 0.6
+    inside = (torch.rand(12, 9, generator=draw) < 0.3) & (weight > 0)
+    c = contrast(inside, weight, n_rounds=300)
+    for axis in (0, 1):
+        assert (weight * c).sum(axis).abs().max() < 1e-12
+    assert not c[weight == 0].any()
+    # The least squares fit of two-way effects leaves the same.
+    rows, columns = torch.nonzero(weight, as_tuple=True)
+    root = weight[rows, columns].sqrt()
+    design = torch.zeros(len(rows), 21, dtype=torch.float64)
+    design[torch.arange(len(rows)), rows] = design[torch.arange(len(rows)), 12 + columns] = root
+    target = inside[rows, columns] * root
+    left = target - design @ torch.linalg.lstsq(design, target, driver="gelsd").solution
+    torch.testing.assert_close(c[rows, columns] * root, left, atol=1e-10, rtol=0)
+    assert not contrast(inside[:1], weight[:1]).any()  # a row alone has nothing to compare with

@@ -123,3 +123,19 @@ def test_features_without_weight_get_faint_edges():
     assert weighted.connected.all()
     change = weighted.blocks[0].weight - bare.blocks[0].weight
     assert change.sum() < 2e-4 * bare.blocks[0].weight.sum()
+
+
+def test_errors_that_are_not_known_take_nothing():
+    """One sample has no standard error: NaN."""
+    graph, _ = planted(0)
+    weights = [graph.weights(*pair) for pair in graph.pairs]
+    plain = weigh(Network.from_graph(graph), "noise_aware")
+    unknown = [torch.full_like(weight, torch.nan) for weight in weights]
+    partly = [torch.where(torch.arange(w.shape[1]) < 2, torch.nan, 0.0).expand_as(w)
+              for w in weights]  # fmt: skip
+    for errors in (unknown, partly):
+        graph = graph_of(*(weight.numpy() for weight in weights), errors=tuple(errors))
+        weighed = weigh(Network.from_graph(graph), "noise_aware")
+        assert weighed.decided == plain.decided
+        for a, b in zip(weighed.network.blocks, plain.network.blocks, strict=True):
+            torch.testing.assert_close(a.weight, b.weight)

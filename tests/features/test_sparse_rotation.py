@@ -9,7 +9,13 @@ from torch import nn
 
 import interactgraph as itg
 from interactgraph import InteractGraphError, features
-from interactgraph.features import Neurons, SparseRotation, fit_features, fit_sparse_rotations
+from interactgraph.features import (
+    Dictionary,
+    Neurons,
+    SparseRotation,
+    fit_features,
+    fit_sparse_rotations,
+)
 from interactgraph.features.matching import match_rows
 from interactgraph.features.random_rotation import random_orthogonal
 from interactgraph.features.rotation_search import PairJacobians, rotated_squares
@@ -339,3 +345,20 @@ def test_options_that_do_not_go_together():
     for bad in ({"rank": -2}, {"rank": 0}, {"n_rows": 0}, {"restarts": -1}, {"steps": 1.5}):
         with pytest.raises(InteractGraphError, match="must be a whole number"):
             SparseRotation(**bad)
+
+
+def test_dictionaries_are_kept_at_the_last_layer_only():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3))
+    data, options = torch.randn(40, 4).split(20), SparseRotation(steps=3, n_samples=10)
+
+    def fit(**keep):
+        kept = {layer.strip("_"): basis for layer, basis in keep.items()}
+        return fit_sparse_rotations(
+            model, data, ["1", "3", "4"], rotation=options, keep=kept, progress=False
+        )
+
+    for layer, size in (("1", 5), ("3", 6)):
+        with pytest.raises(InteractGraphError, match=f"keep\\['{layer}'\\] is a Dictionary"):
+            fit(**{f"_{layer}": Dictionary.random(size, 12, k=3)})
+    assert set(fit(_4=Dictionary.random(3, 6, k=2)).maps) == {"1", "3"}
