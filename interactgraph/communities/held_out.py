@@ -9,8 +9,8 @@ therefore related to the modules: a feature whose visible entries are low by cha
 joins a module because of another one, and its hidden entries then exceed a_i b_j there. In layers
 with few neighbours that shows (a test at 5 % would reject in 20 %). A test therefore counts hidden
 entries by a contrast c = inside - x_i - y_j that any error of a alone or of b alone leaves at zero:
-the sums of c e over the hidden entries of a row, and over those of a column, vanish. The choice of a
-resolution or weighting is better made by the plain sum inside modules.
+the sums of c e over the hidden entries of a row, and over those of a column, vanish. The choice of
+a resolution or weighting is better made by the plain sum inside modules.
 """
 
 from __future__ import annotations

@@ -5,9 +5,10 @@ from .first_look import FirstLook, look_first
 from .masks import PositionMask, layer_mask, read_mask
 from .probing import Probe, check_finite, check_segment, probe
 from .runner import Runner, Segment, prepared
-from .sites import Site, first_tensor, resolve_sites
+from .sites import RESULT, Site, first_tensor, resolve_sites
 
 __all__ = [
+    "RESULT",
     "Batches",
     "Cut",
     "FirstLook",

@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 
 from ..errors import InteractGraphError
 from .batches import Forward, call_model, convert
-from .sites import Site, first_tensor, with_first_tensor
+from .sites import RESULT, Site, first_tensor, with_first_tensor
 
 __all__ = ["Runner", "Segment", "prepared"]
 
@@ -223,14 +223,14 @@ class Runner:
         return found
 
     def output(self, batch: Any, changes: Mapping[Site, Callable[[Tensor], Tensor]]) -> Tensor:
-        """The model's output (its first tensor) with activations changed on the way.
+        """The result (its first tensor) with activations changed on the way, see `RESULT`.
 
         Args:
             batch: a converted batch.
             changes: site -> function of its activation.
 
         Raises:
-            InteractGraphError: a site is not executed.
+            InteractGraphError: a site is not executed, or `forward` returns no tensor.
         """
         result: list[Tensor] = []
         seen: set[Site] = set()
@@ -243,12 +243,11 @@ class Runner:
             return handle
 
         handlers = [(site, change(site, function)) for site, function in changes.items()]
-        end = Site("output", "", "output")
 
         def keep(value: Tensor) -> None:
             result[:] = [value]
 
-        self._run(batch, [*handlers, (end, keep)])
+        self._run(batch, [*handlers, (RESULT, keep)])
         missing = [site.name for site in changes if site not in seen]
         if missing:
             raise InteractGraphError(f"layer {missing[0]!r} is not executed on a batch of the data")
@@ -261,11 +260,37 @@ class Runner:
     def _run(self, batch: Any, handlers: Sequence[tuple[Site, _Handler]]) -> None:
         with contextlib.ExitStack() as stack:
             for site, handler in handlers:
+                if site.end == "result":
+                    continue
                 module = self.model.get_submodule(site.module)
                 stack.enter_context(_hook(module, site, handler))
             stack.enter_context(self._own_buffers())
             with contextlib.suppress(_Stop):
-                call_model(self.model, self._own_batch(batch), self.forward)
+                value = call_model(self.model, self._own_batch(batch), self.forward)
+                for site, handler in handlers:
+                    if site.end == "result":
+                        handler(_tensor_of(value))
+
+
+def _tensor_of(result: Any) -> Tensor:
+    """The first tensor of what the call of the model gave.
+
+    Raises:
+        InteractGraphError: there is none, or it is a single number.
+    """
+    tensor = first_tensor(result)
+    if tensor is None:
+        raise InteractGraphError(
+            f"the call of the model gives a {type(result).__name__} without a tensor to measure; "
+            "forward=lambda model, batch: ... must return the output"
+        )
+    if not tensor.ndim:
+        raise InteractGraphError(
+            f"the first tensor of the {type(result).__name__} that the call of the model gives is "
+            "one number, such as a loss; to measure samples, return what has one row for each: "
+            "forward=lambda model, batch: model(...).logits"
+        )
+    return tensor
 
 
 @dataclass(frozen=True)

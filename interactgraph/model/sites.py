@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from ..errors import InteractGraphError
 
-__all__ = ["Site", "first_tensor", "resolve_sites", "with_first_tensor"]
+__all__ = ["RESULT", "Site", "first_tensor", "resolve_sites", "with_first_tensor"]
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,17 @@ class Site:
     Attributes:
         name: what the user called it.
         module: dotted name of the module, "" for the model itself.
-        end: whether the activation is the module's first output tensor or first input tensor.
+        end: whether the activation is the module's first output tensor or first input tensor;
+            "result": the first tensor that the call of the model gives, see `RESULT`.
     """
 
     name: str
     module: str
-    end: Literal["input", "output"]
+    end: Literal["input", "output", "result"]
+
+
+# What the call of the model gives: what `forward` returns, where there is one.
+RESULT = Site("the result of forward", "", "result")
 
 
 def resolve_sites(model: nn.Module, names: Iterable[str]) -> list[Site]:

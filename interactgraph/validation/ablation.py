@@ -21,7 +21,7 @@ from ..features import FeatureMap
 from ..features.fitting import FittingData, fitting_data
 from ..features.moments import moments_of
 from ..graph import InteractionGraph
-from ..model import Forward, PositionMask, Runner, Site, check_data, prepared, resolve_sites
+from ..model import RESULT, Forward, PositionMask, Runner, Site, check_data, prepared, resolve_sites
 from .measures import Measure, check_measure, take
 
 __all__ = ["PairAblation", "Piece"]
@@ -141,19 +141,18 @@ class PairAblation:
         data, source, target = self._data, self.source, self.target
         assert isinstance(self.baseline, (str, Tensor))
         dim = getattr(data.neurons[source], "feature_dim", -1)
-        output = Site("output", "", "output")
         for number, batch in enumerate(data.batches(text or "edge ablation")):
             runner = data.runner
             sites = [data.sites[source], data.sites[target]]
             if self._rest:
-                sites.append(output)
+                sites.append(RESULT)
             found = runner.activations(batch, sites, whole=True)
             activation, end = found[source], found[target]
             start, stop = data.maps[source].at(activation), data.maps[target].at(end)
             encoded = start.encode(activation)
             shape, target_shape = encoded.shape[1:-1], stop.encode(end).shape[1:-1]
             segment = runner.segment(batch, data.sites[source], data.sites[target])
-            rest = runner.segment(batch, data.sites[target], output) if self._rest else None
+            rest = runner.segment(batch, data.sites[target], RESULT) if self._rest else None
 
             def function(
                 z: Tensor, start: Any = start, stop: Any = stop, shape: Any = shape,
@@ -173,7 +172,7 @@ class PairAblation:
             z0 = flatten_positions(start.encode(base))
             yield Piece(
                 number, batch, function, tail, flatten_positions(encoded),
-                z0.expand(len(activation), -1, -1), found["output"] if self._rest else end,
+                z0.expand(len(activation), -1, -1), found[RESULT.name] if self._rest else end,
                 data.mask(batch),
             )  # fmt: skip
 
@@ -235,8 +234,8 @@ class PairAblation:
 
 
 def _rest(data: FittingData, target: Site) -> bool:
-    """Whether the model goes on after the target."""
-    return (target.module, target.end) != ("", "output")
+    """Whether the model goes on after the target, or `forward` after the model."""
+    return (target.module, target.end) != ("", "output") or data.runner.forward is not None
 
 
 def top_edges(scores: Tensor, n: int) -> Tensor:

@@ -25,6 +25,7 @@ from ..communities import Partition
 from ..errors import InteractGraphError
 from ..graph import InteractionGraph, Pair
 from ..model import (
+    RESULT,
     Batches,
     Forward,
     PositionMask,
@@ -450,10 +451,10 @@ class _Ablation:
             feature_map = self.graph.features[target].to(intact.device, intact.dtype).at(intact)
             z_cut = feature_map.encode(cut)
             activation = self._changed(target, intact, _taken(masks[target], z_cut))
-        output = Site("output", "", "output")
-        if (self.sites[target].module, self.sites[target].end) == ("", "output"):
+        end = (self.sites[target].module, self.sites[target].end)
+        if end == ("", "output") and self.runner.forward is None:
             return activation
-        return self.runner.segment(batch, self.sites[target], output)(activation)
+        return self.runner.segment(batch, self.sites[target], RESULT)(activation)
 
     def _chain(self, masks: _Masks) -> list[Pair]:
         """Pairs between the layers concerned, each starting where the one before it ends."""

@@ -359,3 +359,25 @@ def test_one_wrong_answer_of_many_in_half_precision():
     intact = output.clone()
     intact[0, 0] = torch.tensor([1, 0])
     assert float(MEASURES["agreement"](output, None, intact)) == pytest.approx(0.999)
+
+
+def test_what_forward_returns_is_measured():
+    """Of a model that gives several tensors, and where the target is the model's own output."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)).double()
+    x = torch.randn(30, 4, dtype=torch.float64)
+
+    def forward(model, batch):
+        y = model(batch[0])
+        return -y, y
+
+    data = [(x, (-model(x)).argmax(1))]
+    for target in ("2", "output"):
+        graph = itg.interaction_graph(model, [x], ["1", target], progress=False)
+        ablation = PairAblation.of_graph(graph, model, data, "1", target, forward=forward)
+        assert ablation.evaluate(None) == 1
+        nothing = torch.zeros(3, 6, dtype=torch.bool)
+        mean = model[:2](x).mean(0).expand(30, -1)
+        expected = (-model[2](mean)).argmax(1) == data[0][1]
+        assert ablation.evaluate(nothing) == pytest.approx(float(expected.double().mean()))
+        assert ablation.evaluate(~nothing) == 1

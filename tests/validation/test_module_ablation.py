@@ -231,3 +231,43 @@ def test_measures_of_booleans_and_classes_of_some_batches(found):
     assert effect.by_class == {}
     with pytest.raises(InteractGraphError, match="measures="):
         ablate_modules(graph, partition, model, data, measures=["accuracy"], progress=False)
+
+
+@pytest.mark.parametrize("way", ["features", "others", "edges"])
+def test_what_forward_returns_is_measured(found, way):
+    """Not the first tensor of the model itself, and after what `forward` does to it."""
+    model, x, data, graph, partition = found
+    layers = ["1", "3"]
+    graph = itg.interaction_graph(model, [x], layers, progress=False)
+    partition = itg.Partition({layer: partition.membership[layer] for layer in layers}, quality=1.0)
+    options = {"measures": MEASURES, "ways": [way], "layers": layers}
+    options |= {"n_controls": 0, "progress": False}
+    expected = ablate_modules(graph, partition, model, data, **options)
+
+    class Wrapped(nn.Module):  # the same modules under the same names
+        def __init__(self):
+            super().__init__()
+            for name, module in model.named_children():
+                self.add_module(name, module)
+
+        def forward(self, x):
+            hidden = self.get_submodule("2")(self.get_submodule("1")(self.get_submodule("0")(x)))
+            hidden = self.get_submodule("3")(hidden)
+            return {"hidden": hidden, "logits": 1 - self.get_submodule("4")(hidden)}
+
+    got = ablate_modules(
+        graph, partition, Wrapped(), data, forward=lambda m, b: 1 - m(b[0])["logits"], **options
+    )
+    for one, other in zip(expected, got, strict=True):
+        assert one.intact == other.intact == {"first": 1.0, "second": 1.0}
+        assert one.effect == other.effect
+
+
+def test_results_that_are_no_output(found):
+    model, _, data, graph, partition = found
+    for forward, message in (
+        (lambda m, b: m(b[0]) is None or None, "gives a NoneType without a tensor"),
+        (lambda m, b: [m(b[0]).sum()], "one number, such as a loss"),
+    ):
+        with pytest.raises(InteractGraphError, match=message):
+            ablate_modules(graph, partition, model, data, forward=forward, progress=False)
