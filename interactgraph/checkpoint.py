@@ -7,18 +7,22 @@ order as one that was never interrupted.
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import inspect
 import json
 import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from .errors import InteractGraphError
 from .features import FeatureMap
@@ -120,11 +124,73 @@ def description(value: Any) -> Any:
         return {str(key): description(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
         return hashlib.sha256(repr([description(part) for part in value]).encode()).hexdigest()[:16]
-    if callable(value):
-        code = getattr(getattr(value, "__code__", None), "co_code", b"")
+    if callable(value) and not isinstance(value, (type, torch.dtype)):
         name = getattr(value, "__qualname__", type(value).__qualname__)
-        return f"{name} {hashlib.sha256(code).hexdigest()[:16]}"
-    return value if isinstance(value, (bool, int, float, str, type(None))) else str(value)
+        return (
+            f"{name} {hashlib.sha256(repr(_of_function(value, set())).encode()).hexdigest()[:16]}"
+        )
+    return value if isinstance(value, _PLAIN) else str(value)
+
+
+_PLAIN = (bool, int, float, complex, str, bytes, type(None))
+
+
+def _of_function(value: Any, seen: set[int]) -> Any:
+    """What a function does, as far as can be seen: its code and the values that it refers to.
+
+    Of objects of unknown kinds only the type counts: how they print may differ between processes.
+    """
+    if isinstance(value, _PLAIN):
+        return value
+    if isinstance(value, Tensor):
+        return fingerprint({"": value})
+    if isinstance(value, np.ndarray) and value.dtype != object:
+        return [value.shape, str(value.dtype), hashlib.sha256(value.tobytes()).hexdigest()]
+    if id(value) in seen:
+        return "again"
+    seen.add(id(value))
+
+    def of(part: Any) -> Any:
+        return _of_function(part, seen)
+
+    if isinstance(value, (list, tuple)):
+        return [of(part) for part in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted(repr(of(part)) for part in value)
+    if isinstance(value, Mapping):
+        return [[of(key), of(part)] for key, part in value.items()]
+    if isinstance(value, CodeType):
+        return [value.co_code, of(value.co_consts), value.co_names]
+    if isinstance(value, functools.partial):
+        return [of(value.func), of(value.args), of(value.keywords)]
+    if isinstance(value, MethodType):
+        return [of(value.__func__), of(value.__self__)]
+    if isinstance(value, FunctionType):
+        cells = [_content(cell) for cell in value.__closure__ or ()]
+        # Names that the code looks up: numbers, tensors and functions, not whole modules.
+        used = [value.__globals__.get(name) for name in _names(value.__code__)]
+        known = [part for part in used if not isinstance(part, (ModuleType, type))]
+        parts = (value.__code__, value.__defaults__, value.__kwdefaults__, cells, known)
+        return [of(part) for part in parts]
+    if isinstance(value, nn.Module):
+        return [type(value).__qualname__, fingerprint(value.state_dict())]
+    call = inspect.getattr_static(type(value), "__call__", None)
+    if isinstance(call, FunctionType):
+        return [of(call), of(getattr(value, "__dict__", {}))]
+    return f"{type(value).__module__}.{type(value).__qualname__}"
+
+
+def _names(code: CodeType) -> list[str]:
+    """Names that code looks up, functions inside it included."""
+    inner = (part for part in code.co_consts if isinstance(part, CodeType))
+    return [*code.co_names, *(name for part in inner for name in _names(part))]
+
+
+def _content(cell: CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # not assigned yet
+        return None
 
 
 def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:

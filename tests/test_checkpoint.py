@@ -1,5 +1,9 @@
 """Interrupted at any moment, a run goes on to bit-identical numbers."""
 
+import os
+import subprocess
+import sys
+
 import networks
 import pytest
 import torch
@@ -175,3 +179,66 @@ def test_a_run_that_ended_early_ends_there_again(tmp_path, monkeypatch):
     again = itg.interaction_graph(model, batches, **options, **saves)
     assert again.metadata["n_batches"] == whole.metadata["n_batches"]
     assert torch.equal(again.weights("0", "2"), whole.weights("0", "2"))
+
+
+FUNCTIONS = """
+import functools
+import torch
+from interactgraph.checkpoint import description
+
+LIMIT = {limit}
+
+class Mask:
+    def __init__(self, limit):
+        self.limit = limit
+
+    def __call__(self, batch):
+        return batch > self.limit
+
+    def method(self, batch):
+        return batch > self.limit
+
+def closure(limit):
+    return lambda batch: batch > limit
+
+def default(batch, limit={limit}):
+    return batch > limit
+
+def keyword(batch, *, limit={limit}):
+    return batch > limit
+
+def constant(batch):
+    return batch in {{"a", "b", "c", {limit}}}
+
+def by_global(batch):
+    return [x > LIMIT for x in batch]
+
+def by_function(batch):
+    return by_global(batch)
+
+def recursive(batch):
+    return recursive(batch) if len(batch) > {limit} else batch
+
+functions = [
+    Mask({limit}), Mask({limit}).method, closure({limit}), default, keyword, constant, by_global,
+    by_function, recursive, functools.partial(default, limit={limit}),
+    closure(torch.full((2,), float({limit}))), lambda batch: closure({limit})(batch),
+]
+print(*(description(function).split()[-1] for function in functions))
+"""
+
+
+def descriptions(limit, hash_seed):
+    done = subprocess.run(
+        [sys.executable, "-c", FUNCTIONS.format(limit=limit)], capture_output=True, text=True,
+        check=True, env={**os.environ, "PYTHONHASHSEED": hash_seed},
+    )  # fmt: skip
+    return done.stdout.split()
+
+
+def test_functions_are_told_apart_by_what_they_refer_to():
+    """In every process alike."""
+    one, again, other = descriptions(1, "1"), descriptions(1, "2"), descriptions(2, "1")
+    assert len(one) == 12
+    assert one == again
+    assert all(a != b for a, b in zip(one, other, strict=True))
