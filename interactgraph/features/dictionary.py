@@ -11,6 +11,7 @@ from typing_extensions import Self
 
 from ..checks import whole_or_none
 from ..errors import InteractGraphError
+from ..model import first_tensor
 from .feature_map import Directions, FeatureMap
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Dictionary"]
 
+_DECIDING = {"encoder", "encoder_bias", "offset", "activation", "threshold", "k"}  # codes
 ACTIVATIONS = ("relu", "jumprelu", "topk", "none")
 
 
@@ -108,47 +110,54 @@ class Dictionary(FeatureMap):
     def from_module(cls, module: nn.Module, **options: Any) -> Dictionary:
         """The dictionary that a module holds as parameters.
 
-        Names as in most sparse-autoencoder code: `W_enc [size, features]`, `b_enc`,
-        `W_dec [features, size]`, `b_dec`; or linear layers `encoder` and `decoder`. A tensor
+        Names as in most sparse-autoencoder code: `W_enc [size, features]` and
+        `W_dec [features, size]`, or linear layers `encoder` and `decoder`; biases `b_enc` or
+        `latent_bias`, and `b_dec`, `bias` or `pre_bias`, or those of the layers. A tensor
         `threshold` makes it a JumpReLU, a whole number `k`, `topk` or `top_k` a TopK dictionary.
+        Where the module has a method `encode`, its codes tell whether the decoder's bias is taken
+        off before encoding, and they are compared with the dictionary's.
 
         Args:
             module: the autoencoder.
-            options: further arguments of `Dictionary`, which win.
+            options: further arguments of `Dictionary`, which win; with one that decides about the
+                codes nothing is compared.
+
+        Raises:
+            InteractGraphError: there are no such parameters, others remain that nothing says the
+                meaning of, or the module's codes are different.
         """
-        found: dict[str, Any] = {}
-        if isinstance(getattr(module, "W_enc", None), Tensor):
-            names = {"encoder": "W_enc", "decoder": "W_dec", "encoder_bias": "b_enc",
-                     "decoder_bias": "b_dec"}  # fmt: skip
-            found = {key: getattr(module, name, None) for key, name in names.items()}
-            found = {
-                key: value.detach().mT if value.ndim == 2 else value.detach()
-                for key, value in found.items()
-                if isinstance(value, Tensor)
-            }
-        else:
-            layers = {"encoder": "encoder_bias", "decoder": "decoder_bias"}
-            for name, bias in layers.items():
-                layer = getattr(module, name, None)
-                if isinstance(layer, nn.Linear):
-                    found[name] = layer.weight.detach()
-                    if layer.bias is not None:
-                        found[bias] = layer.bias.detach()
+        found, used = _parameters(module)
         if not {"encoder", "decoder"} <= set({**found, **options}):
             raise InteractGraphError(
                 f"{type(module).__name__} holds neither W_enc and W_dec nor linear layers encoder "
                 "and decoder; give the tensors: Dictionary(encoder=..., decoder=...)"
             )
-        threshold = getattr(module, "threshold", None)
-        if isinstance(threshold, Tensor):
-            found["threshold"] = threshold.detach()
+        asked = not _DECIDING.isdisjoint(options)
         counts = (getattr(module, name, None) for name in ("k", "topk", "top_k"))
         k = next((value for value in counts if isinstance(value, int)), None)
         if "activation" not in options and "threshold" in found:
             options["activation"] = "jumprelu"
         elif "activation" not in options and k is not None:
             options = {"k": k, **options, "activation": "topk"}
-        return cls(**{**found, **options})
+        plain = cls(**{**found, **options})
+        if asked:
+            return plain
+        codes, x = _codes_of(module, plain)
+        if codes is None or x is None:
+            if unknown := [name for name, _ in module.named_parameters() if name not in used]:
+                raise InteractGraphError(
+                    f"{type(module).__name__} has parameters {unknown}, and no method encode that "
+                    "would show what they do; give the tensors: Dictionary(encoder=..., ...)"
+                )
+            return plain
+        for candidate in (plain, replace(plain, offset=plain.decoder_bias)):
+            if torch.allclose(candidate._codes(x), codes, rtol=1e-3, atol=1e-4):
+                return candidate
+        raise InteractGraphError(
+            f"{type(module).__name__}.encode gives other codes than encoder, biases and activation "
+            f"{plain.activation!r} do; something else happens in it, such as a scaling of its "
+            "input. Give the tensors that amount to it: Dictionary(encoder=..., ...)"
+        )
 
     @classmethod
     def random(cls, size: int, n_features: int, *, k: int = 8, seed: int = 0) -> Dictionary:
@@ -296,3 +305,50 @@ class Dictionary(FeatureMap):
     def _reconstruct(self, codes: Tensor) -> Tensor:
         assert self.decoder_bias is not None
         return codes @ self.decoder.mT + self.decoder_bias
+
+
+def _parameters(module: nn.Module) -> tuple[dict[str, Tensor], set[str]]:
+    """Tensors of a module by their role in a dictionary, and the names of its parameters used."""
+    found: dict[str, Tensor] = {}
+    used: set[str] = set()
+
+    def take(role: str, name: str, tensor: Any, *, turned: bool = False) -> None:
+        if role not in found and isinstance(tensor, Tensor):
+            found[role] = tensor.detach().mT if turned else tensor.detach()
+            used.add(name)
+
+    for role, name in (("encoder", "W_enc"), ("decoder", "W_dec")):
+        take(role, name, getattr(module, name, None), turned=True)
+    for role in ("encoder", "decoder"):
+        layer = getattr(module, role, None)
+        if isinstance(layer, nn.Linear):
+            take(role, f"{role}.weight", layer.weight)
+            take(f"{role}_bias", f"{role}.bias", layer.bias)
+    names = {"encoder_bias": ("b_enc", "latent_bias"), "threshold": ("threshold",),
+             "decoder_bias": ("b_dec", "bias", "pre_bias")}  # fmt: skip
+    for role, several in names.items():
+        for name in several:
+            take(role, name, getattr(module, name, None))
+    return found, used
+
+
+def _codes_of(module: nn.Module, dictionary: Dictionary) -> tuple[Tensor | None, Tensor | None]:
+    """Codes that a module gives for random activations, and these; None where it gives none."""
+    encode = getattr(module, "encode", None)
+    if not callable(encode):
+        return None, None
+    encoder, bias = dictionary.encoder, dictionary.decoder_bias
+    assert bias is not None
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(32, encoder.shape[1], generator=generator).to(encoder) + bias
+    training = module.training
+    module.eval()
+    try:
+        with torch.no_grad():
+            codes = first_tensor(encode(x))
+    except Exception:
+        return None, None
+    finally:
+        module.train(training)
+    shape = (len(x), encoder.shape[0])
+    return (codes, x) if codes is not None and codes.shape == shape else (None, None)

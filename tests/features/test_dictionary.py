@@ -192,3 +192,61 @@ def test_activation_of_a_module_with_linear_layers():
     assert jump.activation == "jumprelu"
     top = Dictionary.from_module(Own(k=3))
     assert (top.activation, top.k) == ("topk", 3)
+
+
+class Saved(nn.Module):
+    """Sparse autoencoders as known libraries lay them out."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind = kind
+        if kind == "matrices":
+            self.W_enc, self.W_dec = (nn.Parameter(torch.randn(n)) for n in ((4, 9), (9, 4)))
+            self.b_enc, self.b_dec = nn.Parameter(torch.randn(9)), nn.Parameter(torch.randn(4))
+            return
+        before = kind == "biases before the layers"
+        self.encoder = nn.Linear(4, 9, bias=not before)
+        self.decoder = nn.Linear(9, 4, bias=False)
+        if before:
+            self.pre_bias, self.latent_bias = (nn.Parameter(torch.randn(n)) for n in (4, 9))
+        else:
+            self.bias = nn.Parameter(torch.randn(4))
+
+    def encode(self, x):
+        if self.kind == "matrices":
+            return ((x - self.b_dec) @ self.W_enc + self.b_enc).relu()
+        if self.kind == "one bias":
+            return self.encoder(x - self.bias).relu()
+        return (self.encoder(x - self.pre_bias) + self.latent_bias).relu(), "statistics"
+
+    def decode(self, codes):
+        if self.kind == "matrices":
+            return codes @ self.W_dec + self.b_dec
+        return self.decoder(codes) + (self.bias if self.kind == "one bias" else self.pre_bias)
+
+
+@pytest.mark.parametrize("kind", ["matrices", "one bias", "biases before the layers"])
+def test_layouts_of_other_libraries(kind):
+    torch.manual_seed(0)
+    module, x = Saved(kind).train(), torch.randn(20, 4)
+    found = Dictionary.from_module(module, error=False)
+    codes = module.encode(x)
+    codes = codes if isinstance(codes, torch.Tensor) else codes[0]
+    torch.testing.assert_close(found.encode(x), codes.detach())
+    torch.testing.assert_close(found.decode(codes), module.decode(codes))
+    assert module.training
+    # What is asked for wins over what the module does.
+    assert Dictionary.from_module(module, activation="none").activation == "none"
+
+
+def test_modules_that_do_something_else_are_refused():
+    class Scaled(Saved):
+        def encode(self, x):
+            return super().encode(x / x.norm(dim=-1, keepdim=True))
+
+    with pytest.raises(InteractGraphError, match=r"Scaled\.encode gives other codes"):
+        Dictionary.from_module(Scaled("matrices"))
+    gated = Saved("matrices")
+    gated.gate, gated.encode = nn.Parameter(torch.ones(9)), None
+    with pytest.raises(InteractGraphError, match=r"has parameters \['gate'\]"):
+        Dictionary.from_module(gated)
