@@ -33,7 +33,7 @@ def main() -> None:
     """Measures and writes."""
     torch.set_num_threads(1)
     measures = {"left": right(0), "right": right(1)}
-    own, other, control_own, control_other, ratios = [], [], [], [], []
+    own, other, control_own, control_other, ratios, strengths = [], [], [], [], [], []
     for seed in SEEDS:
         task = two_digits(seed)
         graph = itg.interaction_graph(task.model, task.images, task.layers, progress=False)
@@ -50,6 +50,7 @@ def main() -> None:
             own.append(falls[mine])
             other.append(falls[theirs])
             ratios.append(falls[mine] / max(falls[theirs], 1 / len(task.images)))
+            strengths.append(effect.control_strength)
             control = effect.control["features"]
             control_own += control[mine]
             control_other += control[theirs]
@@ -71,7 +72,8 @@ def main() -> None:
         "| --- | --- | --- | --- |",
         f"| the module's hidden features | {spread(own)} | {spread(other)} | "
         f"{np.median(ratios):.0f} ({np.min(ratios):.1f}, {np.max(ratios):.0f}) |",
-        f"| random sets as large and as strong (20 each) | {spread(control_own)} | "
+        f"| random sets as large and {np.mean(strengths):.2f} times as strong (20 each) | "
+        f"{spread(control_own)} | "
         f"{spread(control_other)} | {np.median(worst):.1f} ({np.min(worst):.1f}, "
         f"{np.max(worst):.0f}), larger by smaller |",
         "",

@@ -8,6 +8,7 @@ hurts: only what a module costs beyond that is its own.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -46,6 +47,7 @@ __all__ = ["WAYS", "ModuleEffect", "ablate_modules", "hidden_layers"]
 
 WAYS = ("features", "edges", "others")
 _NEAREST = 8  # features of similar strength, or a third, that a control feature is drawn from
+_TRIES = 20  # sets of such features, of which one becomes a control
 _DRIVING = 5  # samples listed for a module
 
 _Change = Callable[[Tensor, Tensor], Tensor]  # (z, z0) -> z, [b, *positions, j]
@@ -64,6 +66,7 @@ class ModuleEffect:
         intact: measure -> mean over samples for the intact model.
         effect: way -> measure -> how much the measure falls.
         control: way -> measure -> falls for random sets of equal size and similar strength.
+        control_strength: strength of these sets over that of the module, mean; NaN without any.
         by_class: way -> measure -> fall for each class of the samples; empty without labels.
         specialisation: way -> measure -> share of the class that suffers most in the fall over all
             classes (rises count as none): 1 where one class suffers alone, 1 / classes where all
@@ -78,6 +81,7 @@ class ModuleEffect:
     intact: Mapping[str, float]
     effect: Mapping[str, Mapping[str, float]]
     control: Mapping[str, Mapping[str, Sequence[float]]]
+    control_strength: float = math.nan
     by_class: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
     specialisation: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
@@ -98,7 +102,10 @@ class ModuleEffect:
                 controls = self.control[way][name]
                 if controls:
                     mean, spread = np.mean(controls), np.std(controls)
-                    text += f" (random sets as large and strong: {mean:.4g} +- {spread:.2g})"
+                    text += (
+                        f" (random sets as large and {self.control_strength:.2g} times as strong: "
+                        f"{mean:.4g} +- {spread:.2g})"
+                    )
                 classes = self.by_class.get(way, {}).get(name)
                 if classes:
                     worst = max(classes, key=lambda label: classes[label])
@@ -263,6 +270,7 @@ def ablate_modules(
                         intact={name: intact.mean(name) for name in checked},
                         effect=effect,
                         control=control,
+                        control_strength=_relative_strength(graph, masks, controls[number]),
                         by_class=by_class if intact.classes else {},
                         specialisation={
                             way: {name: _specialisation(falls) for name, falls in table.items()}
@@ -283,24 +291,47 @@ def _size(masks: _Masks) -> int:
 
 
 def _matched(graph: InteractionGraph, masks: _Masks, random: np.random.Generator) -> _Masks:
-    """As many features in each layer, each close in strength to one of the module's.
+    """As many features in each layer, about as strong together as the module's.
 
-    From all features, the module's included: what any such set costs, module or not.
+    From all features, the module's included: what any such set costs, module or not. Each is drawn
+    from those close in strength to one of the module's. Where that one is among the strongest, all
+    these are weaker; so the set is the one of several that comes closest in sum.
     """
     strength, offsets = graph.node_strength(), graph.offsets
     drawn = {}
     for layer, mask in masks.items():
         own = strength[offsets[layer] : offsets[layer] + len(mask)]
-        free = np.ones_like(mask)
-        n_near = max(_NEAREST, len(mask) // 3)
-        taken = np.zeros_like(mask)
-        for j in random.permutation(np.flatnonzero(mask)):
-            candidates = np.flatnonzero(free)
-            near = candidates[np.argsort(np.abs(own[candidates] - own[j]))[:n_near]]
-            one = random.choice(near)
-            free[one], taken[one] = False, True
-        drawn[layer] = taken
+        tries = [_near(own, mask, random) for _ in range(_TRIES)]
+        drawn[layer] = min(tries, key=lambda taken: abs(own[taken].sum() - own[mask].sum()))
     return drawn
+
+
+def _near(own: np.ndarray, mask: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """For each feature of the mask another one of similar strength, all different."""
+    free, taken = np.ones_like(mask), np.zeros_like(mask)
+    n_near = max(_NEAREST, len(mask) // 3)
+    for j in random.permutation(np.flatnonzero(mask)):
+        candidates = np.flatnonzero(free)
+        near = candidates[np.argsort(np.abs(own[candidates] - own[j]))[:n_near]]
+        one = random.choice(near)
+        free[one], taken[one] = False, True
+    return taken
+
+
+def _relative_strength(graph: InteractionGraph, masks: _Masks, controls: Sequence[_Masks]) -> float:
+    """Mean strength of the controls over that of the module; NaN where there is none."""
+    strength, offsets = graph.node_strength(), graph.offsets
+
+    def total(chosen: _Masks) -> float:
+        return sum(
+            float(strength[offsets[layer] : offsets[layer] + len(mask)][mask].sum())
+            for layer, mask in chosen.items()
+        )
+
+    own = total(masks)
+    if not controls or not own:
+        return math.nan
+    return float(np.mean([total(drawn) for drawn in controls])) / own
 
 
 def _strongest(graph: InteractionGraph, partition: Partition, number: int) -> dict[str, list[str]]:

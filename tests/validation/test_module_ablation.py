@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from communities.planted_graphs import graph_of
 from torch import nn
 
 import interactgraph as itg
 from interactgraph import InteractGraphError
 from interactgraph.validation import ablate_modules
+from interactgraph.validation.modules import _matched, _relative_strength
 
 HALF = {"input": 3, "1": 4, "3": 4, "4": 2}
 
@@ -271,3 +273,22 @@ def test_results_that_are_no_output(found):
     ):
         with pytest.raises(InteractGraphError, match=message):
             ablate_modules(graph, partition, model, data, forward=forward, progress=False)
+
+
+def test_controls_are_about_as_strong():
+    """Also for a module of the strongest features of a heavy-tailed layer."""
+    ratios = []
+    for seed in range(10):
+        draw = torch.Generator().manual_seed(seed)
+        scale = torch.exp(1.5 * torch.randn(16, generator=draw, dtype=torch.float64))
+        weight = torch.outer(scale, scale) * torch.rand(16, 16, generator=draw)
+        graph = graph_of(weight.numpy(), weight.numpy())
+        strongest = np.zeros(16, bool)
+        strongest[scale.argsort(descending=True)[:4].numpy()] = True
+        random = np.random.default_rng(seed)
+        controls = [_matched(graph, {"l1": strongest}, random) for _ in range(10)]
+        assert {int(drawn["l1"].sum()) for drawn in controls} == {4}
+        ratios.append(_relative_strength(graph, {"l1": strongest}, controls))
+        assert ratios[-1] < 1
+    assert np.mean(ratios) > 0.6
+    assert np.isnan(_relative_strength(graph, {"l1": strongest}, []))
