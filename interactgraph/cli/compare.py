@@ -13,8 +13,9 @@ def add(commands: Any) -> argparse.ArgumentParser:
     command: argparse.ArgumentParser = commands.add_parser(
         "compare",
         help="put two graphs or two sets of modules side by side",
-        description="Compares two graphs over the same features, pair by pair (rank correlation, "
-        "overlap of the strongest edges, relative difference), two groups of samples of one graph, "
+        description="Compares two graphs of the same layers, pair by pair (rank correlation, "
+        "overlap of the strongest edges, relative difference; features of different bases are "
+        "matched by their directions), two groups of samples of one graph, "
         "or two partitions that `interactgraph modules` wrote (.json): matched modules, agreement, "
         "what moved.",
         epilog="example: do gradients along the whole path differ from those at the end point?\n"
@@ -31,6 +32,11 @@ def add(commands: Any) -> argparse.ArgumentParser:
     command.add_argument(
         "--groups", nargs=2, metavar=("ONE", "OTHER"), help="two groups of samples of GRAPH"
     )
+    command.add_argument(
+        "--graphs", nargs=2, metavar=("ONE", "OTHER"),
+        help="the graph files of two modules.json, where their features differ: features are then "
+        "matched by their directions",
+    )  # fmt: skip
     command.add_argument("--strength", help="which strength; default: the first")
     command.add_argument("--top-k", type=int, default=100, help="strongest edges (default: 100)")
     return command
@@ -49,8 +55,13 @@ def execute(options: argparse.Namespace) -> None:
         from ..communities import compare as compare_partitions
 
         one_partition, other_partition = map(Partition.load, (options.graph, options.other))
-        print(compare_partitions(one_partition, other_partition).summary())
+        graphs = None
+        if options.graphs is not None:
+            graphs = (read_graph(options.graphs[0]), read_graph(options.graphs[1]))
+        print(compare_partitions(one_partition, other_partition, graphs).summary())
         return
+    if options.graphs is not None:
+        raise InteractGraphError("--graphs belongs to two modules.json; give those as GRAPH, OTHER")
     if options.groups:
         one, other = (read_graph(options.graph, name) for name in options.groups)
     else:
@@ -62,6 +73,11 @@ def execute(options: argparse.Namespace) -> None:
             f"{' -> '.join(row.pair):<25} {row.rank_correlation:>16.4f}  "
             f"{row.overlap:>13.1%} of {row.k:<3}  {row.difference:>18.2%}"
         )
+        if min(row.cosines) < 1 - 1e-6:
+            print(
+                f"  features matched by direction, mean |cosine| {row.cosines[0]:.2f} (sources) "
+                f"and {row.cosines[1]:.2f} (targets)"
+            )
     if options.groups:
         print("edges that differ most, in standard errors")
         for edge in differences(one, other, strength=options.strength):

@@ -1,4 +1,4 @@
-"""Two partitions of the same features: other seeds, checkpoints, data, methods."""
+"""Two partitions of the features of the same layers: other seeds, checkpoints, data, bases."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from ..errors import InteractGraphError
+from ..graph import InteractionGraph
+from ..graph.comparison import matched_features
 from .mutual_information import adjusted_mutual_information, adjusted_rand_index
 from .partition import Partition
 
 __all__ = ["Comparison", "Match", "compare"]
+
+_SHOWN = 20  # features of a layer that a summary lists
 
 
 @dataclass(frozen=True)
@@ -65,18 +69,31 @@ class Comparison:
             f"module {m.first} = module {m.second}: {m.shared} shared, overlap {m.overlap:.2f}"
             for m in self.matches
         ]
+        for layer, features in self.moved.items():
+            if len(features):
+                shown = ", ".join(map(str, features[:_SHOWN].tolist()))
+                more = ", ..." if len(features) > _SHOWN else ""
+                lines.append(f"moved in {layer}: {shown}{more}")
         return "\n".join(lines)
 
 
-def compare(first: Partition, second: Partition) -> Comparison:
+def compare(
+    first: Partition,
+    second: Partition,
+    graphs: tuple[InteractionGraph, InteractionGraph] | None = None,
+) -> Comparison:
     """Matches the modules of two partitions (Hungarian method on the numbers of shared features).
 
     Args:
         first: a partition.
         second: another one; layers that only one of them has are left out.
+        graphs: the graphs that they are partitions of, for bases that differ: features are then
+            matched by their directions (`interactgraph.features.counterparts`), and numbers of
+            features are those of the first. None: features go by their number.
 
     Raises:
-        InteractGraphError: no common layer, or a layer with another number of features.
+        InteractGraphError: no common layer, a layer with another number of features, or graphs of
+            other features.
     """
     layers = [layer for layer in first.layers if layer in second.membership]
     if not layers:
@@ -84,15 +101,19 @@ def compare(first: Partition, second: Partition) -> Comparison:
             f"the partitions have no layer in common: {list(first.layers)} and "
             f"{list(second.layers)}"
         )
+    there = {layer: second.membership[layer] for layer in layers}
+    if graphs is not None:
+        there = {layer: _counterparts(first, second, graphs, layer) for layer in layers}
     for layer in layers:
-        n, m = len(first.membership[layer]), len(second.membership[layer])
+        n, m = len(first.membership[layer]), len(there[layer])
         if n != m:
             raise InteractGraphError(
                 f"layer {layer!r} has {n} features in one partition and {m} in the other; compare "
-                "partitions of the same features"
+                "partitions of the same features, or give the graphs, whose features tell which "
+                "belong together"
             )
     a = np.concatenate([first.membership[layer] for layer in layers])
-    b = np.concatenate([second.membership[layer] for layer in layers])
+    b = np.concatenate([there[layer] for layer in layers])
     both = (a >= 0) & (b >= 0)
     table = np.zeros((first.n_modules, second.n_modules), np.int64)
     np.add.at(table, (a[both], b[both]), 1)
@@ -107,7 +128,7 @@ def compare(first: Partition, second: Partition) -> Comparison:
     matches.sort(key=lambda match: -match.shared)
     moved, by_layer = {}, {}
     for layer in layers:
-        x, y = first.membership[layer], second.membership[layer]
+        x, y = first.membership[layer], there[layer]
         here = (x >= 0) & (y >= 0)
         moved[layer] = np.flatnonzero(here & (partner[x] != y))
         by_layer[layer] = adjusted_mutual_information(x[here], y[here]) if here.any() else math.nan
@@ -119,3 +140,23 @@ def compare(first: Partition, second: Partition) -> Comparison:
         moved,
         by_layer,
     )
+
+
+def _counterparts(
+    first: Partition,
+    second: Partition,
+    graphs: tuple[InteractionGraph, InteractionGraph],
+    layer: str,
+) -> np.ndarray:
+    """The second partition's modules of the counterparts of the first one's features."""
+    for partition, graph in zip((first, second), graphs, strict=True):
+        if graph.n_features.get(layer) != len(partition.membership[layer]):
+            raise InteractGraphError(
+                f"a partition has {len(partition.membership[layer])} features in layer {layer!r}, "
+                f"and its graph {graph.n_features.get(layer, 0)}; give the graphs that the "
+                "partitions were found in, in the same order"
+            )
+    matched, modules = matched_features(*graphs, layer), second.membership[layer]
+    if matched is None:
+        return modules
+    return np.where(matched.index >= 0, modules[np.maximum(matched.index, 0)], -1)

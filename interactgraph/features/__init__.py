@@ -1,5 +1,6 @@
 """Feature maps: activation <-> feature coordinates."""
 
+from .counterparts import Counterparts, counterparts
 from .dictionary import Dictionary
 from .feature_map import FeatureMap, from_state
 from .fitting import fit_feature_maps, fit_features
@@ -15,6 +16,7 @@ from .sparse_rotation import SparseRotation
 __all__ = [
     "NAMES",
     "PCA",
+    "Counterparts",
     "Dictionary",
     "FeatureMap",
     "Linear",
@@ -23,6 +25,7 @@ __all__ = [
     "RandomRotation",
     "RotationFit",
     "SparseRotation",
+    "counterparts",
     "fit_feature_maps",
     "fit_features",
     "fit_sparse_rotations",

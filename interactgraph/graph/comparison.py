@@ -1,17 +1,24 @@
-"""Two graphs over the same features, side by side: does a choice matter here?"""
+"""Two graphs of the same layers, side by side: does a choice matter here?
+
+Features go by their number where both graphs see a layer through the same map. Where the maps
+differ (another basis, or one fitted to other data) they are matched by their directions, see
+`interactgraph.features.counterparts`.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from scipy import stats
 from torch import Tensor
 
 from ..errors import InteractGraphError
+from ..features.counterparts import Counterparts, counterparts
 from .interaction_graph import InteractionGraph, Pair
 
-__all__ = ["EdgeDifference", "PairComparison", "compare", "differences"]
+__all__ = ["EdgeDifference", "PairComparison", "compare", "differences", "matched_features"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +31,8 @@ class PairComparison:
         overlap: share of the k strongest edges that both have in common.
         k: how many that is.
         difference: Frobenius norm of the difference of the weights relative to the first graph's.
+        cosines: mean |cosine| between the directions of a source feature and its counterpart, and
+            the same of the targets; 1 where both graphs have the same features.
     """
 
     pair: Pair
@@ -31,6 +40,7 @@ class PairComparison:
     overlap: float
     k: int
     difference: float
+    cosines: tuple[float, float] = (1.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -78,6 +88,11 @@ def differences(
     strength = one.check_strength(strength)
     found: list[EdgeDifference] = []
     for row in compare(one, other, strength=strength, top_k=1):
+        if row.cosines != (1.0, 1.0):
+            raise InteractGraphError(
+                f"{' -> '.join(row.pair)} has other features in the two graphs; differences of "
+                "single edges need the same ones"
+            )
         a, b = (graph.weights(*row.pair, strength).double() for graph in (one, other))
         spread = [graph.standard_error(*row.pair, strength).double() for graph in (one, other)]
         z = (a - b) / (spread[0].square() + spread[1].square()).sqrt()
@@ -101,11 +116,12 @@ def compare(
     strength: str | None = None,
     top_k: int = 100,
 ) -> list[PairComparison]:
-    """Compares two graphs of the same model and features, pair by pair.
+    """Compares two graphs of the same layers, pair by pair.
 
     Args:
         one: a graph.
-        other: another one: another method, baseline, checkpoint or data.
+        other: another one: another method, baseline, checkpoint, data or basis. A feature without
+            a counterpart there has no edges.
         strength: which strength; None: the first of `one`.
         top_k: size of the sets of strongest edges, or all edges where there are fewer.
 
@@ -113,7 +129,7 @@ def compare(
         One entry for each pair that both have.
 
     Raises:
-        InteractGraphError: no pair in common, or other features.
+        InteractGraphError: no pair in common, or features that cannot be matched.
     """
     strength = one.check_strength(strength)
     other.check_strength(strength)
@@ -125,13 +141,48 @@ def compare(
         )
     if top_k < 1:
         raise InteractGraphError(f"top_k={top_k}; it must be at least 1")
+    layers = dict.fromkeys(layer for pair in pairs for layer in pair)
+    matched = {layer: matched_features(one, other, layer) for layer in layers}
     return [
-        _compare(pair, one.weights(*pair, strength), other.weights(*pair, strength), top_k)
+        _compare(
+            pair, one.weights(*pair, strength), other.weights(*pair, strength), top_k,
+            matched[pair[0]], matched[pair[1]],
+        )
         for pair in pairs
-    ]
+    ]  # fmt: skip
 
 
-def _compare(pair: Pair, a: Tensor, b: Tensor, top_k: int) -> PairComparison:
+def matched_features(
+    one: InteractionGraph, other: InteractionGraph, layer: str
+) -> Counterparts | None:
+    """Counterparts of a layer's features in another graph; None: their numbers.
+
+    Args:
+        one: a graph.
+        other: another one.
+        layer: of both.
+
+    Raises:
+        InteractGraphError: features that cannot be matched.
+    """
+    maps = [graph.features.get(layer) for graph in (one, other)]
+    sizes = [graph.n_features[layer] for graph in (one, other)]
+    if maps[0] is None or maps[1] is None:
+        if sizes[0] != sizes[1]:
+            raise InteractGraphError(
+                f"layer {layer!r} has {sizes[0]} features in one graph and {sizes[1]} in the "
+                "other, and the graphs do not say which; compare graphs over the same features"
+            )
+        return None
+    return counterparts(maps[0], maps[1], *sizes)
+
+
+def _compare(
+    pair: Pair, a: Tensor, b: Tensor, top_k: int, source: Counterparts | None,
+    target: Counterparts | None,
+) -> PairComparison:  # fmt: skip
+    if source is not None and target is not None:
+        b = _in_order_of(source, target, b)
     if a.shape != b.shape:
         raise InteractGraphError(
             f"{' -> '.join(pair)} has {list(a.shape)} features in one graph and {list(b.shape)} in "
@@ -150,4 +201,20 @@ def _compare(pair: Pair, a: Tensor, b: Tensor, top_k: int) -> PairComparison:
         overlap=len(best[0] & best[1]) / max(k, 1),
         k=k,
         difference=difference / size if size else (0.0 if difference == 0 else float("inf")),
+        cosines=(_mean_cosine(source), _mean_cosine(target)),
     )
+
+
+def _in_order_of(source: Counterparts, target: Counterparts, weight: Tensor) -> Tensor:
+    """Weights of the other graph for the features of the first, zero without a counterpart."""
+    rows, columns = (torch.as_tensor(side.index) for side in (target, source))
+    found = weight[rows.clamp_min(0)][:, columns.clamp_min(0)]
+    # A target that points the other way has attributions of the other sign; a source has not.
+    sign = torch.as_tensor(target.cosines).nan_to_num(0).sign().to(found)
+    kept = (rows >= 0)[:, None] & (columns >= 0)
+    found = torch.where(kept, found, 0)
+    return found * sign[:, None] if bool((weight < 0).any()) else found
+
+
+def _mean_cosine(side: Counterparts | None) -> float:
+    return 1.0 if side is None else float(np.nanmean(np.abs(side.cosines)))

@@ -1,8 +1,12 @@
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
+import interactgraph as itg
 from interactgraph import InteractGraphError
 from interactgraph.communities import Partition, compare
+from interactgraph.features import Linear
 
 
 def test_renamed_modules_match():
@@ -53,3 +57,31 @@ def test_nothing_in_common():
         assert np.isnan(found.by_layer["a"])
         assert not found.matches
         assert "no feature is in a module of both" in found.summary()
+
+
+def test_bases_that_differ():
+    """Two halves of a network, found in its neurons and in two rotations of them."""
+    model, maps = halves()
+    x = torch.randn(200, 8, dtype=torch.float64)
+    plain = itg.interaction_graph(model, [x], ["0", "1"], progress=False)
+    other = itg.interaction_graph(model, [x], ["0", "1"], features=maps, progress=False)
+    one = Partition({layer: np.repeat([0, 1], 4) for layer in ("0", "1")}, quality=1.0)
+    two = Partition({"0": np.tile([1, 0], 4), "1": np.array([0, 0, 0, 1, 1, 1, 1])}, quality=1.0)
+    with pytest.raises(InteractGraphError, match="or give the graphs"):
+        compare(one, two)
+    found = compare(one, two, (plain, other))
+    assert found.adjusted_mutual_information == 1
+    assert not sum(map(len, found.moved.values()))
+    with pytest.raises(InteractGraphError, match="in the same order"):
+        compare(one, two, (other, plain))
+    moved = Partition({**two.membership, "0": np.tile([0, 1], 4)}, quality=1.0)
+    assert "moved in 1: " in compare(one, moved, (plain, other)).summary()
+
+
+def halves():
+    """A network of two halves, and bases near its neurons: interleaved, and without one."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 8), nn.Tanh()).double()
+    near = torch.eye(8, dtype=torch.float64) + 0.1 * torch.randn(8, 8, dtype=torch.float64)
+    interleaved = [4, 0, 5, 1, 6, 2, 7, 3]
+    return model, {"0": Linear(near[interleaved]), "1": Linear(near[1:], near.inverse()[:, 1:])}
