@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from interactgraph.communities.network import Network
 from interactgraph.communities.significance import held_out_test
@@ -23,14 +25,31 @@ def calibration(cache: Path) -> str:
         "| --- | --- | --- | --- | --- |",
     ]
     unstructured = [(f, 1, s) for f in ("block", "mult", "sparse", "spiky") for s in range(40)]
+    narrow = ((8, 100, 8), (10, 200, 10), (6, 50, 6))
     weak = [("block", 1.5), ("floor", 1), ("mult", 1.5), ("sparse", 6), ("spiky", 30)]
     sets = {"unstructured": unstructured}
     sets |= {f"{f} {r}": [(f, r, s) for s in range(10)] for f, r in weak}
-    for name, cases in sets.items():
-        z = np.array([_z(planted(*case).graph, case[2]) for case in cases])
+    graphs = {name: [(planted(*case).graph, case[2]) for case in cases]
+              for name, cases in sets.items()}  # fmt: skip
+    for sizes in narrow:
+        name = "unstructured, layers of " + ", ".join(map(str, sizes))
+        graphs[name] = [(rank_one(sizes, seed), seed) for seed in range(100)]
+    for name, cases in graphs.items():
+        z = np.array([_z(*case) for case in cases])
         lines.append(f"| {name} | {len(z)} | {z.mean():.2f} | {z.std():.2f} | "
                      f"{(z > 1.645).mean():.3f} |")  # fmt: skip
     return "\n".join(lines)
+
+
+def rank_one(sizes: tuple[int, ...], seed: int) -> InteractionGraph:
+    """Products of two lognormal strengths (sigma 1), times lognormal noise (sigma 1.5)."""
+    draw = torch.Generator().manual_seed(seed)
+    blocks = []
+    for n, m in pairwise(sizes):
+        out, into, noise = (torch.randn(*shape, generator=draw, dtype=torch.float64)
+                            for shape in ((n,), (m, 1), (m, n)))  # fmt: skip
+        blocks.append(torch.exp(out + into + 1.5 * noise))
+    return chain({"rms": blocks})
 
 
 def _z(graph: InteractionGraph, seed: int) -> float:

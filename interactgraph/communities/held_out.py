@@ -115,7 +115,7 @@ def contrast(inside: Tensor, weight: Tensor, n_rounds: int = 30) -> Tensor:
         inside: which entries are inside modules, bool `[i, j]`.
         weight: of the least squares that x and y solve, zero for entries that do not count;
             weight * contrast has vanishing sums over every row and column.
-        n_rounds: each fits the rows, then the columns.
+        n_rounds: at most; each fits the rows, then the columns.
 
     Returns:
         `[i, j]`, zero where the weight is, and where rows and columns explain everything.
@@ -125,8 +125,11 @@ def contrast(inside: Tensor, weight: Tensor, n_rounds: int = 30) -> Tensor:
     in_rows, in_columns = kept.sum(1), kept.sum(0)
     x, y = torch.zeros_like(rows), torch.zeros_like(columns)
     for _ in range(n_rounds):
+        before = x
         x = _ratio(in_rows - weight @ y, rows)
         y = _ratio(in_columns - x @ weight, columns)
+        if bool((x - before).abs().max() < _ROUNDING / 10):
+            break
     found = inside.to(weight) - x[:, None] - y
     return torch.where((weight > 0) & (found.abs() > _ROUNDING), found, 0)
 

@@ -215,6 +215,11 @@ def test_groups_folds_and_comparison_of_modules(code, capsys):
     capsys.readouterr()
     assert run("compare", "a.json", "b.json") == 0
     assert "adjusted mutual information" in capsys.readouterr().out
+    assert run("compare", "a.json", "b.json", "--graphs", "g.safetensors", "g.safetensors") == 0
+    assert "adjusted mutual information" in capsys.readouterr().out
+    both = ("g.safetensors", "g.safetensors")
+    assert run("compare", *both, "--graphs", *both) == 1
+    assert "--graphs belongs to two modules.json" in capsys.readouterr().err
     assert run("compare", "g.safetensors", "--groups", "0", "1") == 0
     assert "z = " in capsys.readouterr().out
     assert itg.Partition.load("c.json").details["bootstrap_samples"] == 3

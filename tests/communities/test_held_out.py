@@ -58,7 +58,7 @@ def test_contrasts_do_not_see_strengths():
     inside = (torch.rand(12, 9, generator=draw) < 0.3) & (weight > 0)
     c = contrast(inside, weight, n_rounds=300)
     for axis in (0, 1):
-        assert (weight * c).sum(axis).abs().max() < 1e-12
+        assert (weight * c).sum(axis).abs().max() < 1e-9
     assert not c[weight == 0].any()
     # The least squares fit of two-way effects leaves the same.
     rows, columns = torch.nonzero(weight, as_tuple=True)
@@ -67,5 +67,5 @@ def test_contrasts_do_not_see_strengths():
     design[torch.arange(len(rows)), rows] = design[torch.arange(len(rows)), 12 + columns] = root
     target = inside[rows, columns] * root
     left = target - design @ torch.linalg.lstsq(design, target, driver="gelsd").solution
-    torch.testing.assert_close(c[rows, columns] * root, left, atol=1e-10, rtol=0)
+    torch.testing.assert_close(c[rows, columns] * root, left, atol=1e-9, rtol=0)
     assert not contrast(inside[:1], weight[:1]).any()  # a row alone has nothing to compare with
