@@ -8,7 +8,7 @@ from typing import Any
 
 from .errors import InteractGraphError
 
-__all__ = ["positive", "whole", "whole_or_none"]
+__all__ = ["number", "positive", "whole", "whole_or_none"]
 
 
 def whole(name: str, value: Any, least: int = 1) -> int:
@@ -31,6 +31,22 @@ def whole(name: str, value: Any, least: int = 1) -> int:
             f"{name}={value!r} must be a whole number of at least {least}"
         ) from None
     return number
+
+
+def number(name: str, value: Any) -> float:
+    """The value as a finite number.
+
+    Args:
+        name: of the option, for the message.
+        value: what was given; text and True are no numbers.
+
+    Raises:
+        InteractGraphError: it is none.
+    """
+    real = isinstance(value, Real) and not isinstance(value, bool)
+    if not (real and abs(value) <= sys.float_info.max):
+        raise InteractGraphError(f"{name}={value!r} must be a number")
+    return float(value)
 
 
 def positive(name: str, value: Any) -> float:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..checks import number, whole
 from ..errors import InteractGraphError
 from ..graph import InteractionGraph
 from .network import Block, Network
@@ -82,8 +83,11 @@ def module_tree(
         The root; its children are the modules of the partition.
 
     Raises:
-        InteractGraphError: the partition is of another graph.
+        InteractGraphError: the partition is of another graph, or an option makes no sense.
     """
+    n_runs, max_depth = whole("n_runs", n_runs), whole("max_depth", max_depth, 0)
+    if not 0 <= number("level", level) <= 1:
+        raise InteractGraphError(f"level={level!r} must be a p-value, from 0 to 1")
     found = {layer: len(modules) for layer, modules in partition.membership.items()}
     if list(found.items()) != list(graph.n_features.items()):
         raise InteractGraphError(

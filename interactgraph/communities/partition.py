@@ -145,7 +145,9 @@ class Partition:
         found = f"{self.n_modules} modules (features: {sizes}), {self.null} quality "
         found += f"{self.quality:.3f}"
         if not math.isnan(self.agreement):
-            found += f", agreement of {self.n_runs} runs {self.agreement:.2f}"
+            resampled = self.details.get("bootstrap_samples")
+            of = f"with {resampled} resampled graphs" if resampled else f"of {self.n_runs} runs"
+            found += f", agreement {of} {self.agreement:.2f}"
         if self.significant is None:
             return "\n".join([found, *filter(None, [self.details.get("significance")])])
         test = f"held-out edges: z = {self.z_score:.1f}, p = {self.p_value:.2g}"

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..checks import whole
+from ..checks import positive, whole
 from ..errors import InteractGraphError
 from ..graph import InteractionGraph
 from .mutual_information import adjusted_mutual_information
@@ -96,7 +96,8 @@ def resolution_profile(
         algorithm: as for `find_modules`.
     """
     n_runs, seed = check_runs(n_runs, seed, 1.0)
-    values = np.sort(np.geomspace(0.5, 2, 21) if resolutions is None else resolutions).tolist()
+    given = np.geomspace(0.5, 2, 21).tolist() if resolutions is None else list(resolutions)
+    values = sorted(positive("a resolution", float(r) if hasattr(r, "item") else r) for r in given)
     weighed = weigh(Network.from_graph(graph, strength), weighting, seed)
     weighted, decided = weighed.network, weighed.decided
     recorded: dict[str, Any] = {"null": null, "weighting": weighting, "seed": seed}
@@ -158,8 +159,10 @@ def resolution_for(
         InteractGraphError: the number is not between 1 and the number of features.
     """
     most = int(weighted.connected.sum())
-    if not 1 <= whole("n_modules", n_modules, -1) <= most:
-        raise InteractGraphError(f"n_modules={n_modules} must be between 1 and {most} features")
+    if whole("n_modules", n_modules) > most:
+        raise InteractGraphError(
+            f"n_modules={n_modules}, but the graph has {most} features; ask for fewer"
+        )
     low, high = np.log(1e-3), np.log(1e3)
     found: dict[float, np.ndarray] = {}
     for step in range(16):

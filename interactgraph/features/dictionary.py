@@ -70,6 +70,19 @@ class Dictionary(FeatureMap):
     rate: Tensor | None = None
 
     def __post_init__(self) -> None:
+        for name in ("encoder", "decoder", "encoder_bias", "decoder_bias", "offset"):
+            value = getattr(self, name)
+            if value is None and name not in ("encoder", "decoder"):
+                continue
+            if not isinstance(value, Tensor) or not value.is_floating_point():
+                found = value.dtype if isinstance(value, Tensor) else type(value).__name__
+                raise InteractGraphError(
+                    f"dictionary: {name} is a {found}; it must be a torch.Tensor of floating-point "
+                    "numbers"
+                )
+            # Once, and not for the direction of every batch.
+            if self.direction is None and not bool(value.isfinite().all()):
+                raise InteractGraphError(f"dictionary: {name} holds NaN or infinite values")
         if self.encoder.ndim != 2 or self.decoder.shape != self.encoder.shape[::-1]:
             raise InteractGraphError(
                 f"dictionary: encoder {tuple(self.encoder.shape)} and decoder "

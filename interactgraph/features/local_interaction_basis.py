@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import whole_or_none
+from ..checks import number, whole_or_none
 from ..errors import InteractGraphError
 from .jacobians import MeanSquareJacobian
 from .linear import LinearMap
@@ -67,7 +67,7 @@ class LocalInteractionBasis(LinearMap):
         for option in ("rank", "n_probes", "n_steps"):
             whole_or_none(f"{name}: {option}", getattr(self, option))
         for option in ("threshold", "whitening_threshold"):
-            if not 0 <= getattr(self, option) < 1:
+            if not 0 <= number(f"{name}: {option}", getattr(self, option)) < 1:
                 raise InteractGraphError(
                     f"{name}: {option}={getattr(self, option)} must be at least 0 and below 1; it "
                     "is a share of the largest eigenvalue"

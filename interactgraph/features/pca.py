@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
-from ..checks import whole_or_none
+from ..checks import number, whole_or_none
 from ..errors import InteractGraphError
 from .linear import LinearMap
 from .moments import eigenvectors, moments_of
@@ -43,11 +43,12 @@ class PCA(LinearMap):
     def __post_init__(self) -> None:
         self._check_options(rank=self.rank, explained_variance=self.explained_variance)
         whole_or_none("PCA: rank", self.rank)
-        if self.explained_variance is not None and not 0 < self.explained_variance <= 1:
+        variance = self.explained_variance
+        if variance is not None and not 0 < number("PCA: explained_variance", variance) <= 1:
             raise InteractGraphError(
                 f"PCA: explained_variance={self.explained_variance} must be above 0 and at most 1"
             )
-        if not 0 <= self.threshold < 1:
+        if not 0 <= number("PCA: threshold", self.threshold) < 1:
             raise InteractGraphError(
                 f"PCA: threshold={self.threshold} must be at least 0 and below 1; it is a share of "
                 "the largest eigenvalue"

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..checks import number, whole
 from ..errors import InteractGraphError
 from ..model import prepared
 from .ablation import PairAblation, Piece, check_scores, top_edges
@@ -46,11 +47,10 @@ def greedy_ranking(
     Raises:
         InteractGraphError: a share or number that makes no sense.
     """
-    if not 0 < share < 1 or n_start < 1 or max_samples < 1:
-        raise InteractGraphError(
-            f"greedy ranking: share={share} must be between 0 and 1, n_start={n_start} and "
-            f"max_samples={max_samples} at least 1"
-        )
+    n_start = whole("greedy ranking: n_start", n_start)
+    max_samples = whole("greedy ranking: max_samples", max_samples)
+    if not 0 < number("greedy ranking: share", share) < 1:
+        raise InteractGraphError(f"greedy ranking: share={share} must be between 0 and 1")
     scores = check_scores(scores, (pair.n_targets, pair.n_sources))
     chosen = check_measure(measure)
     n_start = min(n_start, scores.numel())

@@ -202,6 +202,11 @@ def ablate_modules(
         if layer not in graph.layers:
             raise InteractGraphError(f"layer {layer!r} is not in the graph: {list(graph.layers)}")
     layers = list(dict.fromkeys(layers))
+    if missing := [layer for layer in graph.layers if layer not in graph.features]:
+        raise InteractGraphError(
+            f"the graph does not say what the features of {missing} are; build it with "
+            "interaction_graph, or give it features={layer: map}"
+        )
     if "edges" in ways and not any(s in layers and t in layers for s, t in graph.pairs):
         raise InteractGraphError(
             f"layers={layers} hold no layer pair of the graph, so there are no internal edges to "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -138,6 +139,12 @@ def _bisect(
     pair: PairAblation, scores: Tensor, measure: str | Measure, tolerance: float
 ) -> EdgesRequired:
     intact = pair.evaluate(None, measure)
+    if math.isnan(intact):
+        raise InteractGraphError(
+            f"the measure of the intact model is not a number, so no number of edges of "
+            f"{pair.source} -> {pair.target} can be compared with it; look at the model's output "
+            "and at the measure"
+        )
     curve: dict[int, float] = {}
 
     def enough(n: int) -> bool:

@@ -66,7 +66,7 @@ def test_a_number_of_modules_can_be_asked_for(n):
 
 def test_numbers_of_modules_that_make_no_sense():
     for n in (0, 109):
-        with pytest.raises(InteractGraphError, match=f"n_modules={n} must be between 1 and 108"):
+        with pytest.raises(InteractGraphError, match=f"n_modules={n}"):
             find_modules(planted(0)[0], n_modules=n)
 
 
@@ -100,3 +100,17 @@ def test_tree_of_another_graph():
         module_tree(graph, turned)
     with pytest.raises(InteractGraphError, match="of another graph"):
         module_tree(nested(0)[0].replace(), partition)
+
+
+@pytest.mark.parametrize("resolutions", [["auto", 1.0], ["x"], [0.0, 1.0], [float("nan")]])
+def test_resolutions_that_are_no_numbers(resolutions):
+    with pytest.raises(InteractGraphError, match="a resolution=.* must be a number above 0"):
+        resolution_profile(planted(0)[0], resolutions=resolutions)
+
+
+@pytest.mark.parametrize("options", [{"n_runs": 0}, {"level": 2}, {"max_depth": -1}])
+def test_options_of_trees(options):
+    graph, _ = planted(0)
+    partition = find_modules(graph, n_runs=1, significance=False)
+    with pytest.raises(InteractGraphError, match=next(iter(options))):
+        module_tree(graph, partition, **options)

@@ -218,6 +218,12 @@ def test_bad_input():
         edges_required(narrow, model, data, "1", "3", tolerance=0.0, progress=False)
     with pytest.raises(InteractGraphError, match="tolerance=nan"):
         edges_required(graph, model, data, "1", "3", tolerance=float("nan"), progress=False)
+    never = lambda output, batch, intact: torch.full((len(output),), torch.nan)  # noqa: E731
+    with pytest.raises(InteractGraphError, match="measure of the intact model is not a number"):
+        edges_required(graph, model, data, "1", "3", measure=never, progress=False)
+    for options in ({"n_start": 5.5}, {"share": "x"}, {"share": 2}, {"max_samples": 0}):
+        with pytest.raises(InteractGraphError, match="greedy ranking: "):
+            greedy_ranking(pair, graph.weights("1", "3"), progress=False, **options)
     with pytest.raises(InteractGraphError, match="ranking_measure is what a greedy ranking"):
         edges_required(graph, model, data, "1", "3", ranking_measure="similarity", progress=False)
 

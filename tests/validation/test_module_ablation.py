@@ -292,3 +292,9 @@ def test_controls_are_about_as_strong():
         assert ratios[-1] < 1
     assert np.mean(ratios) > 0.6
     assert np.isnan(_relative_strength(graph, {"l1": strongest}, []))
+
+
+def test_graphs_without_feature_maps(found):
+    model, _, data, graph, partition = found
+    with pytest.raises(InteractGraphError, match="does not say what the features of"):
+        ablate_modules(graph.replace(features={}), partition, model, data, progress=False)
