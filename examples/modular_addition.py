@@ -2,8 +2,8 @@
 
     python examples/modular_addition.py [--modulus 31] [--seed 0] [--quick]
 
-Trains a one-layer transformer on (x + y) mod p (one to three minutes), builds its interaction graph in
-four bases, labels every feature by the Fourier frequency that explains it best, compares modules
+Trains a one-layer transformer on (x + y) mod p (one to three minutes), builds its interaction graph
+in four bases, labels every feature by the Fourier frequency that explains it best, compares modules
 with frequencies, and counts the edges that the network needs.
 """
 

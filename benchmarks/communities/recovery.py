@@ -152,11 +152,11 @@ def backbones(cache: Path) -> str:
         planted = {} if "errors" in name else means(graphs, label, adjusted_rand_index)
         there = means(addition, label, adjusted_mutual_information)
         values = [means(tasks, label, adjusted_rand_index)["tasks"], np.mean(list(there.values()))]
-        mean = [f"{np.mean(list(planted.values())):.3f}"] if planted else [""]
-        rows.append([name, *(f"{v:.2f}" for v in values), *mean,
-                     *(f"{planted[family]:.2f}" if planted else "" for family in graphs)])  # fmt: skip
+        each = [f"{value:.2f}" for value in planted.values()] or [""] * len(graphs)
+        mean = f"{np.mean(list(planted.values())):.3f}" if planted else ""
+        rows.append([name, *(f"{value:.2f}" for value in values), mean, *each])
     head = ["edges", "tasks (ARI)", "addition (AMI)", "planted (ARI)", *graphs]
     return (
-        "## Backbones\n\nDefault weighting, 5 runs; planted graphs of seed 0, which have no standard "
-        "errors.\n\n" + table(head, rows)
+        "## Backbones\n\nDefault weighting, 5 runs; planted graphs of seed 0, which have no "
+        "standard errors.\n\n" + table(head, rows)
     )

@@ -104,7 +104,7 @@ def test_tree_of_another_graph():
 
 @pytest.mark.parametrize("resolutions", [["auto", 1.0], ["x"], [0.0, 1.0], [float("nan")]])
 def test_resolutions_that_are_no_numbers(resolutions):
-    with pytest.raises(InteractGraphError, match="a resolution=.* must be a number above 0"):
+    with pytest.raises(InteractGraphError, match=r"a resolution=.* must be a number above 0"):
         resolution_profile(planted(0)[0], resolutions=resolutions)
 
 
