@@ -7,11 +7,13 @@ order as one that was never interrupted.
 
 from __future__ import annotations
 
+import copyreg
 import functools
 import hashlib
 import inspect
 import json
 import os
+import random
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -102,13 +104,18 @@ class Checkpoint:
         self.path.unlink(missing_ok=True)
 
 
-def fingerprint(tensors: Mapping[str, Tensor]) -> str:
-    """A short string that changes when a tensor does."""
+def fingerprint(tensors: Mapping[str, Any]) -> str:
+    """A short string that changes when a tensor does; what is no tensor counts by its type."""
     digest = hashlib.sha256()
     for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            digest.update(f"{name} {type(tensor).__qualname__}".encode())
+            continue
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         if not tensor.is_meta:
-            flat = tensor.detach().cpu().contiguous().flatten()
+            plain = tensor.detach().cpu()
+            plain = plain.to_dense() if plain.layout != torch.strided else plain
+            flat = plain.resolve_conj().resolve_neg().contiguous().flatten()
             digest.update(flat.view(torch.uint8).numpy().data if flat.numel() else b"")
     return digest.hexdigest()[:16]
 
@@ -126,26 +133,40 @@ def description(value: Any) -> Any:
         return hashlib.sha256(repr([description(part) for part in value]).encode()).hexdigest()[:16]
     if callable(value) and not isinstance(value, (type, torch.dtype)):
         name = getattr(value, "__qualname__", type(value).__qualname__)
-        return (
-            f"{name} {hashlib.sha256(repr(_of_function(value, set())).encode()).hexdigest()[:16]}"
-        )
+        try:
+            parts = _of_function(value, set())
+        except RecursionError:
+            parts = getattr(getattr(value, "__code__", None), "co_code", b"")
+        return f"{name} {hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}"
     return value if isinstance(value, _PLAIN) else str(value)
 
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
+# What changes without being changed by anybody, or differs between processes.
+_PASSING = (torch.Generator, random.Random, np.random.Generator, type(os.environ))
 
 
 def _of_function(value: Any, seen: set[int]) -> Any:
     """What a function does, as far as can be seen: its code and the values that it refers to.
 
-    Of objects of unknown kinds only the type counts: how they print may differ between processes.
+    Other objects count by what pickling would keep of them; those that cannot be pickled, and
+    classes, by their name.
     """
     if isinstance(value, _PLAIN):
         return value
-    if isinstance(value, Tensor):
-        return fingerprint({"": value})
+    if isinstance(value, (Tensor, nn.Module)):
+        tensors = {"": value} if isinstance(value, Tensor) else value.state_dict()
+        try:
+            found = fingerprint(tensors)
+        except (RuntimeError, TypeError, NotImplementedError):  # nested, quantised, uninitialised
+            found = _name_of(type(value))
+        return found if isinstance(value, Tensor) else [repr(value), found]
     if isinstance(value, np.ndarray) and value.dtype != object:
         return [value.shape, str(value.dtype), hashlib.sha256(value.tobytes()).hexdigest()]
+    if isinstance(value, (type, ModuleType)):
+        return _name_of(value)
+    if isinstance(value, _PASSING):
+        return _name_of(type(value))
     if id(value) in seen:
         return "again"
     seen.add(id(value))
@@ -172,12 +193,28 @@ def _of_function(value: Any, seen: set[int]) -> Any:
         known = [part for part in used if not isinstance(part, (ModuleType, type))]
         parts = (value.__code__, value.__defaults__, value.__kwdefaults__, cells, known)
         return [of(part) for part in parts]
-    if isinstance(value, nn.Module):
-        return [type(value).__qualname__, fingerprint(value.state_dict())]
+    if hasattr(value, "__wrapped__"):
+        return of(value.__wrapped__)
     call = inspect.getattr_static(type(value), "__call__", None)
-    if isinstance(call, FunctionType):
-        return [of(call), of(getattr(value, "__dict__", {}))]
-    return f"{type(value).__module__}.{type(value).__qualname__}"
+    own = [of(call)] if isinstance(call, FunctionType) else []
+    return [_name_of(type(value)), *own, *(of(part) for part in _reduced(value))]
+
+
+def _reduced(value: Any) -> list[Any]:
+    """What pickling would keep of an object: arguments and state, or a name."""
+    reduce = copyreg.dispatch_table.get(type(value))
+    try:
+        reduced = value.__reduce_ex__(4) if reduce is None else reduce(value)
+    except Exception:
+        return []
+    if isinstance(reduced, str):
+        return [reduced]
+    made, arguments, state, *items = (*reduced, None)[:5]
+    return [_name_of(made), arguments, state, *(list(part) for part in items if part is not None)]
+
+
+def _name_of(value: Any) -> str:
+    return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value))}"
 
 
 def _names(code: CodeType) -> list[str]:

@@ -182,11 +182,22 @@ def test_a_run_that_ended_early_ends_there_again(tmp_path, monkeypatch):
 
 
 FUNCTIONS = """
+import dataclasses
 import functools
+import operator
+import os
+import random
+import threading
+import types
+import numpy as np
 import torch
 from interactgraph.checkpoint import description
 
 LIMIT = {limit}
+
+@dataclasses.dataclass
+class Settings:
+    limit: int
 
 class Mask:
     def __init__(self, limit):
@@ -223,7 +234,26 @@ functions = [
     Mask({limit}), Mask({limit}).method, closure({limit}), default, keyword, constant, by_global,
     by_function, recursive, functools.partial(default, limit={limit}),
     closure(torch.full((2,), float({limit}))), lambda batch: closure({limit})(batch),
+    closure(Settings({limit})), closure(types.SimpleNamespace(limit={limit})),
+    closure(np.int64({limit})), closure(np.full(2, {limit})), closure(range({limit})),
+    closure(slice({limit})), closure([torch.float32, torch.float64][{limit} - 1]),
+    closure([torch.relu, torch.tanh][{limit} - 1]), closure([np.exp, np.log][{limit} - 1]),
+    operator.itemgetter({limit}), functools.lru_cache(closure({limit})),
+    closure(torch.nn.LeakyReLU({limit})), closure(torch.eye(2).mul({limit}).to_sparse()),
+    torch.no_grad()(closure({limit})), closure({{"a", "b", {limit}}}),
 ]
+same = [
+    closure(os.environ), closure(torch.Generator().manual_seed({limit})), closure(open),
+    closure(threading.Lock()), closure(random.Random({limit})),
+]
+assert all(description(function) == description(closure(part)) for function, part in zip(same, [
+    os.environ, torch.Generator(), open, threading.Lock(), random.Random(),
+]))
+description(closure(torch.nn.LazyLinear(3)))
+deep = []
+for _ in range(5000):
+    deep = [deep]
+description(closure(deep))
 print(*(description(function).split()[-1] for function in functions))
 """
 
@@ -239,6 +269,6 @@ def descriptions(limit, hash_seed):
 def test_functions_are_told_apart_by_what_they_refer_to():
     """In every process alike."""
     one, again, other = descriptions(1, "1"), descriptions(1, "2"), descriptions(2, "1")
-    assert len(one) == 12
+    assert len(one) == 27
     assert one == again
     assert all(a != b for a, b in zip(one, other, strict=True))
