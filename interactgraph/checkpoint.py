@@ -8,6 +8,7 @@ order as one that was never interrupted.
 from __future__ import annotations
 
 import copyreg
+import dis
 import functools
 import hashlib
 import inspect
@@ -134,7 +135,7 @@ def description(value: Any) -> Any:
     if callable(value) and not isinstance(value, (type, torch.dtype)):
         name = getattr(value, "__qualname__", type(value).__qualname__)
         try:
-            parts = _of_function(value, set())
+            parts = _of_function(value, {})
         except RecursionError:
             parts = getattr(getattr(value, "__code__", None), "co_code", b"")
         return f"{name} {hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}"
@@ -146,7 +147,7 @@ _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 _PASSING = (torch.Generator, random.Random, np.random.Generator, type(os.environ))
 
 
-def _of_function(value: Any, seen: set[int]) -> Any:
+def _of_function(value: Any, seen: dict[int, Any]) -> Any:
     """What a function does, as far as can be seen: its code and the values that it refers to.
 
     Other objects count by what pickling would keep of them; those that cannot be pickled, and
@@ -169,7 +170,7 @@ def _of_function(value: Any, seen: set[int]) -> Any:
         return _name_of(type(value))
     if id(value) in seen:
         return "again"
-    seen.add(id(value))
+    seen[id(value)] = value  # alive, so that nothing else gets its number
 
     def of(part: Any) -> Any:
         return _of_function(part, seen)
@@ -218,9 +219,10 @@ def _name_of(value: Any) -> str:
 
 
 def _names(code: CodeType) -> list[str]:
-    """Names that code looks up, functions inside it included."""
+    """Global names that code looks up, functions inside it included."""
     inner = (part for part in code.co_consts if isinstance(part, CodeType))
-    return [*code.co_names, *(name for part in inner for name in _names(part))]
+    own = [i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")]
+    return [*own, *(name for part in inner for name in _names(part))]
 
 
 def _content(cell: CellType) -> Any:

@@ -250,6 +250,10 @@ assert all(description(function) == description(closure(part)) for function, par
     os.environ, torch.Generator(), open, threading.Lock(), random.Random(),
 ]))
 description(closure(torch.nn.LazyLinear(3)))
+limit = {limit}  # a global that an attribute happens to have the name of
+attribute = lambda batch: batch.limit
+before, limit = description(attribute), -1
+assert description(attribute) == before
 deep = []
 for _ in range(5000):
     deep = [deep]

@@ -31,6 +31,7 @@ from .threads import few_threads
 __all__ = ["Fold", "HeldOut", "Tally", "folds_of", "held_out", "rank_one_fit"]
 
 _ROUNDING = 1e-9  # contrasts below are nothing else
+_SMALL = 512  # features of the smaller layer up to which contrasts are solved for
 
 
 class Fold(NamedTuple):
@@ -115,15 +116,22 @@ def contrast(inside: Tensor, weight: Tensor, n_rounds: int = 30) -> Tensor:
         inside: which entries are inside modules, bool `[i, j]`.
         weight: of the least squares that x and y solve, zero for entries that do not count;
             weight * contrast has vanishing sums over every row and column.
-        n_rounds: at most; each fits the rows, then the columns.
+        n_rounds: at most, of blocks that are large both ways; each fits the rows, then the columns.
 
     Returns:
         `[i, j]`, zero where the weight is, and where rows and columns explain everything.
     """
+    if weight.shape[0] < weight.shape[1]:
+        return contrast(inside.mT, weight.mT, n_rounds).mT
     kept = inside * weight
     rows, columns = weight.sum(1), weight.sum(0)
     in_rows, in_columns = kept.sum(1), kept.sum(0)
     x, y = torch.zeros_like(rows), torch.zeros_like(columns)
+    if len(columns) <= _SMALL:  # with few entries in a row, rounds take long to settle
+        laplacian = torch.diag(columns) - weight.mT @ _ratio(weight, rows[:, None])
+        shares = in_columns - _ratio(in_rows, rows) @ weight
+        y = torch.linalg.pinv(laplacian, rtol=1e-12, hermitian=True) @ shares
+        x, n_rounds = _ratio(in_rows - weight @ y, rows), 0
     for _ in range(n_rounds):
         before = x
         x = _ratio(in_rows - weight @ y, rows)

@@ -50,6 +50,9 @@ class BentSegment:
         root = structure.root
         if root is None or root.shape is None or root.shape.numel() % len(segment.point):
             return None
+        # Whether something is positive, for one, has no slope to take.
+        if any(bend.dtype is None or not bend.dtype.is_floating_point for bend in structure.bends):
+            return None
         n_rows = segment.n_positions * segment.n_targets
         return BentSegment(structure, structure.prepare(()), segment.point, n_rows)
 
@@ -77,24 +80,24 @@ class BentSegment:
         with torch.enable_grad():
             z = self.point.detach().requires_grad_(True)
             p = self.structure.preactivation(z, self.held)
-            (before,) = zip(*_rows(p, [z], self.n_hidden), strict=True)
+            n = len(self.point)
+            (before,) = zip(*_rows(p, [z], n, self.n_hidden), strict=True)
             point = self.structure.preactivation(self.point, self.held)
             bends = [
                 self.structure.bend(index, point, self.held).detach().requires_grad_(True)
                 for index in range(len(self.structure.bends))
             ]
             y = self.structure.after(bends, z, self.held)
-            *after, around = zip(*_rows(y, [*bends, z], self.n_rows), strict=True)
+            *after, around = zip(*_rows(y, [*bends, z], n, self.n_rows), strict=True)
         stacked = [torch.cat(part).double() for part in (before, *after, around)]
         return stacked[0], torch.cat(stacked[1:-1], 1), stacked[-1]
 
 
-def _rows(y: Tensor, sources: list[Tensor], n_rows: int) -> Iterator[list[Tensor]]:
+def _rows(y: Tensor, sources: list[Tensor], n: int, n_rows: int) -> Iterator[list[Tensor]]:
     """The Jacobians of an affine map, some rows at a time, each `[rows, elements of a sample]`.
 
-    Every sample of the batch carries another row.
+    Every one of the n samples of the batch carries another row.
     """
-    n = len(sources[0])
     for start in range(0, n_rows, n):
         here = min(n, n_rows - start)
         cotangents = y.new_zeros(n, n_rows)
@@ -141,10 +144,22 @@ class BentJacobian:
         self.products.addmm_(slopes.mT, slopes)
         self.count += len(slopes)
 
-    def pulled_back(self, cotangents: Tensor, slopes: Tensor) -> Tensor:
-        """C'J of samples with these slopes, `[b, r] -> [b, s, d]`, float64."""
-        hidden = (cotangents @ self.after * slopes.double()).unflatten(1, (-1, len(self.before)))
-        return (hidden.sum(1) @ self.before + cotangents @ self.around).unflatten(1, self.shape)
+    def pulled_back(self, cotangents: Tensor, slopes: Tensor) -> tuple[Tensor, Tensor]:
+        """C'J of samples with these slopes, and the sum of the sizes of its terms.
+
+        Args:
+            cotangents: c, `[b, r]`.
+            slopes: `[b, bends * k]`.
+
+        Returns:
+            Two float64 tensors `[b, s, d]`; rounding of c'J is relative to the second one.
+        """
+        terms = [cotangents, slopes.double(), self.before, self.after, self.around]
+        found, sizes = (
+            ((c @ after * g).unflatten(1, (-1, len(before))).sum(1) @ before + c @ around)
+            for c, g, before, after, around in (terms, [term.abs() for term in terms])
+        )
+        return found.unflatten(1, self.shape), sizes.unflatten(1, self.shape)
 
     @property
     def total(self) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -155,17 +156,27 @@ class Dictionary(FeatureMap):
         plain = cls(**{**found, **options})
         if asked:
             return plain
-        codes, x = _codes_of(module, plain)
-        if codes is None or x is None:
+        given = _codes_of(module, plain)
+        if given is None:
             if unknown := [name for name, _ in module.named_parameters() if name not in used]:
                 raise InteractGraphError(
                     f"{type(module).__name__} has parameters {unknown}, and no method encode that "
-                    "would show what they do; give the tensors: Dictionary(encoder=..., ...)"
+                    "shows what they do; give the tensors: Dictionary(encoder=..., ...)"
                 )
             return plain
-        for candidate in (plain, replace(plain, offset=plain.decoder_bias)):
-            if torch.allclose(candidate._codes(x), codes, rtol=1e-3, atol=1e-4):
-                return candidate
+        x, codes = given[1], given[0].to(given[1])
+        kinds = [plain]
+        if plain.activation == "jumprelu" and k is not None:  # a threshold may be there for later
+            kinds.append(cls(**{**found, **options, "activation": "topk", "k": k}))
+        shifted = [replace(kind, offset=kind.decoder_bias) for kind in kinds]
+        # Of those that agree the nearest: in half precision a small shift is hard to see.
+        apart = {
+            float((candidate._codes(x) - codes).abs().double().mean()): candidate
+            for candidate in (*kinds, *shifted)
+            if _same_codes(candidate._codes(x), codes)
+        }
+        if apart:
+            return apart[min(apart)]
         raise InteractGraphError(
             f"{type(module).__name__}.encode gives other codes than encoder, biases and activation "
             f"{plain.activation!r} do; something else happens in it, such as a scaling of its "
@@ -345,23 +356,37 @@ def _parameters(module: nn.Module) -> tuple[dict[str, Tensor], set[str]]:
     return found, used
 
 
-def _codes_of(module: nn.Module, dictionary: Dictionary) -> tuple[Tensor | None, Tensor | None]:
-    """Codes that a module gives for random activations, and these; None where it gives none."""
-    encode = getattr(module, "encode", None)
-    if not callable(encode):
-        return None, None
+def _codes_of(module: nn.Module, dictionary: Dictionary) -> tuple[Tensor, Tensor] | None:
+    """Codes that a module gives for random activations of several sizes, and these.
+
+    None where it gives none: it has no `encode`, that fails, or nothing fires.
+    """
+    if not callable(getattr(module, "encode", None)):
+        return None
     encoder, bias = dictionary.encoder, dictionary.decoder_bias
     assert bias is not None
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(32, encoder.shape[1], generator=generator).to(encoder) + bias
-    training = module.training
-    module.eval()
-    try:
-        with torch.no_grad():
-            codes = first_tensor(encode(x))
-    except Exception:
-        return None, None
-    finally:
-        module.train(training)
-    shape = (len(x), encoder.shape[0])
-    return (codes, x) if codes is not None and codes.shape == shape else (None, None)
+    scales = torch.tensor([1.0, 10, 100, 1000]).repeat_interleave(16)[:, None]
+    x = (torch.randn(64, encoder.shape[1], generator=generator) * scales).to(encoder) + bias
+    encode: Any = copy.deepcopy(module).eval().encode
+    for given in (x, x[None], x[:, None]):
+        try:
+            with torch.no_grad():
+                codes = first_tensor(encode(given))
+        except Exception:
+            continue
+        if codes is None or codes.numel() != len(x) * len(encoder):
+            continue
+        return (codes.reshape(len(x), -1), x) if bool(codes.any()) else None
+    return None
+
+
+def _same_codes(found: Tensor, codes: Tensor) -> bool:
+    """Whether all but a few codes that are not zero agree, as far as the dtype can tell.
+
+    Rounding may decide whether a code that is near its threshold fires.
+    """
+    close = max(1e-3, 8 * torch.finfo(codes.dtype).eps) * codes.abs().amax(1, keepdim=True)
+    fires = (found != 0) | (codes != 0)
+    apart = ((found - codes).abs() > close) & fires
+    return int(apart.sum()) <= 0.02 * int(fires.sum())

@@ -103,6 +103,10 @@ def fit_sparse_rotations(
     if unknown := [layer for layer in keep or {} if layer not in names]:
         raise InteractGraphError(f"keep names {unknown}, which are not in layers={names}")
     for layer, kept in (keep or {}).items():
+        if not isinstance(kept, FeatureMap):
+            raise InteractGraphError(
+                f"keep[{layer!r}] is {kept!r}; give a feature map such as Neurons()"
+            )
         if layer != names[-1] and not isinstance(kept, (Neurons, LinearMap)):
             raise InteractGraphError(
                 f"keep[{layer!r}] is a {type(kept).__name__}; rotations are learned between linear "

@@ -182,7 +182,7 @@ def _compare(
     target: Counterparts | None,
 ) -> PairComparison:  # fmt: skip
     if source is not None and target is not None:
-        b = _in_order_of(source, target, b)
+        b = _in_order_of(source, target, b, signed=bool((a < 0).any() or (b < 0).any()))
     if a.shape != b.shape:
         raise InteractGraphError(
             f"{' -> '.join(pair)} has {list(a.shape)} features in one graph and {list(b.shape)} in "
@@ -205,7 +205,9 @@ def _compare(
     )
 
 
-def _in_order_of(source: Counterparts, target: Counterparts, weight: Tensor) -> Tensor:
+def _in_order_of(
+    source: Counterparts, target: Counterparts, weight: Tensor, *, signed: bool
+) -> Tensor:
     """Weights of the other graph for the features of the first, zero without a counterpart."""
     rows, columns = (torch.as_tensor(side.index) for side in (target, source))
     found = weight[rows.clamp_min(0)][:, columns.clamp_min(0)]
@@ -213,7 +215,7 @@ def _in_order_of(source: Counterparts, target: Counterparts, weight: Tensor) -> 
     sign = torch.as_tensor(target.cosines).nan_to_num(0).sign().to(found)
     kept = (rows >= 0)[:, None] & (columns >= 0)
     found = torch.where(kept, found, 0)
-    return found * sign[:, None] if bool((weight < 0).any()) else found
+    return found * sign[:, None] if signed else found
 
 
 def _mean_cosine(side: Counterparts | None) -> float:

@@ -140,7 +140,8 @@ class Tape:
             assert node.function is not None
             args, kwargs = pytree.tree_map_only((Node, Tensor), look_up, (node.args, node.kwargs))
             if dtype is not None and node.name == "_to_copy" and node.differentiable:
-                env[node] = args[0]  # a cast would round what is evaluated in another dtype
+                # A cast would round what is evaluated in another dtype.
+                env[node] = args[0] if args[0].is_floating_point() else args[0].to(dtype)
             else:
                 env[node] = node.function(*args, **kwargs)
         return look_up(goal)

@@ -306,20 +306,46 @@ def _matched(graph: InteractionGraph, masks: _Masks, random: np.random.Generator
     drawn = {}
     for layer, mask in masks.items():
         own = strength[offsets[layer] : offsets[layer] + len(mask)]
-        tries = [_near(own, mask, random) for _ in range(_TRIES)]
+        n_near = max(_NEAREST, len(mask) // 3)
+        order = np.argsort(own, kind="stable")
+        first = _windows(own[order], n_near)[np.argsort(order)]
+        tries = [_near(order, first, n_near, mask, random) for _ in range(_TRIES)]
         drawn[layer] = min(tries, key=lambda taken: abs(own[taken].sum() - own[mask].sum()))
     return drawn
 
 
-def _near(own: np.ndarray, mask: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """For each feature of the mask another one of similar strength, all different."""
-    free, taken = np.ones_like(mask), np.zeros_like(mask)
-    n_near = max(_NEAREST, len(mask) // 3)
+def _windows(rising: np.ndarray, size: int) -> np.ndarray:
+    """For each value where the `size` values nearest to it start, in rising order."""
+    last = max(0, len(rising) - size)
+    starts, start = np.zeros(len(rising), np.int64), 0
+    for position, value in enumerate(rising):
+        while start < last and rising[start + size] - value < value - rising[start]:
+            start += 1
+        starts[position] = start
+    return starts
+
+
+def _near(
+    order: np.ndarray, first: np.ndarray, n_near: int, mask: np.ndarray, random: np.random.Generator
+) -> np.ndarray:
+    """For each feature of the mask another one of similar strength, all different.
+
+    Args:
+        order: features by strength.
+        first: for each feature the place in `order` where those nearest to it start.
+        n_near: how many these are.
+        mask: the module's features.
+        random: draws.
+    """
+    taken = np.zeros_like(mask)
     for j in random.permutation(np.flatnonzero(mask)):
-        candidates = np.flatnonzero(free)
-        near = candidates[np.argsort(np.abs(own[candidates] - own[j]))[:n_near]]
-        one = random.choice(near)
-        free[one], taken[one] = False, True
+        start, stop = first[j], min(first[j] + n_near, len(order))
+        while taken[order[start:stop]].all():  # all of them are in the set by now
+            start, stop = max(0, start - n_near), min(stop + n_near, len(order))
+        one = order[random.integers(start, stop)]
+        while taken[one]:
+            one = order[random.integers(start, stop)]
+        taken[one] = True
     return taken
 
 

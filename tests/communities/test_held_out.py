@@ -69,3 +69,19 @@ def test_contrasts_do_not_see_strengths():
     left = target - design @ torch.linalg.lstsq(design, target, driver="gelsd").solution
     torch.testing.assert_close(c[rows, columns] * root, left, atol=1e-9, rtol=0)
     assert not contrast(inside[:1], weight[:1]).any()  # a row alone has nothing to compare with
+
+
+def test_contrasts_of_few_entries_are_exact():
+    """Where hidden entries hang together by chains, fitting in turns would hardly move."""
+    draw = torch.Generator().manual_seed(1)
+    chain = torch.zeros(40, 40, dtype=torch.float64)
+    for k in range(39):
+        chain[k, k] = chain[k, k + 1] = 1 + float(torch.rand((), generator=draw))
+    inside = (torch.rand(40, 40, generator=draw) < 0.5) & (chain > 0)
+    assert not contrast(inside, chain).any()  # a tree: rows and columns explain everything
+    assert not contrast(inside.mT, chain.mT).any()
+    wide = torch.rand(12, 700, dtype=torch.float64, generator=draw)
+    wide *= torch.rand(12, 700, generator=draw) < 0.2
+    c = contrast((torch.rand(12, 700, generator=draw) < 0.3) & (wide > 0), wide)
+    for axis in (0, 1):
+        assert (wide * c).sum(axis).abs().max() < 1e-9

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from interactgraph.features.bent_jacobian import BentSegment
 from interactgraph.features.fitting import LocalSegment
 from interactgraph.features.jacobians import MeanSquareJacobian
 
@@ -159,3 +160,78 @@ def test_few_probes_are_cheaper_than_many_hidden_units():
     points = [x[:, :1] for x in batches()]
     assert collect(function, points, n_probes=2).way == "probes"
     assert collect(function, points).way == "rows"
+
+
+def test_a_step_among_the_bends():
+    function = nn.Sequential(nn.Linear(NEURONS, 8), Stepping()).double()
+    points = batches()
+    found = collect(function, points)
+    torch.testing.assert_close(found.mean, by_hand(function, points), rtol=1e-10, atol=1e-13)
+
+
+class Stepping(nn.Module):
+    """A ReLU, and whether it is on."""
+
+    def forward(self, p):
+        return torch.cat([p.relu(), (p > 0).to(p)], -1)
+
+
+def test_matrices_that_would_be_larger_than_the_work_are_not_made(monkeypatch):
+    """A wide source and many target positions: C alone would be large."""
+    monkeypatch.setattr(BentSegment, "matrices", lambda self: pytest.fail("made"))
+    monkeypatch.setattr("interactgraph.features.jacobians._ENTRIES", 500)
+    function = Skipping(F.gelu).double()
+    assert collect(function, batches()).way == "rows"
+    monkeypatch.setattr("interactgraph.features.jacobians._ENTRIES", 1 << 25)
+    monkeypatch.setattr("interactgraph.features.jacobians._MATRICES", 0)
+    assert collect(function, batches()).way == "rows"
+
+
+class Folded(nn.Module):
+    """Batch and positions in one axis on the way, or in the other order."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.up, self.down, self.how = nn.Linear(NEURONS, 8), nn.Linear(8, NEURONS), how
+
+    def forward(self, x):
+        if self.how == "folded":
+            inner = self.down(self.up(x.reshape(-1, NEURONS)).relu()).reshape(x.shape)
+        else:
+            inner = self.down(self.up(x.transpose(0, 1)).relu()).transpose(0, 1)
+        return x + inner
+
+
+@pytest.mark.parametrize("how", ["folded", "positions first"])
+@pytest.mark.parametrize("sizes", [(5, 5, 2), (1, 1, 3)])
+def test_other_layouts_on_the_way(how, sizes):
+    torch.manual_seed(0)
+    function, points = Folded(how).double(), batches(sizes)
+    found = collect(function, points)
+    assert found.way == "closed form" or how != "folded"
+    torch.testing.assert_close(found.mean, by_hand(function, points), rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("by_sample", [True, False])
+def test_a_neuron_in_large_units_is_looked_at_too(dtype, by_sample):
+    """Its slope is small, and depends on the batch or the sample."""
+    torch.manual_seed(0)
+    inner = Skipping(F.gelu).to(dtype)
+    found, expected = MeanSquareJacobian(NEURONS), 0
+    for number, x in enumerate(batches((6, 6, 6))):
+        x = torch.cat([x[..., :1] * 1e5, x[..., 1:]], -1).to(dtype)
+        steps = torch.arange(6.0) if by_sample else torch.full((6,), float(number))
+        factors = (1e-5 * (1 + steps)).to(dtype)[:, None, None]
+
+        def function(z, factors=factors):
+            return inner(torch.cat([z[..., :1] * factors, z[..., 1:]], -1))
+
+        found.add(LocalSegment(function, x, NEURONS, POSITIONS))
+        for k in range(6):
+            one = slice(k, k + 1)
+            part = by_hand(lambda z, one=one: function(z, factors[one]), [x[one]])  # noqa: B023
+            expected = expected + part.double() / 18
+    scale = torch.tensor([1e5, 1, 1, 1, 1, 1], dtype=torch.float64)
+    scale = scale[:, None] * scale
+    torch.testing.assert_close(found.mean * scale, expected * scale, rtol=1e-4, atol=1e-4)

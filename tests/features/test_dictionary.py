@@ -253,3 +253,37 @@ def test_modules_that_do_something_else_are_refused():
     gated.gate, gated.encode = nn.Parameter(torch.ones(9)), None
     with pytest.raises(InteractGraphError, match=r"has parameters \['gate'\]"):
         Dictionary.from_module(gated)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("threshold", [0.1, 300.0])
+def test_codes_of_modules_are_compared_where_they_fire(dtype, threshold):
+    class Jumping(Saved):
+        def encode(self, x):
+            if x.ndim != 3:
+                raise ValueError("sequences only")
+            self.calls += 1
+            p = (x - self.b_dec) @ self.W_enc + self.b_enc
+            return torch.where(p > self.threshold, p, 0)
+
+    torch.manual_seed(0)
+    module = Jumping("matrices")
+    module.threshold = nn.Parameter(torch.full((9,), threshold))
+    module.register_buffer("calls", torch.zeros(()))
+    found = Dictionary.from_module(module.to(dtype))
+    assert torch.equal(found.offset, module.b_dec)
+    assert module.calls == 0
+
+
+def test_a_threshold_beside_a_number_of_codes():
+    class Either(Saved):
+        def encode(self, x):
+            p = ((x - self.b_dec) @ self.W_enc + self.b_enc).relu()
+            values, places = p.topk(self.k, -1)
+            return torch.zeros_like(p).scatter(-1, places, values)
+
+    torch.manual_seed(0)
+    module = Either("matrices")
+    module.k, module.threshold = 3, nn.Parameter(torch.tensor(-1.0))
+    found = Dictionary.from_module(module)
+    assert (found.activation, found.k) == ("topk", 3)

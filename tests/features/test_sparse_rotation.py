@@ -362,3 +362,5 @@ def test_dictionaries_are_kept_at_the_last_layer_only():
         with pytest.raises(InteractGraphError, match=f"keep\\['{layer}'\\] is a Dictionary"):
             fit(**{f"_{layer}": Dictionary.random(size, 12, k=3)})
     assert set(fit(_4=Dictionary.random(3, 6, k=2)).maps) == {"1", "3"}
+    with pytest.raises(InteractGraphError, match=r"keep\['4'\] is None; give a feature map"):
+        fit(_4=None)

@@ -1,5 +1,7 @@
 """Two graphs side by side."""
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -64,8 +66,8 @@ def test_another_order_and_other_signs_of_the_same_features():
                 strengths=("rms", "mean"), progress=False,
             )
         )  # fmt: skip
-    for strength in ("rms", "mean"):
-        (row,) = itg.compare(*graphs, strength=strength, top_k=5)
+    for strength, both in itertools.product(("rms", "mean"), (graphs, graphs[::-1])):
+        (row,) = itg.compare(*both, strength=strength, top_k=5)
         assert (row.rank_correlation, row.overlap) == (pytest.approx(1), 1)
         assert row.difference < 1e-9
         assert row.cosines == (pytest.approx(1), pytest.approx(1))

@@ -9,7 +9,7 @@ from torch import nn
 import interactgraph as itg
 from interactgraph import InteractGraphError
 from interactgraph.validation import ablate_modules
-from interactgraph.validation.modules import _matched, _relative_strength
+from interactgraph.validation.modules import _matched, _near, _relative_strength, _windows
 
 HALF = {"input": 3, "1": 4, "3": 4, "4": 2}
 
@@ -298,3 +298,20 @@ def test_graphs_without_feature_maps(found):
     model, _, data, graph, partition = found
     with pytest.raises(InteractGraphError, match="does not say what the features of"):
         ablate_modules(graph.replace(features={}), partition, model, data, progress=False)
+
+
+def test_windows_of_the_nearest():
+    draw = np.random.default_rng(0)
+    for size in (1, 3, 8, 20):
+        rising = np.sort(draw.integers(0, 30, 20)).astype(float)
+        starts = _windows(rising, size)
+        for position, start in enumerate(starts):
+            distance = np.abs(rising - rising[position])
+            assert 0 <= start < start + size <= 20
+            assert distance[start : start + size].max() == np.sort(distance)[size - 1]
+
+
+def test_a_control_of_all_features_there_are():
+    order, first = np.arange(6), np.zeros(6, np.int64)
+    everything = np.ones(6, bool)
+    assert _near(order, first, 2, everything, np.random.default_rng(0)).all()
