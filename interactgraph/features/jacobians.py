@@ -28,7 +28,8 @@ from .fitting import FittingData, LocalSegment
 __all__ = ["MeanSquareJacobian", "dense_jacobians", "rows_of"]
 
 _JVP = 2.0  # VJPs that a JVP costs, measured on a CPU
-_ELEMENTS = 1 << 21  # elements of a block of rows
+_ELEMENTS = 1 << 15  # elements of a block of rows: near the cache
+_ELEMENTS_GPU = 1 << 21
 _ENTRIES = 1 << 25  # of the matrices of a closed form, and of the second moments of its slopes
 _MATRICES = 8  # batches whose passes a closed form's matrices may cost
 
@@ -109,7 +110,8 @@ class MeanSquareJacobian:
         b, n_targets = len(segment.point), segment.n_targets
         held = self.path[0] if len(self.path[0]) == 1 else None
         pull_back = _pull_back(segment, self._at(segment, held[0])) if held else None
-        per_block = max(1, _ELEMENTS // segment.point.numel())
+        most = _ELEMENTS if segment.point.device.type == "cpu" else _ELEMENTS_GPU
+        per_block = max(1, most // segment.point.numel())
         for start in range(0, n_rows, per_block):
             chosen = torch.arange(start, min(start + per_block, n_rows))
             cotangents = segment.point.new_zeros(len(chosen), 1, n_rows)
