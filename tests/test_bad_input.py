@@ -382,3 +382,10 @@ def test_data_that_is_fine(model):
         torch.testing.assert_close(run(model, data).weights("input", "1"), reference)
     own = run(model, [{"anything": [X]}], forward=lambda m, batch: m(batch["anything"][0]))
     torch.testing.assert_close(own.weights("input", "1"), reference)
+
+
+def test_forward_in_inference_mode():
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU())
+    forward = torch.inference_mode()(lambda model, batch: model(batch))
+    with pytest.raises(InteractGraphError, match=r"runs under torch\.inference_mode"):
+        itg.interaction_graph(model, torch.randn(5, 3), ["0", "1"], forward=forward, progress=False)

@@ -78,6 +78,12 @@ def probe(
     clean = dataclasses.replace(runner, cloned=frozenset(found)).activations(
         batch, sites, whole=True
     )
+    if any(value.is_inference() for value in found.values()):
+        raise InteractGraphError(
+            "the model runs under torch.inference_mode(), in which nothing can be followed or "
+            "differentiated; leave it out of forward= (gradients are switched off where they are "
+            "not needed)"
+        )
     cloned = {name for name, v in found.items() if v._version or not _same(v, clean[name])}
     check_finite(clean, batch_number)
     return Probe(dataclasses.replace(runner, cloned=frozenset(cloned)), clean, axes)
