@@ -206,7 +206,7 @@ def _reduced(value: Any) -> list[Any]:
     reduce = copyreg.dispatch_table.get(type(value))
     try:
         reduced = value.__reduce_ex__(4) if reduce is None else reduce(value)
-    except Exception:
+    except Exception:  # whatever the object's own code raises: it counts by its type
         return []
     if isinstance(reduced, str):
         return [reduced]

@@ -43,8 +43,7 @@ def number(name: str, value: Any) -> float:
     Raises:
         InteractGraphError: it is none.
     """
-    real = isinstance(value, Real) and not isinstance(value, bool)
-    if not (real and abs(value) <= sys.float_info.max):
+    if not _is_number(value):
         raise InteractGraphError(f"{name}={value!r} must be a number")
     return float(value)
 
@@ -59,10 +58,14 @@ def positive(name: str, value: Any) -> float:
     Raises:
         InteractGraphError: it is none, or not finite, or not above zero.
     """
-    real = isinstance(value, Real) and not isinstance(value, bool)
-    if not (real and 0 < value <= sys.float_info.max):
+    if not (_is_number(value) and value > 0):
         raise InteractGraphError(f"{name}={value!r} must be a number above 0")
     return float(value)
+
+
+def _is_number(value: Any) -> bool:
+    real = isinstance(value, Real) and not isinstance(value, bool)
+    return bool(real and abs(value) <= sys.float_info.max)
 
 
 def whole_or_none(name: str, value: Any, least: int = 1) -> int | None:

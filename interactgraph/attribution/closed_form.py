@@ -20,7 +20,7 @@ from torch import Tensor
 from ..model.structure import Held, NoClosedForm, Structure
 from .forward import jvps
 from .problem import FeatureFunction, PairProblem
-from .secant import derivative, secant_slope
+from .secant import secant_slope
 
 __all__ = ["StraightSegment", "check_structure", "straighten"]
 
@@ -72,7 +72,7 @@ def straighten(
     for index in range(len(structure.bends)):
         phi = bend_function(structure, index, held)
         if gradient:
-            slope = derivative(phi, p0 + dp)
+            slope = structure.slope(index, p0 + dp, held)
         else:
             slope = secant_slope(phi, p0, dp, scalar=structure.is_scalar_bend(index, held))
         lines.append((phi(p0), slope, p0))
@@ -118,7 +118,7 @@ def check_structure(
         p = structure.preactivation(point, held)
         for index in range(len(structure.bends)):
             phi = bend_function(structure, index, held)
-            lines.append((phi(p), derivative(phi, p), p))
+            lines.append((phi(p), structure.slope(index, p, held), p))
     straight = StraightSegment(structure, held, tuple(lines), None)
     expected = torch.func.jvp(function, (point,), (tangent,))
     found = torch.func.jvp(straight, (point,), (tangent,))

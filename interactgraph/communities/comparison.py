@@ -157,6 +157,4 @@ def _counterparts(
                 "partitions were found in, in the same order"
             )
     matched, modules = matched_features(*graphs, layer), second.membership[layer]
-    if matched is None:
-        return modules
     return np.where(matched.index >= 0, modules[np.maximum(matched.index, 0)], -1)

@@ -373,7 +373,7 @@ def _codes_of(module: nn.Module, dictionary: Dictionary) -> tuple[Tensor, Tensor
         try:
             with torch.no_grad():
                 codes = first_tensor(encode(given))
-        except Exception:
+        except Exception:  # the module's own code: it may want another number of axes
             continue
         if codes is None or codes.numel() != len(x) * len(encoder):
             continue

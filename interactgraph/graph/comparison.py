@@ -152,10 +152,8 @@ def compare(
     ]  # fmt: skip
 
 
-def matched_features(
-    one: InteractionGraph, other: InteractionGraph, layer: str
-) -> Counterparts | None:
-    """Counterparts of a layer's features in another graph; None: their numbers.
+def matched_features(one: InteractionGraph, other: InteractionGraph, layer: str) -> Counterparts:
+    """Counterparts of a layer's features in another graph: their numbers where maps are unknown.
 
     Args:
         one: a graph.
@@ -166,28 +164,21 @@ def matched_features(
         InteractGraphError: features that cannot be matched.
     """
     maps = [graph.features.get(layer) for graph in (one, other)]
-    sizes = [graph.n_features[layer] for graph in (one, other)]
-    if maps[0] is None or maps[1] is None:
-        if sizes[0] != sizes[1]:
-            raise InteractGraphError(
-                f"layer {layer!r} has {sizes[0]} features in one graph and {sizes[1]} in the "
-                "other, and the graphs do not say which; compare graphs over the same features"
-            )
-        return None
-    return counterparts(maps[0], maps[1], *sizes)
+    n, m = (graph.n_features[layer] for graph in (one, other))
+    if maps[0] is not None and maps[1] is not None:
+        return counterparts(maps[0], maps[1], n, m)
+    if n != m:
+        raise InteractGraphError(
+            f"layer {layer!r} has {n} features in one graph and {m} in the other, and the graphs "
+            "do not say which; compare graphs over the same features"
+        )
+    return Counterparts(np.arange(n), np.ones(n))
 
 
 def _compare(
-    pair: Pair, a: Tensor, b: Tensor, top_k: int, source: Counterparts | None,
-    target: Counterparts | None,
-) -> PairComparison:  # fmt: skip
-    if source is not None and target is not None:
-        b = _in_order_of(source, target, b, signed=bool((a < 0).any() or (b < 0).any()))
-    if a.shape != b.shape:
-        raise InteractGraphError(
-            f"{' -> '.join(pair)} has {list(a.shape)} features in one graph and {list(b.shape)} in "
-            "the other; compare graphs over the same features"
-        )
+    pair: Pair, a: Tensor, b: Tensor, top_k: int, source: Counterparts, target: Counterparts
+) -> PairComparison:
+    b = _in_order_of(source, target, b, signed=bool((a < 0).any() or (b < 0).any()))
     a, b = a.double().flatten(), b.double().flatten()
     k = min(top_k, len(a))
     best = [set(x.abs().topk(k).indices.tolist()) for x in (a, b)]
@@ -218,5 +209,5 @@ def _in_order_of(
     return found * sign[:, None] if signed else found
 
 
-def _mean_cosine(side: Counterparts | None) -> float:
-    return 1.0 if side is None else float(np.nanmean(np.abs(side.cosines)))
+def _mean_cosine(side: Counterparts) -> float:
+    return float(np.nanmean(np.abs(side.cosines)))

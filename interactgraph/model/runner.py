@@ -253,6 +253,10 @@ class Runner:
             raise InteractGraphError(f"layer {missing[0]!r} is not executed on a batch of the data")
         return result[0]
 
+    def goes_on_after(self, site: Site) -> bool:
+        """Whether the result (`RESULT`) is something else than the activation at a site."""
+        return (site.module, site.end) != ("", "output") or self.forward is not None
+
     def segment(self, batch: Any, source: Site, target: Site) -> Segment:
         """The function from the source activation to the target activation on this batch."""
         return Segment(self, batch, source, target)

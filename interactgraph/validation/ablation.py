@@ -18,10 +18,10 @@ from ..attribution import flatten_positions
 from ..attribution.baseline import place
 from ..errors import InteractGraphError
 from ..features import FeatureMap
-from ..features.fitting import FittingData, fitting_data
+from ..features.fitting import fitting_data
 from ..features.moments import moments_of
 from ..graph import InteractionGraph
-from ..model import RESULT, Forward, PositionMask, Runner, Site, check_data, prepared, resolve_sites
+from ..model import RESULT, Forward, PositionMask, Runner, check_data, prepared, resolve_sites
 from .measures import Measure, check_measure, take
 
 __all__ = ["PairAblation", "Piece"]
@@ -122,7 +122,7 @@ class PairAblation:
             if self.baseline == "mean":
                 rows = self._data.rows(self.source, f"mean of {self.source}")
                 self.baseline = moments_of(rows).mean
-            self._rest = _rest(self._data, self._data.sites[self.target])
+            self._rest = runner.goes_on_after(self._data.sites[self.target])
             piece = next(self.pieces())
             self.n_sources = piece.z.shape[-1]
             self.n_targets = piece.function(piece.z).shape[-1]
@@ -231,11 +231,6 @@ class PairAblation:
                 total += float(values.sum(dtype=torch.float64))
                 count += len(values)
         return total / count
-
-
-def _rest(data: FittingData, target: Site) -> bool:
-    """Whether the model goes on after the target, or `forward` after the model."""
-    return (target.module, target.end) != ("", "output") or data.runner.forward is not None
 
 
 def top_edges(scores: Tensor, n: int) -> Tensor:

@@ -513,8 +513,7 @@ class _Ablation:
             feature_map = self.graph.features[target].to(intact.device, intact.dtype).at(intact)
             z_cut = feature_map.encode(cut)
             activation = self._changed(target, intact, _taken(masks[target], z_cut))
-        end = (self.sites[target].module, self.sites[target].end)
-        if end == ("", "output") and self.runner.forward is None:
+        if not self.runner.goes_on_after(self.sites[target]):
             return activation
         return self.runner.segment(batch, self.sites[target], RESULT)(activation)
 

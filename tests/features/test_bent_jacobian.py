@@ -1,5 +1,7 @@
 """The mean squared Jacobian from moments of slopes, against Jacobians of every sample."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -230,7 +232,7 @@ def test_a_neuron_in_large_units_is_looked_at_too(dtype, by_sample):
         found.add(LocalSegment(function, x, NEURONS, POSITIONS))
         for k in range(6):
             one = slice(k, k + 1)
-            part = by_hand(lambda z, one=one: function(z, factors[one]), [x[one]])  # noqa: B023
+            part = by_hand(partial(function, factors=factors[one]), [x[one]])
             expected = expected + part.double() / 18
     scale = torch.tensor([1e5, 1, 1, 1, 1, 1], dtype=torch.float64)
     scale = scale[:, None] * scale

@@ -218,7 +218,10 @@ def test_bad_input():
         edges_required(narrow, model, data, "1", "3", tolerance=0.0, progress=False)
     with pytest.raises(InteractGraphError, match="tolerance=nan"):
         edges_required(graph, model, data, "1", "3", tolerance=float("nan"), progress=False)
-    never = lambda output, batch, intact: torch.full((len(output),), torch.nan)  # noqa: E731
+
+    def never(output, batch, intact):
+        return torch.full((len(output),), torch.nan)
+
     with pytest.raises(InteractGraphError, match="measure of the intact model is not a number"):
         edges_required(graph, model, data, "1", "3", measure=never, progress=False)
     for options in ({"n_start": 5.5}, {"share": "x"}, {"share": 2}, {"max_samples": 0}):
