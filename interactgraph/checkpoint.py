@@ -7,25 +7,18 @@ order as one that was never interrupted.
 
 from __future__ import annotations
 
-import copyreg
-import dis
-import functools
 import hashlib
-import inspect
 import json
 import os
-import random
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from .errors import InteractGraphError
 from .features import FeatureMap
@@ -47,8 +40,6 @@ class Checkpoint:
     """
 
     def __init__(self, folder: str | os.PathLike[str], recipe: Any, seconds: float) -> None:
-        if not seconds >= 0:
-            raise InteractGraphError(f"checkpoint_seconds={seconds!r}; it must not be negative")
         self.path = Path(folder) / _NAME
         self.recipe = json.loads(json.dumps(recipe))
         self.seconds = seconds
@@ -106,11 +97,12 @@ class Checkpoint:
 
 
 def fingerprint(tensors: Mapping[str, Any]) -> str:
-    """A short string that changes when a tensor does; what is no tensor counts by its type."""
+    """A short string that changes when a tensor or plain value does; others count by their type."""
     digest = hashlib.sha256()
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
-            digest.update(f"{name} {type(tensor).__qualname__}".encode())
+            plain_value = repr(tensor) if isinstance(tensor, _PLAIN) else ""
+            digest.update(f"{name} {type(tensor).__qualname__} {plain_value}".encode())
             continue
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         if not tensor.is_meta:
@@ -133,103 +125,12 @@ def description(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return hashlib.sha256(repr([description(part) for part in value]).encode()).hexdigest()[:16]
     if callable(value) and not isinstance(value, (type, torch.dtype)):
-        name = getattr(value, "__qualname__", type(value).__qualname__)
-        try:
-            parts = _of_function(value, {})
-        except RecursionError:
-            parts = getattr(getattr(value, "__code__", None), "co_code", b"")
-        return f"{name} {hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}"
+        # By name alone: what it does shows in the batches and activations, which are compared.
+        return getattr(value, "__qualname__", type(value).__qualname__)
     return value if isinstance(value, _PLAIN) else str(value)
 
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
-# What changes without being changed by anybody, or differs between processes.
-_PASSING = (torch.Generator, random.Random, np.random.Generator, type(os.environ))
-
-
-def _of_function(value: Any, seen: dict[int, Any]) -> Any:
-    """What a function does, as far as can be seen: its code and the values that it refers to.
-
-    Other objects count by what pickling would keep of them; those that cannot be pickled, and
-    classes, by their name.
-    """
-    if isinstance(value, _PLAIN):
-        return value
-    if isinstance(value, (Tensor, nn.Module)):
-        tensors = {"": value} if isinstance(value, Tensor) else value.state_dict()
-        try:
-            found = fingerprint(tensors)
-        except (RuntimeError, TypeError, NotImplementedError):  # nested, quantised, uninitialised
-            found = _name_of(type(value))
-        return found if isinstance(value, Tensor) else [repr(value), found]
-    if isinstance(value, np.ndarray) and value.dtype != object:
-        return [value.shape, str(value.dtype), hashlib.sha256(value.tobytes()).hexdigest()]
-    if isinstance(value, (type, ModuleType)):
-        return _name_of(value)
-    if isinstance(value, _PASSING):
-        return _name_of(type(value))
-    if id(value) in seen:
-        return "again"
-    seen[id(value)] = value  # alive, so that nothing else gets its number
-
-    def of(part: Any) -> Any:
-        return _of_function(part, seen)
-
-    if isinstance(value, (list, tuple)):
-        return [of(part) for part in value]
-    if isinstance(value, (set, frozenset)):
-        return sorted(repr(of(part)) for part in value)
-    if isinstance(value, Mapping):
-        return [[of(key), of(part)] for key, part in value.items()]
-    if isinstance(value, CodeType):
-        return [value.co_code, of(value.co_consts), value.co_names]
-    if isinstance(value, functools.partial):
-        return [of(value.func), of(value.args), of(value.keywords)]
-    if isinstance(value, MethodType):
-        return [of(value.__func__), of(value.__self__)]
-    if isinstance(value, FunctionType):
-        cells = [_content(cell) for cell in value.__closure__ or ()]
-        # Names that the code looks up: numbers, tensors and functions, not whole modules.
-        used = [value.__globals__.get(name) for name in _names(value.__code__)]
-        known = [part for part in used if not isinstance(part, (ModuleType, type))]
-        parts = (value.__code__, value.__defaults__, value.__kwdefaults__, cells, known)
-        return [of(part) for part in parts]
-    if hasattr(value, "__wrapped__"):
-        return of(value.__wrapped__)
-    call = inspect.getattr_static(type(value), "__call__", None)
-    own = [of(call)] if isinstance(call, FunctionType) else []
-    return [_name_of(type(value)), *own, *(of(part) for part in _reduced(value))]
-
-
-def _reduced(value: Any) -> list[Any]:
-    """What pickling would keep of an object: arguments and state, or a name."""
-    reduce = copyreg.dispatch_table.get(type(value))
-    try:
-        reduced = value.__reduce_ex__(4) if reduce is None else reduce(value)
-    except Exception:  # whatever the object's own code raises: it counts by its type
-        return []
-    if isinstance(reduced, str):
-        return [reduced]
-    made, arguments, state, *items = (*reduced, None)[:5]
-    return [_name_of(made), arguments, state, *(list(part) for part in items if part is not None)]
-
-
-def _name_of(value: Any) -> str:
-    return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value))}"
-
-
-def _names(code: CodeType) -> list[str]:
-    """Global names that code looks up, functions inside it included."""
-    inner = (part for part in code.co_consts if isinstance(part, CodeType))
-    own = [i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")]
-    return [*own, *(name for part in inner for name in _names(part))]
-
-
-def _content(cell: CellType) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:  # not assigned yet
-        return None
 
 
 def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection
 from numbers import Real
 from typing import Any
 
 from .errors import InteractGraphError
 
-__all__ = ["number", "positive", "whole", "whole_or_none"]
+__all__ = ["choice", "number", "positive", "whole", "whole_or_none"]
 
 
 def whole(name: str, value: Any, least: int = 1) -> int:
@@ -71,3 +72,19 @@ def _is_number(value: Any) -> bool:
 def whole_or_none(name: str, value: Any, least: int = 1) -> int | None:
     """As `whole`; None is let through."""
     return None if value is None else whole(name, value, least)
+
+
+def choice(name: str, value: Any, choices: Collection[str]) -> Any:
+    """The value, if it is one of the choices.
+
+    Args:
+        name: of the option, for the message.
+        value: what was given.
+        choices: what there is.
+
+    Raises:
+        InteractGraphError: it is none of them.
+    """
+    if not isinstance(value, str) or value not in choices:
+        raise InteractGraphError(f"{name}={value!r} is unknown; choose one of {', '.join(choices)}")
+    return value

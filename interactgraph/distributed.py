@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +16,6 @@ import torch
 from torch import distributed as dist
 from torch.utils.data.distributed import DistributedSampler
 
-from .attribution import PairEngine
-from .attribution.strengths import StrengthSums
 from .errors import InteractGraphError
 
 __all__ = ["World", "is_first", "join_world"]
@@ -67,56 +64,10 @@ class World:
                 "here; give a DataLoader over all data without one"
             )
 
-    def add_up(self, engines: Iterable[PairEngine]) -> None:
-        """Adds what the processes have; afterwards all of them have everything."""
-        if self.size == 1:
-            return
-        for engine in engines:
-            tables = engine.sums.tables
-            found = self.gather(list(tables))
-            for key in dict.fromkeys(key for keys in found for key in keys):
-                mine = tables.get(key)
-                if mine is None:
-                    mine = StrengthSums(engine.sums.names, engine.sums.shape, engine.sums.device)
-                tables[key] = self._added(mine)
-            own = engine.completeness
-            parts = self.gather((own.residual, own.change, engine.n_steps_used, engine.notes))
-            own.residual = sum(part[0] for part in parts)
-            own.change = sum(part[1] for part in parts)
-            engine.n_steps_used = max(part[2] for part in parts)
-            engine.notes = list(dict.fromkeys(note for part in parts for note in part[3]))
-
-    def total(self, engine: PairEngine) -> StrengthSums:
-        """What all processes have of a pair by now, which they keep apart; all of them call it."""
-        mine = engine.sums.total()
-        if self.size == 1:
-            return mine
-        return self._added(StrengthSums.merged(mine.names, mine.shape, mine.device, [mine]))
-
-    def _added(self, sums: StrengthSums) -> StrengthSums:
-        for name in sums.second if any(self.gather(bool(sums.passes_spread))) else ():
-            sums.passes_spread.setdefault(name, torch.zeros_like(sums.first[name]))
-        counts = (sums.n_samples, sums.n_positions, sums.n_positions_squared)
-        parts = self.gather((counts, sums.per_sample, bool(sums.cross)))
-        each = {per_sample for (n, _, _), per_sample, _ in parts if n}
-        vary = len(each) > 1 or any(cross for _, _, cross in parts)
-        if vary and not sums.cross:
-            sums.cross = {name: sums.first[name] * (sums.per_sample or 0) for name in sums.second}
-        for table, name in self._tensors(sums):
-            largest = name == "max"
-            dist.all_reduce(table[name], dist.ReduceOp.MAX if largest else dist.ReduceOp.SUM)
-        sums.n_samples, sums.n_positions, sums.n_positions_squared = (
-            sum(part[0][k] for part in parts) for k in range(3)
-        )
-        sums.per_sample = next(iter(each), None)
-        sums.n_passes = max(self.gather(sums.n_passes))
-        return sums
-
-    @staticmethod
-    def _tensors(sums: StrengthSums) -> Iterable[tuple[dict[str, torch.Tensor], str]]:
-        for table in (sums.first, sums.second, sums.cross, sums.passes_spread):
-            for name in table:
-                yield table, name
+    def add(self, tensor: torch.Tensor, *, largest: bool = False) -> None:
+        """Adds the tensors of all processes, in place; or takes the largest of every entry."""
+        if self.size > 1:
+            dist.all_reduce(tensor, dist.ReduceOp.MAX if largest else dist.ReduceOp.SUM)
 
     def gather(self, value: Any) -> list[Any]:
         """The values of all processes, by rank."""

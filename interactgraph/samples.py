@@ -9,16 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .attribution.baseline import Baseline, check_baseline
-from .attribution.forward import linearize
-from .attribution.problem import PairProblem
-from .attribution.quadrature import PathRule, at_sample, gauss_legendre
+from .attribution.source_path import SourcePath
+from .calculus.path import PathRule, at_sample, gauss_legendre
 from .checks import whole
-from .distributed import World
 from .errors import InteractGraphError
 from .graph import InteractionGraph, Pair
-from .model import Forward, PositionMask, Runner, check_data, prepared, resolve_sites
-from .passes import Passes
+from .layers import Baseline, Layers, PairProblem, check_baseline
+from .model import Forward, PositionMask, Runner, prepared, resolve_sites
 
 __all__ = ["TopSamples", "top_samples"]
 
@@ -104,24 +101,23 @@ def top_samples(
     n_steps = max(int(graph.metadata["n_steps"]), *used)
     rule = at_sample() if method == "gradient" else gauss_legendre(n_steps)
     runner = Runner.on(model, forward, device, dtype)
-    data = check_data(data)
-    sites = {site.name: site for site in resolve_sites(model, graph.layers)}
+    sites = resolve_sites(model, graph.layers)
     found = {pair: _Search(graph.weights(*pair) != 0, k, threshold, rule) for pair in graph.pairs}
     with prepared(runner.model), torch.no_grad():
-        passes = Passes(
-            runner, data, sites, list(graph.pairs), dict(graph.features), baselines, position_mask,
-            None, 0, World(), progress,
-        )  # fmt: skip
-        passes.look()
-        for layer, size in passes.sizes.items():
+        layers = Layers.look(
+            runner, data, sites, graph.pairs, graph.features, baselines=baselines,
+            position_mask=position_mask, progress=progress,
+        ).fitted()  # fmt: skip
+        layers.check_segments()
+        for layer, size in layers.sizes.items():
             if size != graph.n_features[layer]:
                 raise InteractGraphError(
                     f"layer {layer!r} has {size} features in this model and "
                     f"{graph.n_features[layer]} in the graph; give the model it was computed from"
                 )
-        passes.find_means()
-        for number, batch in enumerate(passes.bar(data, "samples")):
-            problems = passes.problems(passes.runner.convert(batch), number)
+        layers = layers.with_means()
+        for number, batch in enumerate(layers.bar("samples")):
+            problems = layers.problems(layers.encode(layers.runner.convert(batch), number))
             for pair, search in found.items():
                 search.add(problems[pair])
     return {pair: search.result() for pair, search in found.items()}
@@ -144,12 +140,13 @@ class _Search:
 
     def add(self, problem: PairProblem) -> None:
         """Looks at a batch."""
-        linear = [(linearize(problem, u), weight) for u, weight in zip(*self.rule, strict=True)]
+        path = SourcePath.of(problem)
+        linear = [(path.linearize(u), weight) for u, weight in zip(*self.rule, strict=True)]
         values = torch.zeros(len(self.source), problem.n_samples, dtype=torch.float64)
         for start in range(0, len(self.columns), _AT_ONCE):
-            columns = self.columns[start : start + _AT_ONCE].to(problem.dz.device)
-            one_hot = torch.nn.functional.one_hot(columns, problem.z.shape[2]).to(problem.dz)
-            tangents = one_hot[:, None, None, :] * problem.dz
+            columns = self.columns[start : start + _AT_ONCE].to(problem.z.device)
+            chosen = columns[:, None, None].expand(-1, problem.n_samples, 1)
+            tangents = path.chosen(chosen, torch.ones_like(chosen, dtype=torch.bool))
             a = sum(derivative(tangents) * weight for derivative, weight in linear)
             assert isinstance(a, Tensor)
             if problem.mask is not None:

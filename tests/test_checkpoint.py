@@ -1,9 +1,5 @@
 """Interrupted at any moment, a run goes on to bit-identical numbers."""
 
-import os
-import subprocess
-import sys
-
 import networks
 import pytest
 import torch
@@ -12,7 +8,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import interactgraph as itg
 from interactgraph import InteractGraphError
-from interactgraph.passes import Passes
+from interactgraph.attribution.loop import BatchLoop
 
 ALL = ("rms", "mean_abs", "mean", "max")
 
@@ -127,14 +123,95 @@ def test_checkpoint_of_another_recipe_is_refused(interrupted):
 )
 def test_checkpoint_of_another_call_is_refused(interrupted, changed):
     model, batches, layers, saves = interrupted
-    with pytest.raises(InteractGraphError, match="another run: its "):
+    with pytest.raises(InteractGraphError, match="another run: "):
         itg.interaction_graph(model, batches, layers, **saves, **changed)
 
 
-def test_checkpoint_of_other_data_is_refused(interrupted):
+class Scaled(nn.Module):
+    """Multiplies by a plain attribute, which is in no state_dict."""
+
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x):
+        return x * self.factor
+
+
+def scaled(factor):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 7), Scaled(factor), nn.GELU(), nn.Linear(7, 5))
+
+
+def other_activation(model, batches):
+    model[1] = nn.SiLU()
+    return model, batches
+
+
+def other_batch(model, batches):
+    batches[1] = batches[1] + 1
+    return model, batches
+
+
+def other_first_batch(model, batches):
+    return model, [batch + 1 for batch in batches]
+
+
+def other_order(model, batches):
+    return model, [batches[0], batches[2], batches[1], *batches[3:]]
+
+
+def other_cut(model, batches):
+    rest = torch.cat(batches[1:])
+    return model, [batches[0], *rest.split(7)]
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (other_activation, "layer '1' has other activations"),
+        (other_first_batch, "layer 'input' has other activations"),
+        (other_batch, "batch 1, which it has added"),
+        (other_order, "batch 1, which it has added"),
+        (other_cut, "batch 1, which it has added"),
+    ],
+)
+def test_what_changed_since_is_refused(interrupted, change, match):
     model, batches, layers, saves = interrupted
-    with pytest.raises(InteractGraphError, match="another run: its first batch"):
-        itg.interaction_graph(model, [b + 1 for b in batches], layers, **saves)
+    model, batches = change(model, batches)
+    with pytest.raises(InteractGraphError, match=match):
+        itg.interaction_graph(model, batches, layers, **saves)
+
+
+def test_attribute_of_a_module_that_changed_is_refused(tmp_path):
+    batches, layers = list(torch.randn(40, 6).split(9)), ["0", "2"]
+    saves = {"checkpoint": tmp_path, "checkpoint_seconds": 0, "progress": False}
+    with pytest.raises(KeyboardInterrupt):
+        itg.interaction_graph(scaled(2.0), Interrupted(batches, 3), layers, **saves)
+    with pytest.raises(InteractGraphError, match="layer '2' has other activations"):
+        itg.interaction_graph(scaled(2.5), batches, layers, **saves)
+    again = itg.interaction_graph(scaled(2.0), batches, layers, **saves)
+    whole = itg.interaction_graph(scaled(2.0), batches, layers, progress=False)
+    assert torch.equal(again.weights("0", "2"), whole.weights("0", "2"))
+
+
+@pytest.mark.parametrize("option", ["groups", "position_mask"])
+def test_functions_that_give_something_else_are_refused(tmp_path, option):
+    """By what they made of the batches that were added, whatever their code."""
+    torch.manual_seed(0)
+    model, data = nn.Sequential(nn.Linear(4, 6), nn.GELU()), list(torch.randn(30, 5, 4).split(6))
+    functions = {
+        "groups": lambda limit: lambda batch: (batch[:, 0, 0] > limit).tolist(),
+        "position_mask": lambda limit: lambda batch: batch[..., 0] > limit,
+    }[option]
+    saves = {"checkpoint": tmp_path, "checkpoint_seconds": 0, "progress": False}
+    with pytest.raises(KeyboardInterrupt):
+        itg.interaction_graph(
+            model, Interrupted(data, 3), ["0", "1"], **saves, **{option: functions(0.0)}
+        )
+    with pytest.raises(InteractGraphError, match="batch 0, which it has added"):
+        itg.interaction_graph(model, data, ["0", "1"], **saves, **{option: functions(0.5)})
+    itg.interaction_graph(model, data, ["0", "1"], **saves, **{option: functions(0.0)})
 
 
 def test_leftovers_of_a_killed_save_are_removed(interrupted, tmp_path):
@@ -169,110 +246,13 @@ def test_a_run_that_ended_early_ends_there_again(tmp_path, monkeypatch):
     assert 2 < whole.metadata["n_batches"] < 64
     saves = {"checkpoint": tmp_path / "state", "checkpoint_seconds": 0}
 
-    def killed(self, engines):
+    def killed(self):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Passes, "add_up", killed)
+        patch.setattr(BatchLoop, "_gather", killed)
         with pytest.raises(KeyboardInterrupt):
             itg.interaction_graph(model, batches, **options, **saves)
     again = itg.interaction_graph(model, batches, **options, **saves)
     assert again.metadata["n_batches"] == whole.metadata["n_batches"]
     assert torch.equal(again.weights("0", "2"), whole.weights("0", "2"))
-
-
-FUNCTIONS = """
-import dataclasses
-import functools
-import operator
-import os
-import random
-import threading
-import types
-import numpy as np
-import torch
-from interactgraph.checkpoint import description
-
-LIMIT = {limit}
-
-@dataclasses.dataclass
-class Settings:
-    limit: int
-
-class Mask:
-    def __init__(self, limit):
-        self.limit = limit
-
-    def __call__(self, batch):
-        return batch > self.limit
-
-    def method(self, batch):
-        return batch > self.limit
-
-def closure(limit):
-    return lambda batch: batch > limit
-
-def default(batch, limit={limit}):
-    return batch > limit
-
-def keyword(batch, *, limit={limit}):
-    return batch > limit
-
-def constant(batch):
-    return batch in {{"a", "b", "c", {limit}}}
-
-def by_global(batch):
-    return [x > LIMIT for x in batch]
-
-def by_function(batch):
-    return by_global(batch)
-
-def recursive(batch):
-    return recursive(batch) if len(batch) > {limit} else batch
-
-functions = [
-    Mask({limit}), Mask({limit}).method, closure({limit}), default, keyword, constant, by_global,
-    by_function, recursive, functools.partial(default, limit={limit}),
-    closure(torch.full((2,), float({limit}))), lambda batch: closure({limit})(batch),
-    closure(Settings({limit})), closure(types.SimpleNamespace(limit={limit})),
-    closure(np.int64({limit})), closure(np.full(2, {limit})), closure(range({limit})),
-    closure(slice({limit})), closure([torch.float32, torch.float64][{limit} - 1]),
-    closure([torch.relu, torch.tanh][{limit} - 1]), closure([np.exp, np.log][{limit} - 1]),
-    operator.itemgetter({limit}), functools.lru_cache(closure({limit})),
-    closure(torch.nn.LeakyReLU({limit})), closure(torch.eye(2).mul({limit}).to_sparse()),
-    torch.no_grad()(closure({limit})), closure({{"a", "b", {limit}}}),
-]
-same = [
-    closure(os.environ), closure(torch.Generator().manual_seed({limit})), closure(open),
-    closure(threading.Lock()), closure(random.Random({limit})),
-]
-assert all(description(function) == description(closure(part)) for function, part in zip(same, [
-    os.environ, torch.Generator(), open, threading.Lock(), random.Random(),
-]))
-description(closure(torch.nn.LazyLinear(3)))
-limit = {limit}  # a global that an attribute happens to have the name of
-attribute = lambda batch: batch.limit
-before, limit = description(attribute), -1
-assert description(attribute) == before
-deep = []
-for _ in range(5000):
-    deep = [deep]
-description(closure(deep))
-print(*(description(function).split()[-1] for function in functions))
-"""
-
-
-def descriptions(limit, hash_seed):
-    done = subprocess.run(
-        [sys.executable, "-c", FUNCTIONS.format(limit=limit)], capture_output=True, text=True,
-        check=True, env={**os.environ, "PYTHONHASHSEED": hash_seed},
-    )  # fmt: skip
-    return done.stdout.split()
-
-
-def test_functions_are_told_apart_by_what_they_refer_to():
-    """In every process alike."""
-    one, again, other = descriptions(1, "1"), descriptions(1, "2"), descriptions(2, "1")
-    assert len(one) == 27
-    assert one == again
-    assert all(a != b for a, b in zip(one, other, strict=True))

@@ -8,18 +8,21 @@ features that move on any sample or position, not the size of the dictionary.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .forward import linearize
-from .problem import PairProblem
-from .quadrature import PathRule
-from .strengths import at_least_single
+from ..calculus.path import PathRule
+from ..calculus.rounding import tolerance
+from ..layers import PairProblem
+from .source_path import SourcePath
+from .strengths import Strength
+from .sums.strength_sums import at_least_single
 
 __all__ = [
+    "Packer",
     "Packing",
     "keeps_positions_apart",
     "pack",
@@ -54,6 +57,59 @@ class Packing:
         return Packing(self.features[start:stop], self.used[start:stop])
 
 
+@dataclass(eq=False)
+class Packer:
+    """How the moving features of each batch go into few passes.
+
+    Attributes:
+        positions_apart: whether positions may carry different features; found on the first samples
+            where that would save passes.
+    """
+
+    positions_apart: bool = False
+    _looked: bool = False
+
+    def n_passes(self, problem: PairProblem) -> int:
+        """Passes by source features: fewer than features where few of them move at a time."""
+        sparse = pack(problem.displacement, by_position=True)
+        if sparse is None:
+            return problem.n_sources
+        if not self._looked:
+            self._looked, self.positions_apart = True, positions_are_independent(problem)
+        packing: Packing | None = sparse
+        if not self.positions_apart:
+            packing = pack(problem.displacement, by_position=False)
+        return problem.n_sources if packing is None else len(packing.features)
+
+    def packing(
+        self,
+        problem: PairProblem,
+        path: SourcePath,
+        rule: PathRule,
+        free: int,
+        generator: torch.Generator,
+    ) -> Packing | None:
+        """How the features that move on a batch go into few passes; None: they do not.
+
+        Args:
+            problem: the pair on the batch.
+            path: of its source.
+            rule: path nodes.
+            free: bytes of working memory.
+            generator: of the check that positions are still apart.
+        """
+        if self.positions_apart:
+            packing = pack(problem.displacement, by_position=True)
+            if (
+                packing is not None
+                # All passes together, with the sums of their pairs.
+                and len(packing.features) * problem.y.nbytes * 8 <= free
+                and all(keeps_positions_apart(path, u, generator) for u in rule.nodes)
+            ):
+                return packing
+        return pack(problem.displacement, by_position=False)
+
+
 def pack(dz: Tensor, *, by_position: bool) -> Packing | None:
     """The fewest passes that carry every feature that moves; None: packing is not worth it.
 
@@ -81,7 +137,8 @@ def pack(dz: Tensor, *, by_position: bool) -> Packing | None:
 
 
 def packed_columns(
-    problem: PairProblem,
+    path: SourcePath,
+    like: Tensor,
     rule: PathRule,
     packing: Packing,
     at_once: int,
@@ -92,29 +149,30 @@ def packed_columns(
     """A of the feature that each pass carries, `[pass, b, t, i]`; zero where it carries none.
 
     Args:
-        problem: the pair on a batch.
+        path: of the source on a batch.
+        like: target features `[b, t, i]`, for shape and dtype.
         rule: path nodes.
-        packing: of its samples.
+        packing: of the samples.
         at_once: tangents that go through the segment together.
         tick: told the number of passes done.
         total: where sum_j A is added up at one more pass for each node, `[b, t, i]`; None: nowhere.
     """
     n_passes = len(packing.features)
-    a = problem.y.new_zeros(n_passes, *problem.y.shape)
+    a = like.new_zeros(n_passes, *like.shape)
     for u, weight in zip(*rule, strict=True):
-        linear = linearize(problem, u)
+        linear = path.linearize(u)
         if total is not None:
-            total.add_(linear(problem.dz[None])[0], alpha=weight)
+            total.add_(linear(path.path.displacement[None])[0], alpha=weight)
         for start in range(0, n_passes, at_once):
             here = slice(start, min(start + at_once, n_passes))
-            tangents = problem.carried(packing.features[here], packing.used[here])
+            tangents = path.chosen(packing.features[here], packing.used[here])
             a[here].add_(linear(tangents), alpha=weight)
             tick(here.stop - here.start)
     return a
 
 
 def sums_of_pairs(
-    a: Tensor, packing: Packing, mask: Tensor | None, names: tuple[str, ...]
+    a: Tensor, packing: Packing, mask: Tensor | None, strengths: Sequence[Strength]
 ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
     """Sums over positions for every sample and feature that moves on it.
 
@@ -122,10 +180,10 @@ def sums_of_pairs(
         a: from `packed_columns`.
         packing: the packing.
         mask: target positions that count, bool `[b, t]`; None: all.
-        names: strengths.
+        strengths: which.
 
     Returns:
-        Strength -> sums `[pair, i]`; samples and features of the pairs, int64 `[pair]`.
+        Strength -> X_b `[pair, i]`; samples and features of the pairs, int64 `[pair]`.
     """
     n_samples, n_targets = a.shape[1], a.shape[3]
     n_features = int(packing.features.max()) + 1 if packing.features.numel() else 1
@@ -137,14 +195,10 @@ def sums_of_pairs(
     pairs, where = number[used].unique(return_inverse=True)
     values = at_least_single(a[used])  # [n, i]
     sums = {}
-    for name in names:
-        size = values if name == "mean" else values.square() if name == "rms" else values.abs()
+    for strength in strengths:
         total = values.new_zeros(len(pairs), n_targets)
-        if name == "max":
-            index = where[:, None].expand_as(size)
-            sums[name] = total.scatter_reduce_(0, index, size, "amax")
-        else:
-            sums[name] = total.index_add_(0, where, size)
+        strength.gather_positions(total, where, strength.entry(values))
+        sums[strength.name] = total
     return sums, pairs // n_features, pairs % n_features
 
 
@@ -164,22 +218,21 @@ def positions_are_independent(problem: PairProblem) -> bool:
     for position in sorted(probed | {n_positions // 2}):
         moved = problem.z.clone()
         moved[:, position] += noise[:, position]
-        change = (problem.function(moved) - problem.y).abs()
+        change = (problem.segment(moved) - problem.y).abs()
         change[:, position] = 0
         if float(change.max()) > _rounding(problem.y):
             return False
     return True
 
 
-def keeps_positions_apart(problem: PairProblem, u: float, generator: torch.Generator) -> bool:
+def keeps_positions_apart(path: SourcePath, u: float, generator: torch.Generator) -> bool:
     """The same, in the derivative at one point: half of the positions move, the others must not."""
-    still = torch.rand(problem.z.shape[:2], generator=generator).to(problem.z.device) < 0.5
-    tangent = problem.dz.masked_fill(still[..., None], 0.0)
-    change = linearize(problem, u)(tangent[None])[0].abs()
+    moves = path.path.displacement
+    still = torch.rand(moves.shape[:2], generator=generator).to(moves.device) < 0.5
+    change = path.linearize(u)(moves.masked_fill(still[..., None], 0.0)[None])[0].abs()
     moved = change * still[..., None]
     return float(moved.max()) <= _rounding(change) if moved.numel() else True
 
 
 def _rounding(values: Tensor) -> float:
-    digits = 1e-5 if values.dtype != torch.float64 else 1e-11
-    return digits * float(values.abs().max()) + 1e-30
+    return tolerance("products", values.dtype) * float(values.abs().max()) + 1e-30

@@ -1,122 +1,124 @@
-"""Which way to compute A: the one with the lowest predicted cost.
+"""Which method computes a pair: the one of lowest predicted cost that can serve.
 
 Costs are counted in forward passes of the segment on a batch. A JVP costs about one pass (the
 primal is shared by all of them), a VJP about two; the closed form takes one pass for each column
-or row instead of one for each column or row and path node. With explicit matrices it takes no
-passes: one map costs one product of the size of the layer for every sum that is kept, two maps
-cost d_tgt d_hid d_src operations for each sample where a pass costs (d_src + d_tgt) d_hid.
+or row instead of one for each column or row and path node, and with explicit matrices none.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from ..errors import InteractGraphError
+from ..layers import PairProblem
+from .methods import METHODS, DoesNotApply, Method, PairContext
 
-__all__ = ["ENGINES", "Plan", "Way", "choose"]
-
-ENGINES = ("auto", "closed_form", "forward", "reverse")
-Way = Literal[
-    "one map", "two maps", "columns", "rows", "drawn columns", "signed columns", "signed rows"
-]
-
-_VJP = 2.0  # forward passes that a VJP costs
+__all__ = ["Plan", "choose"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
     """How one layer pair is computed.
 
     Attributes:
-        engine: `closed_form`, `forward` or `reverse`.
-        way: explicit matrices (`one map`, `two maps`), or passes by `columns` or `rows`.
-        n_steps: path nodes.
-        passes: predicted cost in forward passes of the segment per batch.
-        costs: the same for every way that was open, by "engine (way)".
-        reason: why, in words.
+        methods: the one that was chosen, then those that follow where it does not hold on a batch,
+            in the order of their costs; only the first one has been tried.
+        cost: predicted, of the first one, in forward passes of the segment per batch.
+        costs: the same for every method that was open, by "engine (method)".
+        reason: why the first one, in words.
     """
 
-    engine: str
-    way: Way
-    n_steps: int
-    passes: float
+    methods: tuple[Method, ...]
+    cost: float
     costs: dict[str, float]
     reason: str
 
     def as_metadata(self) -> dict[str, Any]:
-        """JSON values for the recipe."""
-        return {
-            "engine": self.engine,
-            "way": self.way,
-            "n_steps": self.n_steps,
-            "predicted_passes_per_batch": round(self.passes, 3),
+        """JSON values for the recipe: the plan, and what came of it."""
+        method = self.methods[0]
+        found: dict[str, Any] = {
+            "engine": method.engine,
+            "method": method.name,
+            "n_steps": method.n_steps,
+            "predicted_passes_per_batch": round(self.cost, 3),
             "costs": {name: round(cost, 3) for name, cost in self.costs.items()},
             "reason": self.reason,
         }
+        for method in reversed(self.methods):
+            found.update(method.record())
+        return found
 
 
-def choose(
-    *,
-    engine: str,
-    n_sources: int,
-    n_targets: int,
-    n_target_positions: int,
-    n_sums: int,
-    n_steps: int,
-    sources: int | None,
-    drawn: Way,
-    closed: Literal["one map", "two maps", "passes"] | None,
-    obstacle: str,
-    pair: str,
-) -> Plan:
-    """The cheapest open way.
+def choose(context: PairContext, problem: PairProblem) -> Plan:
+    """The cheapest method that can serve a pair.
 
     Args:
-        engine: `auto`, or the one the user asks for.
-        n_sources: source features.
-        n_targets: target features.
-        n_target_positions: target positions.
-        n_sums: sums that are kept, standard errors included.
-        n_steps: path nodes of the quadrature.
-        sources: source features (or sets of signs) drawn for each sample; None: exact.
-        drawn: the way that does it.
-        closed: what the closed form can use; None: there is no closed form.
-        obstacle: why there is none.
-        pair: name of the pair, for messages.
+        context: of the pair.
+        problem: the pair on its first samples.
 
     Raises:
-        InteractGraphError: the closed form is asked for and there is none.
+        InteractGraphError: none can that the user allows.
     """
-    n_rows = n_targets * n_target_positions
-    ways: dict[tuple[str, Way], float] = {
-        ("forward", "columns"): n_steps * (n_sources + 1.0),
-        ("reverse", "rows"): n_steps * (n_rows * _VJP + 1.0),
-    }
-    if sources is not None:
-        # Asked for, so an exact way has to be cheaper to be taken instead.
-        name = "reverse" if drawn == "signed rows" else "forward"
-        passes = n_targets * _VJP * sources if drawn == "signed rows" else float(sources)
-        ways[name, drawn] = n_steps * (passes + 1.0)
-        if engine == name:
-            del ways[name, "rows" if name == "reverse" else "columns"]
-    if closed is not None:
-        ways["closed_form", "columns"] = n_sources + 2.0
-        ways["closed_form", "rows"] = n_rows * _VJP + 2.0
-    if closed == "one map":
-        ways["closed_form", "one map"] = 1.0 + n_sums
-    if closed == "two maps":
-        ways["closed_form", "two maps"] = 1.0 + n_sources * n_targets / (n_sources + n_targets)
-    if engine == "closed_form" and closed is None:
-        raise InteractGraphError(
-            f"engine='closed_form' is not possible for {pair}: {obstacle}. "
+    engine = context.options.engine
+    able: list[tuple[float, Method]] = []
+    obstacles: dict[str, str] = {}
+    for method in (each(context) for each in METHODS):
+        if context.options.definition not in method.definitions:
+            continue
+        if engine not in ("auto", method.engine):
+            continue
+        reason = method.why_not(problem)
+        if reason is None:
+            able.append((method.cost(problem), method))
+        else:
+            obstacles.setdefault(method.engine, reason)
+    able.sort(key=lambda entry: entry[0])
+    costs = {f"{method.engine} ({method.name})": cost for cost, method in able}
+    failures: list[str] = []
+    for number, (cost, method) in enumerate(able):
+        try:
+            method.confirm(problem)
+        except DoesNotApply as error:
+            failures.append(str(error))
+            continue
+        words = list(_words(context, cost, failures, obstacles, method))
+        methods = tuple(method for _, method in able[number:])
+        return Plan(methods, cost, costs, "; ".join(words))
+    raise InteractGraphError(_nothing(context, failures, obstacles))
+
+
+def _words(
+    context: PairContext,
+    cost: float,
+    failures: list[str],
+    obstacles: dict[str, str],
+    method: Method,
+) -> Iterator[str]:
+    """Why a method was chosen."""
+    if method.engine == "perturbation":
+        yield "what the method needs"
+        return
+    asked = "asked for" if context.options.engine != "auto" else "the lowest predicted cost"
+    yield f"{cost:.4g} passes per batch, {asked}"
+    yield from dict.fromkeys(failures)
+    if method.engine != "closed_form" and "closed_form" in obstacles:
+        yield obstacles["closed_form"]
+
+
+def _nothing(context: PairContext, failures: list[str], obstacles: dict[str, str]) -> str:
+    """What to say where no method can serve."""
+    engine = context.options.engine
+    if engine == "closed_form":
+        why = obstacles.get(engine, "; ".join(failures)).removeprefix("no closed form: ")
+        return (
+            f"engine='closed_form' is not possible for {context.name}: {why}. "
             "Use engine='auto', 'forward' or 'reverse'"
         )
-    costs = {f"{name} ({way})": cost for (name, way), cost in ways.items()}
-    open_ways = {key: cost for key, cost in ways.items() if engine in ("auto", key[0])}
-    (name, way), passes = min(open_ways.items(), key=lambda item: item[1])
-    reason = f"{passes:.4g} passes per batch, "
-    reason += "asked for" if engine != "auto" else "the lowest predicted cost"
-    if closed is None:
-        reason += f"; no closed form: {obstacle}"
-    return Plan(name, way, 1 if name == "closed_form" else n_steps, passes, costs, reason)
+    why = "; ".join(dict.fromkeys(failures or obstacles.values()))
+    hint = "method='ablation' needs no derivatives"
+    if engine in ("forward", "reverse"):
+        other = "reverse" if engine == "forward" else "forward"
+        hint = f"use engine={other!r} or 'auto'; {hint}"
+    return f"{context.name}: {why}; {hint}"

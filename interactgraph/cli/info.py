@@ -49,7 +49,7 @@ def describe_graph(graph: InteractionGraph) -> str:
     for number, (source, target) in enumerate(graph.pairs):
         text = f"{source} -> {target}:"
         if number < len(plans):
-            text += f" {plans[number]['engine']} ({plans[number]['way']})"
+            text += f" {plans[number]['engine']} ({plans[number]['method']})"
         if (source, target) in graph.completeness:
             text += f", completeness residual {graph.completeness[source, target]:.1e}"
         lines.append(text + f", {typical_error(graph, source, target)}")

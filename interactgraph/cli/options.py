@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from ..attribution.options import flags
 from ..errors import InteractGraphError
 
 if TYPE_CHECKING:
@@ -36,61 +38,25 @@ def n_bytes(text: str) -> int:
 
 
 def add_build_flags(command: argparse.ArgumentParser) -> None:
-    """MODEL, DATA and everything about how the graph is computed."""
+    """MODEL, DATA and a flag for every option of `interaction_graph`."""
     command.add_argument("model", metavar="MODEL", help="file.py:name, package.module:name or .pt2")
     command.add_argument("data", metavar="DATA", help="file.py:name or package.module:name")
-    command.add_argument(
-        "--layers", nargs="+", required=True, metavar="NAME",
-        help="module names (their output), NAME.input, input, output; in order",
-    )  # fmt: skip
-    command.add_argument(
-        "--pairs", nargs="+", metavar="SOURCE:TARGET", help="default: consecutive layers"
-    )
-    command.add_argument(
-        "--method", default="integrated_gradients", metavar="NAME",
-        help="integrated_gradients, gradient, ablation, shapley or captum.CLASS",
-    )  # fmt: skip
-    command.add_argument(
-        "--baseline", nargs="+", default=["zero"], metavar="[LAYER=]zero|mean|FILE.py:NAME",
-        help="zero, mean or a tensor, for all source layers or for one",
-    )  # fmt: skip
-    command.add_argument(
-        "--features", nargs="+", default=["neurons"], metavar="[LAYER=]NAME|FILE.py:NAME",
-        help="neurons, pca, lib, random_rotation, sparse_rotation or a feature map of your own, "
-        "for all layers or for one",
-    )  # fmt: skip
-    command.add_argument(
-        "--strengths", nargs="+", default=["rms"], choices=["rms", "mean_abs", "mean", "max"],
-        help="the first one is the default weight",
-    )  # fmt: skip
-    command.add_argument("--n-steps", type=int, default=8, help="path nodes (default: 8)")
-    command.add_argument(
-        "--engine", default="auto", choices=["auto", "closed_form", "forward", "reverse"]
-    )
-    command.add_argument("--tolerance", type=float, help="largest completeness residual")
-    command.add_argument("--sources", type=int, help="source features drawn for each sample")
-    command.add_argument(
-        "--sampling", default="importance", choices=["importance", "uniform", "signs"]
-    )
-    command.add_argument(
-        "--target-error", type=float, metavar="SHARE",
-        help="end when the error of the strongest edges is below this share of their strength",
-    )  # fmt: skip
-    command.add_argument(
-        "--groups", metavar="KEY|PLACE|FILE.py:NAME",
-        help="a graph for each group of samples, too: 1 for the labels of (x, y) batches",
-    )  # fmt: skip
-    command.add_argument("--folds", type=int, metavar="N", help="graphs of N parts of the data")
-    command.add_argument("--position-mask", metavar="KEY", help="key of dict batches")
-    command.add_argument("--forward", metavar="FILE.py:NAME", help="forward(model, batch)")
-    command.add_argument("--labels", metavar="FILE.py:NAME", help="{layer: labels}")
-    command.add_argument("--device", help="cpu, cuda, cuda:1, ...")
-    command.add_argument("--dtype", choices=["float32", "float64", "bfloat16", "float16"])
-    command.add_argument("--memory-budget", type=n_bytes, metavar="SIZE", help="such as 2GiB")
-    command.add_argument("--checkpoint", metavar="DIR", help="save there how far it is; resume")
-    command.add_argument("--checkpoint-seconds", type=float, default=60, metavar="N")
-    command.add_argument("--no-progress", action="store_true", help="no progress bar")
-    add_seed_flag(command)
+    for name, (flag, default) in flags().items():
+        dashed = name.replace("_", "-")
+        if flag.kind == "switch":
+            command.add_argument(f"--no-{dashed}", action="store_true", help=flag.help)
+            continue
+        told = "" if default in (None, ()) else f" (default: {_shown(default)})"
+        command.add_argument(
+            f"--{dashed}", nargs="+" if flag.several else None, required=name == "layers",
+            default=None if flag.several else default,
+            metavar=None if flag.choices and not flag.several else flag.metavar,
+            choices=flag.choices, type=_TYPES.get(flag.kind, str), help=flag.help + told,
+        )  # fmt: skip
+
+
+def _shown(default: Any) -> str:
+    return " ".join(default) if isinstance(default, tuple) else f"{default}"
 
 
 def add_seed_flag(command: argparse.ArgumentParser) -> None:
@@ -103,50 +69,55 @@ def add_seed_flag(command: argparse.ArgumentParser) -> None:
 
 def build_graph(options: argparse.Namespace) -> InteractionGraph:
     """Loads MODEL and DATA and computes the graph."""
+    from ..run import interaction_graph
+    from .specs import load_data, load_model
+
+    given: dict[str, Any] = {"progress": not options.no_progress}
+    for name, (flag, _) in flags().items():
+        value = getattr(options, name, None)
+        if value is not None:
+            given[name] = _READERS.get(flag.kind, _as_it_is)(value, f"--{name.replace('_', '-')}")
+    layers = given.pop("layers")
+    return interaction_graph(load_model(options.model), load_data(options.data), layers, **given)
+
+
+def _as_it_is(value: Any, flag: str) -> Any:
+    return value
+
+
+def _object(text: str, flag: str) -> Any:
+    from .specs import load_object
+
+    return load_object(text, flag)
+
+
+def _made(text: str, flag: str) -> Any:
+    """The object itself, or what a function without arguments returns."""
+    found = _object(text, flag)
+    return found() if callable(found) else found
+
+
+def _dtype(text: str, flag: str) -> Any:
     import torch
 
+    return getattr(torch, text)
+
+
+def _pairs(texts: list[str], flag: str) -> list[tuple[str, str]]:
+    return [split_pair(text) for text in texts]
+
+
+def _features(texts: list[str], flag: str) -> Any:
     from ..features import NAMES
-    from ..run import interaction_graph
-    from .specs import load_data, load_model, load_object
 
-    def one(spec: str | None, what: str) -> Any:
-        return None if spec is None else load_object(spec, what)
-
-    pairs = None
-    if options.pairs:
-        pairs = [split_pair(text) for text in options.pairs]
-    labels = one(options.labels, "--labels")
-    return interaction_graph(
-        load_model(options.model),
-        load_data(options.data),
-        options.layers,
-        pairs=pairs,
-        features=_by_layer(options.features, "--features", tuple(NAMES)),
-        method=_method(options.method),
-        baseline=_by_layer(options.baseline, "--baseline", ("zero", "mean")),
-        strengths=options.strengths,
-        n_steps=options.n_steps,
-        engine=options.engine,
-        tolerance=options.tolerance,
-        sources=options.sources,
-        sampling=options.sampling,
-        target_error=options.target_error,
-        seed=options.seed,
-        groups=_groups(options.groups),
-        folds=options.folds,
-        position_mask=options.position_mask,
-        labels=labels() if callable(labels) else labels,
-        forward=one(options.forward, "--forward"),
-        device=options.device,
-        dtype=getattr(torch, options.dtype) if options.dtype else None,
-        memory_budget=options.memory_budget,
-        checkpoint=options.checkpoint,
-        checkpoint_seconds=options.checkpoint_seconds,
-        progress=not options.no_progress,
-    )
+    return _by_layer(texts, flag, tuple(NAMES))
 
 
-def _method(name: str) -> Any:
+def _baseline(texts: list[str], flag: str) -> Any:
+    return _by_layer(texts, flag, ("zero", "mean"))
+
+
+def _method(name: str, flag: str) -> Any:
     """A method's name, or the captum class of `captum.CLASS`."""
     if not name.startswith("captum."):
         return name
@@ -154,19 +125,15 @@ def _method(name: str) -> Any:
 
     found = getattr(captum.attr, name.removeprefix("captum."), None)
     if found is None:
-        raise InteractGraphError(f"--method {name}: captum.attr has no such class")
+        raise InteractGraphError(f"{flag} {name}: captum.attr has no such class")
     return found
 
 
-def _groups(text: str | None) -> Any:
+def _groups(text: str, flag: str) -> Any:
     """A place in tuples, an object `FILE.py:NAME`, or a key of dict batches."""
-    from .specs import load_object
-
-    if text is None:
-        return None
     if text.lstrip("-").isdigit():
         return int(text)
-    return load_object(text, "--groups") if ":" in text else text
+    return _object(text, flag) if ":" in text else text
 
 
 def split_pair(text: str) -> tuple[str, str]:
@@ -179,10 +146,9 @@ def split_pair(text: str) -> tuple[str, str]:
 
 def _by_layer(entries: list[str], flag: str, words: tuple[str, ...]) -> Any:
     """`["zero"]` -> "zero"; `["fc1=mean", "fc2=zero"]` -> {"fc1": "mean", "fc2": "zero"}."""
-    from .specs import load_object
 
     def value(text: str) -> Any:
-        return text if text in words else load_object(text, flag)
+        return text if text in words else _object(text, flag)
 
     if len(entries) == 1 and "=" not in entries[0]:
         return value(entries[0])
@@ -193,6 +159,20 @@ def _by_layer(entries: list[str], flag: str, words: tuple[str, ...]) -> Any:
             raise InteractGraphError(f"{flag}: several entries must be of the form LAYER=VALUE")
         table[layer] = value(text)
     return table
+
+
+# How the text of a flag of some kind becomes a value, when it is parsed and when the run begins.
+_TYPES: dict[str, Any] = {"int": int, "float": float, "bytes": n_bytes}
+_READERS: dict[str, Callable[[Any, str], Any]] = {
+    "pair": _pairs,
+    "features": _features,
+    "baseline": _baseline,
+    "method": _method,
+    "groups": _groups,
+    "object": _object,
+    "made": _made,
+    "dtype": _dtype,
+}
 
 
 def add_group_flag(command: argparse.ArgumentParser) -> None:

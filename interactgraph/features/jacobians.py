@@ -6,7 +6,8 @@ J = dy[b,t,i] / df[b,s,j] (arXiv 2405.10928, section 3.2). Five ways, cheapest f
 - *affine*: J is the same for every sample. One random combination c'J of its rows tells, because
   two matrices that agree on a random vector are equal with probability one; J is computed once.
 - *closed form*: where the segment is affine-pointwise-affine, the slopes of the pointwise function
-  are all that differs between samples; their second moments give M (`bent_jacobian`).
+  are all that differs between samples; their second moments give M
+  (`interactgraph.calculus.second_moments`).
 - *probes*: c'J with random signs c has E[(c'J)'(c'J)] = sum_{t,i} J'J: unbiased, a few passes.
 - *rows*: one VJP for each target feature and position.
 - *columns*: one JVP for each source neuron and position, where that is fewer.
@@ -14,18 +15,21 @@ J = dy[b,t,i] / df[b,s,j] (arXiv 2405.10928, section 3.2). Five ways, cheapest f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from ..calculus.derivatives import jvps, pull_back
+from ..calculus.path import PathRule, StraightPath, at_sample
+from ..calculus.rounding import tolerance
+from ..calculus.second_moments import AffineNonlinearAffine, SlopeMoments
 from ..errors import InteractGraphError
-from .bent_jacobian import BentJacobian, BentSegment
 from .fitting import FittingData, LocalSegment
 
-__all__ = ["MeanSquareJacobian", "dense_jacobians", "rows_of"]
+__all__ = ["MeanSquareJacobian", "dense_jacobians"]
 
 _JVP = 2.0  # VJPs that a JVP costs, measured on a CPU
 _ELEMENTS = 1 << 15  # elements of a block of rows: near the cache
@@ -41,7 +45,7 @@ class MeanSquareJacobian:
     Attributes:
         size: source neurons d.
         n_probes: random probes per batch; None: exact.
-        path: path nodes u and weights; ((1,), (1,)): the sample itself.
+        rule: nodes of the path that J is averaged over; `at_sample()`: the sample itself.
         origin: where the path starts, `[d]`.
         seed: of the probes.
         way: what was used, for reports.
@@ -49,7 +53,7 @@ class MeanSquareJacobian:
 
     size: int
     n_probes: int | None = None
-    path: tuple[Sequence[float], Sequence[float]] = ((1.0,), (1.0,))
+    rule: PathRule = at_sample()  # noqa: RUF009 (frozen)
     origin: Tensor | None = None
     seed: int = 0
     way: Literal["affine", "closed form", "probes", "rows", "columns", ""] = ""
@@ -57,8 +61,8 @@ class MeanSquareJacobian:
     count: int = 0
     _constant: tuple[Tensor, Tensor, Tensor] | None = None
     _maybe_affine: bool = True
-    _bent: BentJacobian | None = None
-    _maybe_bent: bool = True
+    _moments: SlopeMoments | None = None
+    _maybe_closed: bool = True
 
     def __post_init__(self) -> None:
         self.total = torch.zeros(self.size, self.size, dtype=torch.float64)
@@ -67,7 +71,7 @@ class MeanSquareJacobian:
     @property
     def mean(self) -> Tensor:
         """M so far, `[d, d]`."""
-        total = self.total if self._bent is None else self.total + self._bent.total
+        total = self.total if self._moments is None else self.total + self._moments.total
         return total / max(self.count, 1)
 
     def add(self, segment: LocalSegment) -> None:
@@ -75,7 +79,7 @@ class MeanSquareJacobian:
         b, s, _ = segment.point.shape
         self.total = self.total.to(segment.point.device)
         self.count += b * s if segment.source_mask is None else int(segment.source_mask.sum())
-        if self._add_affine(segment) or self._add_bent(segment):
+        if self._add_affine(segment) or self._add_closed_form(segment):
             return
         n_rows = segment.n_targets * segment.n_positions
         if self.n_probes is not None and self.n_probes < n_rows:
@@ -99,8 +103,8 @@ class MeanSquareJacobian:
     def _averaged_rows(self, segment: LocalSegment, cotangents: Tensor) -> Tensor:
         """Products c'J averaged over the path, `[c, b, s, d]`."""
         total: Tensor | None = None
-        for u, weight in zip(*self.path, strict=True):
-            part = rows_of(segment.function, self._at(segment, u), cotangents) * weight
+        for u, weight in zip(*self.rule, strict=True):
+            part = _pull_back(segment, u, self.origin)(cotangents) * weight
             total = part if total is None else total.add_(part)
         assert total is not None
         return total
@@ -108,8 +112,9 @@ class MeanSquareJacobian:
     def _all_rows(self, segment: LocalSegment, n_rows: int) -> Iterator[Tensor]:
         """All rows of J, averaged over the path, some at a time: `[c, b, s, d]`."""
         b, n_targets = len(segment.point), segment.n_targets
-        held = self.path[0] if len(self.path[0]) == 1 else None
-        pull_back = _pull_back(segment, self._at(segment, held[0])) if held else None
+        # With one node, the forward pass is shared by all rows.
+        single = self.rule.nodes[0] if len(self.rule.nodes) == 1 else None
+        alone = None if single is None else _pull_back(segment, single, self.origin)
         most = _ELEMENTS if segment.point.device.type == "cpu" else _ELEMENTS_GPU
         per_block = max(1, most // segment.point.numel())
         for start in range(0, n_rows, per_block):
@@ -118,13 +123,7 @@ class MeanSquareJacobian:
             cotangents[torch.arange(len(chosen)), 0, chosen] = 1
             shaped = cotangents.unflatten(-1, (segment.n_positions, n_targets))
             shaped = _masked(shaped.expand(-1, b, -1, -1), segment.target_mask)
-            yield pull_back(shaped) if pull_back else self._averaged_rows(segment, shaped)
-
-    def _at(self, segment: LocalSegment, u: float) -> Tensor:
-        if u == 1.0 or self.origin is None:
-            return segment.point
-        origin = self.origin.to(segment.point)
-        return origin + u * (segment.point - origin)
+            yield alone(shaped) if alone else self._averaged_rows(segment, shaped)
 
     def _add_rows(self, gradients: Tensor, segment: LocalSegment, weight: float) -> None:
         """Adds sum g g' of gradients `[c, b, s, d]`."""
@@ -139,14 +138,10 @@ class MeanSquareJacobian:
             tangents = segment.point.new_zeros(d, b, s, d)
             tangents[:, :, position] = eye[:, None]
             total: Tensor | None = None
-            for u, weight in zip(*self.path, strict=True):
-                point = self._at(segment, u)
-
-                def one(tangent: Tensor, point: Tensor = point) -> Tensor:
-                    out: Tensor = torch.func.jvp(segment.function, (point,), (tangent,))[1]
-                    return out
-
-                part = torch.vmap(one)(_masked(tangents, segment.source_mask)) * weight
+            for u, weight in zip(*self.rule, strict=True):
+                point = _at(segment, u, self.origin)
+                moved = _masked(tangents, segment.source_mask)
+                part = jvps(segment.function, point, moved) * weight
                 total = part if total is None else total.add_(part)
             assert total is not None
             yield _masked(total, segment.target_mask)
@@ -171,10 +166,10 @@ class MeanSquareJacobian:
         point = torch.cat([segment.point, segment.point.flip(0) * -0.7 + 0.1], 0)
         gradients = self._probe_twice(segment, probe, point)
         expected = gradients[0] if known is None else known[1]
-        tolerance = 1e-10 if gradients.dtype == torch.float64 else 1e-4
+        share = tolerance("maps", gradients.dtype)
         # For every source neuron: the steepest must not hide the others.
         apart = (gradients - expected).abs().amax((0, 1))
-        if bool((apart > tolerance * expected.abs().amax(0)).any()):
+        if bool((apart > share * expected.abs().amax(0)).any()):
             self._maybe_affine = False
             return False
         if known is None:
@@ -184,55 +179,59 @@ class MeanSquareJacobian:
         self.total += known[2] * len(segment.point)
         return True
 
-    def _add_bent(self, segment: LocalSegment) -> bool:
+    def _add_closed_form(self, segment: LocalSegment) -> bool:
         """Adds the batch if J is B diag(slopes) A + C, with the matrices of all batches so far."""
-        if not self._maybe_bent:
+        if not self._maybe_closed:
             return False
-        self._maybe_bent = self._has_bent(segment)
-        return self._maybe_bent
+        self._maybe_closed = self._has_closed_form(segment)
+        return self._maybe_closed
 
-    def _has_bent(self, segment: LocalSegment) -> bool:
+    def _has_closed_form(self, segment: LocalSegment) -> bool:
         if segment.source_mask is not None or segment.target_mask is not None:
             return False
         if torch.finfo(segment.point.dtype).eps > 1e-6:
             return False  # in half precision nothing could be confirmed
-        bent = BentSegment.read(segment)
-        if bent is None:
+        n_rows = segment.n_positions * segment.n_targets
+        closed = AffineNonlinearAffine.read(segment.function, segment.point, n_rows)
+        if closed is None:
             return False
         _, s, d = segment.point.shape
-        width = bent.n_hidden * len(bent.structure.bends)
-        passes = bent.n_rows if self.n_probes is None else min(bent.n_rows, self.n_probes)
-        entries = width * s * d + bent.n_rows * (width + s * d)
+        width = closed.n_hidden * len(closed.structure.nonlinearities)
+        passes = n_rows if self.n_probes is None else min(n_rows, self.n_probes)
+        entries = width * s * d + n_rows * (width + s * d)
         if max(width**2, entries) > _ENTRIES or width**2 > 2 * passes * s * d**2:
             return False
         # The matrices take a pass for every sample's worth of rows, as often as not for one batch.
-        if bent.n_hidden + bent.n_rows > _MATRICES * passes * len(segment.point):
+        if closed.n_hidden + n_rows > _MATRICES * passes * len(segment.point):
             return False
-        known = self._bent or BentJacobian((s, d), *bent.matrices())
-        if known.shape != (s, d) or known.after.shape != (bent.n_rows, width):
+        known = self._moments or SlopeMoments((s, d), *closed.matrices())
+        if known.shape != (s, d) or known.after.shape != (n_rows, width):
             return False
         # A random c for every sample: c'J of the segment itself tells whether this is its J.
-        here = bent.slopes(segment.point)
-        shape = (len(segment.point), bent.n_rows)
+        here = closed.slopes(segment.point)
+        shape = (len(segment.point), n_rows)
         cotangents = torch.randn(shape, generator=self._generator).to(segment.point)
         shaped = cotangents.unflatten(1, (segment.n_positions, segment.n_targets))
-        expected = rows_of(segment.function, segment.point, shaped[None])[0].double()
+        expected = _pull_back(segment)(shaped[None])[0].double()
         found, scale = known.pulled_back(cotangents.double(), here)
         # For every sample and neuron, as far as rounding can tell: none may hide another.
-        tolerance = 1e-10 if segment.point.dtype == torch.float64 else 1e-4
-        if not bool(((found - expected).abs() <= tolerance * scale).all()):
+        share = tolerance("maps", segment.point.dtype)
+        if not bool(((found - expected).abs() <= share * scale).all()):
             return False
         slopes = torch.zeros_like(here)
-        for u, weight in zip(*self.path, strict=True):
-            slopes += weight * (here if u == 1.0 else bent.slopes(self._at(segment, u)))
-        self._bent, self.way = known, "closed form"
+        for u, weight in zip(*self.rule, strict=True):
+            slopes += weight * (here if u == 1.0 else closed.slopes(_at(segment, u, self.origin)))
+        self._moments, self.way = known, "closed form"
         known.add(slopes)
         return True
 
     def _probe_twice(self, segment: LocalSegment, probe: Tensor, point: Tensor) -> Tensor:
         half = len(segment.point)
         cotangents = probe.expand(1, half, *probe.shape)
-        parts = [rows_of(segment.function, p, cotangents)[0] for p in (point[:half], point[half:])]
+        parts = [
+            _pull_back_at(segment.function, part)(cotangents)[0]
+            for part in (point[:half], point[half:])
+        ]
         return torch.cat(parts)
 
     def _packed_rows(self, segment: LocalSegment) -> Tensor:
@@ -247,44 +246,28 @@ class MeanSquareJacobian:
             cotangents = segment.point.new_zeros(b, n_rows)
             cotangents[torch.arange(here), start + torch.arange(here)] = 1
             shaped = cotangents.unflatten(-1, (segment.n_positions, segment.n_targets))
-            rows.append(rows_of(segment.function, segment.point, shaped[None])[0, :here])
+            rows.append(_pull_back(segment)(shaped[None])[0, :here])
         return torch.cat(rows)
 
 
-def rows_of(function: Callable[[Tensor], Tensor], point: Tensor, cotangents: Tensor) -> Tensor:
-    """Products c'J for cotangents c `[c, b, t, i]` at a point `[b, s, d]`: `[c, b, s, d]`."""
-    return _linear_pull_back(function, point)(cotangents)
+def _at(segment: LocalSegment, u: float, origin: Tensor | None) -> Tensor:
+    """The point u of the path from an origin to the sample."""
+    if origin is None:
+        return segment.point
+    return StraightPath(segment.point, segment.point - origin.to(segment.point)).at(u)
 
 
-def _pull_back(segment: LocalSegment, point: Tensor) -> Callable[[Tensor], Tensor]:
-    return _linear_pull_back(segment.function, point)
+def _pull_back(
+    segment: LocalSegment, u: float = 1.0, origin: Tensor | None = None
+) -> Callable[[Tensor], Tensor]:
+    """The map c -> c'J of a segment at a point of the path."""
+    return _pull_back_at(segment.function, _at(segment, u, origin))
 
 
-def _linear_pull_back(
+def _pull_back_at(
     function: Callable[[Tensor], Tensor], point: Tensor
 ) -> Callable[[Tensor], Tensor]:
-    """The map c -> c'J at a point; the forward pass runs once.
-
-    One VJP after the other on a CPU, where batching them only costs copies (measured 1.3 to 2.8
-    times slower); all at once on a GPU.
-    """
-    with torch.enable_grad():
-        leaf = point.detach().requires_grad_(True)
-        y = function(leaf)
-
-    def pull_back(cotangents: Tensor) -> Tensor:
-        if not y.requires_grad:
-            return point.new_zeros(len(cotangents), *point.shape)
-        if point.device.type != "cpu":
-            (rows,) = torch.autograd.grad(
-                y, leaf, cotangents, retain_graph=True, is_grads_batched=True
-            )
-            return rows
-        return torch.stack(
-            [torch.autograd.grad(y, leaf, c, retain_graph=True)[0] for c in cotangents]
-        )
-
-    return pull_back
+    return pull_back(function, point, vmapped=point.device.type != "cpu")
 
 
 def _masked(values: Tensor, mask: Tensor | None) -> Tensor:
@@ -331,7 +314,7 @@ def dense_jacobians(
         seen += len(segment.point)
         if here.start >= len(segment.point):
             continue
-        pull_back = _pull_back(segment, segment.point)
+        products = _pull_back(segment)
         if chosen is None or not same_rows:
             chosen = torch.arange(segment.n_targets)
             if n_rows is not None and n_rows < segment.n_targets:
@@ -342,7 +325,7 @@ def dense_jacobians(
                 shape = (1, len(segment.point), segment.n_positions, segment.n_targets)
                 cotangent = segment.point.new_zeros(shape)
                 cotangent[:, :, position, i] = 1
-                rows.append(pull_back(cotangent)[0][here])
+                rows.append(products(cotangent)[0][here])
             every = segment.point.new_ones(segment.point.shape[:2], dtype=torch.bool)
             source_mask = every if segment.source_mask is None else segment.source_mask
             target_mask = segment.target_mask

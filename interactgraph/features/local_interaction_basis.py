@@ -5,14 +5,13 @@ Bushnaq et al., The Local Interaction Basis, arXiv 2405.10928, section 3.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from ..calculus.path import PathRule, at_sample, gauss_legendre
 from ..checks import number, whole_or_none
 from ..errors import InteractGraphError
 from .jacobians import MeanSquareJacobian
@@ -85,7 +84,7 @@ class LocalInteractionBasis(LinearMap):
         sums: list[MeanSquareJacobian] = []
         if targets:
             sums = [
-                MeanSquareJacobian(len(mean), self.n_probes, self._path, mean, self.seed)
+                MeanSquareJacobian(len(mean), self.n_probes, self._rule, mean, self.seed)
                 for _ in targets
             ]
             for segments in data.segments(layer, f"{name}: Jacobians"):
@@ -101,14 +100,11 @@ class LocalInteractionBasis(LinearMap):
             self, encoder=encoder, decoder=decoder, offset=mean, eigenvalues=values,
             full_rank=full, way=", ".join(each.way for each in sums),
         )  # fmt: skip
-        return data.cast(fitted)
+        return fitted.to(dtype=data.dtype)
 
     @property
-    def _path(self) -> tuple[Sequence[float], Sequence[float]]:
-        if self.jacobians == "sample":
-            return (1.0,), (1.0,)
-        nodes, weights = np.polynomial.legendre.leggauss(self.n_steps)
-        return ((nodes + 1) / 2).tolist(), (weights / 2).tolist()
+    def _rule(self) -> PathRule:
+        return at_sample() if self.jacobians == "sample" else gauss_legendre(self.n_steps)
 
 
 def interaction_basis(

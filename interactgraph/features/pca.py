@@ -69,4 +69,4 @@ class PCA(LinearMap):
             self, encoder=u.mT.contiguous(), decoder=u, offset=mean, eigenvalues=values[:kept],
             full_rank=full,
         )  # fmt: skip
-        return data.cast(fitted)
+        return fitted.to(dtype=data.dtype)

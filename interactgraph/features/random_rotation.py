@@ -52,4 +52,5 @@ class RandomRotation(LinearMap):
         """See `FeatureMap.fit`."""
         mean = moments_of(data.rows(layer, f"mean of {layer}")).mean
         q = random_orthogonal(len(mean), self.seed, layer).to(mean.device)
-        return data.cast(replace(self, encoder=q, decoder=q.mT.contiguous(), offset=mean))
+        fitted = replace(self, encoder=q, decoder=q.mT.contiguous(), offset=mean)
+        return fitted.to(dtype=data.dtype)

@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from ..checks import positive, whole, whole_or_none
 from ..errors import InteractGraphError
+from .jacobians import dense_jacobians
 from .linear import Linear, LinearMap
 from .local_interaction_basis import LocalInteractionBasis
-from .moments import moments_of
+from .moments import eigenvectors, moments_of
 from .pca import PCA
-from .rotation_learning import learn
+from .random_rotation import random_orthogonal
+from .rotation_search import PairJacobians, search
 from .sparsity import check_sparsity
 
 if TYPE_CHECKING:
     from .fitting import FittingData
 
-__all__ = ["SparseRotation"]
+__all__ = [
+    "SparseRotation",
+    "learn",
+    "pair_jacobians",
+    "rotated_part",
+    "run_search",
+    "singular_vectors",
+]
 
 INITS = ("identity", "pca", "svd", "random")
 BASES = ("neurons", "pca", "lib")
@@ -94,9 +105,9 @@ class SparseRotation(LinearMap):
         """Fits this layer alone, against the features its targets have. See `FeatureMap.fit`."""
         based = self.based(layer, data)
         if not data.targets(layer):
-            return data.cast(based)
+            return based.to(dtype=data.dtype)
         own = [pair for pair in data.pairs if pair[0] == layer]
-        data = replace(data, maps={**data.maps, layer: based}, pairs=own)
+        data = data.changed(maps={layer: based}, pairs=own)
         turned, _ = learn(data, {layer: based}, self)
         return turned[layer]
 
@@ -116,7 +127,7 @@ class SparseRotation(LinearMap):
             self, encoder=found.encoder, decoder=found.decoder, offset=found.offset,
             rotation=torch.eye(n, dtype=torch.float64, device=found.encoder.device),
         )  # fmt: skip
-        return data.cast(rotated)
+        return rotated.to(dtype=data.dtype)
 
     def turned(self, rotation: Tensor, loss: float) -> SparseRotation:
         """The map with another R `[k, k]` on the first k features."""
@@ -128,3 +139,146 @@ class SparseRotation(LinearMap):
         return replace(
             self, encoder=r @ self.encoder, decoder=self.decoder @ r.mT, rotation=r, loss=loss
         )
+
+
+def learn(
+    data: FittingData,
+    based: Mapping[str, SparseRotation],
+    options: SparseRotation,
+    n_samples: int | None = None,
+) -> tuple[dict[str, SparseRotation], list[list[float]]]:
+    """Learns the rotations of some layers, the maps of all others held.
+
+    Args:
+        data: what is fitted; the pairs that count.
+        based: layer -> map with R = 1, of the layers that are rotated.
+        options: of the search.
+        n_samples: the first ones, that are learned from; None: as many as the options say.
+
+    Returns:
+        Layer -> map with the best R, and the loss after every step of each start, the best first.
+
+    Raises:
+        InteractGraphError: options that do not go together.
+    """
+    if options.n_rows is not None and len(based) > 1:
+        raise InteractGraphError(
+            "n_rows draws rows of the Jacobian, which a joint search also rotates; use "
+            "order='from_output', or n_rows=None"
+        )
+    pairs = pair_jacobians(data, options, n_samples or options.n_samples)
+    sizes: dict[str, int] = {}
+    for pair in pairs:
+        sizes[pair.source], sizes[pair.target] = pair.jacobian.shape[-1], pair.jacobian.shape[-2]
+    free = {
+        layer: min(sizes[layer], options.rank or sizes[layer]) for layer in based if layer in sizes
+    }
+    pairs = [rotated_part(pair, free) for pair in pairs]
+    starts = _starts(data, pairs, {**sizes, **free}, list(free), options)
+    results = []
+    total = options.steps * len(starts)
+    with tqdm(total=total, desc="sparse rotation", disable=not data.progress, leave=False) as bar:
+        for number, start in enumerate(starts):
+            matrices, curve = run_search(pairs, start, list(free), options, number, bar.update)
+            results.append((sum(curve[-10:]) / len(curve[-10:]), matrices, curve))
+    results.sort(key=lambda result: result[0])
+    loss, matrices, _ = results[0]
+    maps = {layer: based[layer].turned(matrices[layer], loss) for layer in free}
+    return maps, [curve for _, _, curve in results]
+
+
+def run_search(
+    pairs: Sequence[PairJacobians],
+    start: Mapping[str, Tensor],
+    free: Sequence[str],
+    options: SparseRotation,
+    number: int = 0,
+    tick: Callable[[], object] = lambda: None,
+) -> tuple[dict[str, Tensor], list[float]]:
+    """One search with the options of a map; `number` makes its minibatches its own."""
+    return search(
+        pairs, start, free, check_sparsity(options.sparsity), eps=options.eps,
+        steps=options.steps, lr=options.lr, batch_size=options.batch_size,
+        seed=options.seed + number, parametrisation=options.parametrisation, tick=tick,
+    )  # fmt: skip
+
+
+def pair_jacobians(
+    data: FittingData, options: SparseRotation, n_samples: int, skip: int = 0
+) -> list[PairJacobians]:
+    """Jacobians between the features that the maps have now, at some samples."""
+    found = []
+    for source, target in data.pairs:
+        jacobian, z, mask = dense_jacobians(
+            data, source, target, n_samples, skip, options.n_rows, options.seed,
+            same_rows=options.of == "strength",
+        )  # fmt: skip
+        feature_map = data.maps[source]
+        decoder = getattr(feature_map, "decoder", None)
+        offset = getattr(feature_map, "offset", None)
+        encoder = getattr(feature_map, "encoder", None)
+        if isinstance(decoder, Tensor) and isinstance(encoder, Tensor):
+            jacobian = jacobian @ decoder.to(jacobian)
+            z = (z - offset.to(z)) @ encoder.to(z).mT if isinstance(offset, Tensor) else z
+        if options.of == "strength":
+            # Attributions are summed over source positions; one that does not count adds nothing.
+            if mask is not None:
+                z, jacobian = z * mask[..., None], jacobian * mask[..., None, None]
+            found.append(PairJacobians(source, target, jacobian, z))
+        else:
+            jacobian = jacobian if mask is None else jacobian[mask][:, None]
+            found.append(PairJacobians(source, target, jacobian))
+        if not len(jacobian):
+            raise InteractGraphError(
+                f"position_mask leaves no position of {source} -> {target} in the samples that "
+                "rotations are learned from or measured on; give other or more samples"
+            )
+    return found
+
+
+def rotated_part(pair: PairJacobians, ranks: Mapping[str, int | None]) -> PairJacobians:
+    """The pair with the features that are rotated only."""
+    j, i = ranks.get(pair.source), ranks.get(pair.target)
+    step = None if pair.step is None else pair.step[..., :j].contiguous()
+    return replace(pair, jacobian=pair.jacobian[..., :i, :j].contiguous(), step=step)
+
+
+def _starts(
+    data: FittingData, pairs: Sequence[PairJacobians], sizes: Mapping[str, int],
+    free: Sequence[str], options: SparseRotation,
+) -> list[dict[str, Tensor]]:  # fmt: skip
+    """Matrices to start from: the one asked for, then random ones."""
+    first = {layer: torch.eye(size, dtype=torch.float64) for layer, size in sizes.items()}
+    for layer in free:
+        if options.init == "random":
+            first[layer] = random_orthogonal(sizes[layer], options.seed, layer)
+        elif options.init == "svd":
+            first[layer] = singular_vectors(layer, pairs)
+        elif options.init == "pca":
+            first[layer] = _principal(layer, data, sizes[layer])
+    result = [first]
+    for restart in range(1, options.restarts + 1):
+        again = {
+            layer: random_orthogonal(sizes[layer], options.seed + 1000 * restart, layer)
+            for layer in free
+        }
+        result.append({**first, **again})
+    return [{layer: matrix.to(pairs[0].jacobian) for layer, matrix in s.items()} for s in result]
+
+
+def singular_vectors(layer: str, pairs: Sequence[PairJacobians]) -> Tensor:
+    """Of the mean Jacobian that starts at the layer, else of the one that ends there."""
+    for pair in pairs:
+        if pair.source == layer:
+            mean = pair.jacobian.mean((0, 1)).to(torch.float64)
+            return torch.linalg.svd(mean, full_matrices=True)[2]
+    mean = next(pair for pair in pairs if pair.target == layer).jacobian.mean((0, 1))
+    return torch.linalg.svd(mean.to(torch.float64), full_matrices=True)[0].mT.contiguous()
+
+
+def _principal(layer: str, data: FittingData, size: int) -> Tensor:
+    """Principal components of the first features of a layer's base."""
+    encoder = data.maps[layer].encoder  # type: ignore[attr-defined]
+    covariance = moments_of(data.rows(layer, f"covariance of {layer}")).covariance
+    to_features = encoder[:size].to(covariance)
+    return eigenvectors(to_features @ covariance @ to_features.mT)[1].mT.contiguous().cpu()

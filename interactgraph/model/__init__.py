@@ -3,7 +3,7 @@
 from .batches import Batches, Cut, Forward, check_data
 from .first_look import FirstLook, look_first
 from .masks import PositionMask, layer_mask, read_mask
-from .probing import Probe, check_finite, check_segment, probe
+from .probing import Probe, check_finite, check_rows, check_segment, probe
 from .runner import Runner, Segment, prepared
 from .sites import RESULT, Site, first_tensor, resolve_sites
 
@@ -20,6 +20,7 @@ __all__ = [
     "Site",
     "check_data",
     "check_finite",
+    "check_rows",
     "check_segment",
     "first_tensor",
     "layer_mask",

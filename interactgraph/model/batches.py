@@ -41,8 +41,13 @@ class Batches:
         self._who: str | None = None
         self._samples: list[bytes] = []
 
-    def __len__(self) -> int:
-        return len(self.source)  # type: ignore[arg-type]
+    @property
+    def n_batches(self) -> int | None:
+        """How many batches there are, where the source says so."""
+        try:
+            return len(self.source)  # type: ignore[arg-type]
+        except TypeError:
+            return None
 
     def first(self) -> Any:
         """The first batch that holds samples.

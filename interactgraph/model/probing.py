@@ -14,7 +14,7 @@ from .axes import FeatureAxis, feature_axes, watched_modules
 from .runner import Runner
 from .sites import Site, first_tensor
 
-__all__ = ["Probe", "check_finite", "check_segment", "probe"]
+__all__ = ["Probe", "check_finite", "check_rows", "check_segment", "probe"]
 
 
 class Probe(NamedTuple):
@@ -89,6 +89,28 @@ def probe(
     return Probe(dataclasses.replace(runner, cloned=frozenset(cloned)), clean, axes)
 
 
+def check_rows(activations: dict[str, Tensor], pairs: Sequence[tuple[str, str]]) -> None:
+    """Checks that the first axis of sources and targets can be the samples.
+
+    Raises:
+        InteractGraphError: they have none, or not as many.
+    """
+    for pair in pairs:
+        for layer in pair:
+            if not activations[layer].ndim:
+                raise InteractGraphError(
+                    f"layer {layer!r} holds a single number, not one for each sample; the first "
+                    "axis of activations must be the samples of the batch"
+                )
+        source, target = (len(activations[layer]) for layer in pair)
+        if source != target:
+            raise InteractGraphError(
+                f"layer {pair[0]!r} has {source} rows on its first axis and {pair[1]!r} has "
+                f"{target}; the first axis must be the samples of the batch in both (if the "
+                "batches are single samples, give one tensor of them, or a DataLoader)"
+            )
+
+
 def check_finite(activations: dict[str, Tensor], batch_number: int) -> None:
     """Stops at the first activation that is not finite.
 
@@ -121,18 +143,6 @@ def check_segment(
         InteractGraphError: it does not.
     """
     z, y = found[source.name], found[target.name]
-    for layer, value in ((source.name, z), (target.name, y)):
-        if not value.ndim:
-            raise InteractGraphError(
-                f"layer {layer!r} holds a single number, not one for each sample; the first axis "
-                "of activations must be the samples of the batch"
-            )
-    if z.shape[0] != y.shape[0]:
-        raise InteractGraphError(
-            f"layer {source.name!r} has {z.shape[0]} rows on its first axis and {target.name!r} "
-            f"has {y.shape[0]}; the first axis must be the samples of the batch in both (if the "
-            "batches are single samples, give one tensor of them, or a DataLoader)"
-        )
     segment = runner.segment(batch, source, target)
     again = segment(z)
     if not _close(again, y):

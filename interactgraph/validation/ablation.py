@@ -9,19 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..attribution import flatten_positions
-from ..attribution.baseline import place
 from ..errors import InteractGraphError
 from ..features import FeatureMap
-from ..features.fitting import fitting_data
-from ..features.moments import moments_of
 from ..graph import InteractionGraph
-from ..model import RESULT, Forward, PositionMask, Runner, check_data, prepared, resolve_sites
+from ..layers import Layers
+from ..model import Forward, PositionMask, Runner, check_data, prepared, resolve_sites
 from .measures import Measure, check_measure, take
 
 __all__ = ["PairAblation", "Piece"]
@@ -112,17 +110,15 @@ class PairAblation:
                 f"baseline={self.baseline!r} is unknown; use 'mean', 'zero' or a tensor in "
                 "activation space"
             )
-        sites = {site.name: site for site in resolve_sites(self.model, [self.source, self.target])}
+        sites = resolve_sites(self.model, [self.source, self.target])
         runner = Runner.on(self.model, self.forward, None, None)
         with prepared(self.model), torch.no_grad():
-            self._data = fitting_data(
-                runner, self.data, sites, [(self.source, self.target)],
-                {layer: self.maps[layer] for layer in sites}, self.position_mask, self.progress,
-            )  # fmt: skip
-            if self.baseline == "mean":
-                rows = self._data.rows(self.source, f"mean of {self.source}")
-                self.baseline = moments_of(rows).mean
-            self._rest = runner.goes_on_after(self._data.sites[self.target])
+            self._layers = Layers.look(
+                runner, self.data, sites, [(self.source, self.target)], self.maps,
+                baselines={self.source: self.baseline}, position_mask=self.position_mask,
+                progress=self.progress,
+            ).with_means()  # fmt: skip
+            self.baseline = self._layers.baselines[self.source]
             piece = next(self.pieces())
             self.n_sources = piece.z.shape[-1]
             self.n_targets = piece.function(piece.z).shape[-1]
@@ -138,42 +134,15 @@ class PairAblation:
 
     def pieces(self, text: str = "") -> Iterator[Piece]:
         """One pass over the data. To be used inside `prepared(model)` and `no_grad`."""
-        data, source, target = self._data, self.source, self.target
-        assert isinstance(self.baseline, (str, Tensor))
-        dim = getattr(data.neurons[source], "feature_dim", -1)
-        for number, batch in enumerate(data.batches(text or "edge ablation")):
-            runner = data.runner
-            sites = [data.sites[source], data.sites[target]]
-            if self._rest:
-                sites.append(RESULT)
-            found = runner.activations(batch, sites, whole=True)
-            activation, end = found[source], found[target]
-            start, stop = data.maps[source].at(activation), data.maps[target].at(end)
-            encoded = start.encode(activation)
-            shape, target_shape = encoded.shape[1:-1], stop.encode(end).shape[1:-1]
-            segment = runner.segment(batch, data.sites[source], data.sites[target])
-            rest = runner.segment(batch, data.sites[target], RESULT) if self._rest else None
-
-            def function(
-                z: Tensor, start: Any = start, stop: Any = stop, shape: Any = shape,
-                segment: Any = segment,
-            ) -> Tensor:  # fmt: skip
-                f = start.decode(z.reshape(len(z), *shape, z.shape[-1]))
-                return flatten_positions(stop.encode(segment(f)))
-
-            def tail(
-                y: Tensor, stop: Any = stop, shape: Any = target_shape, rest: Any = rest
-            ) -> Tensor:
-                f = stop.decode(y.reshape(len(y), *shape, y.shape[-1]))
-                result: Tensor = f if rest is None else rest(f)
-                return result
-
-            base = place(self.baseline, activation, dim, source)
-            z0 = flatten_positions(start.encode(base))
+        layers, source, target = self._layers, self.source, self.target
+        for number, batch in enumerate(layers.batches(text or "edge ablation")):
+            encoded = layers.encode(batch, number, with_result=True)
+            assert encoded.result is not None
+            z = encoded.z[source]
             yield Piece(
-                number, batch, function, tail, flatten_positions(encoded),
-                z0.expand(len(activation), -1, -1), found[RESULT.name] if self._rest else end,
-                data.mask(batch),
+                number, batch, layers.segment((source, target), encoded),
+                partial(layers.run_on, target, encoded), z, encoded.z0[source].expand_as(z),
+                encoded.result, encoded.mask,
             )  # fmt: skip
 
     def features(self, piece: Piece, kept: Tensor) -> Tensor:

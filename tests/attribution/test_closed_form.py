@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import interactgraph as itg
-from interactgraph.model.structure import NoClosedForm, read_structure
-from interactgraph.model.tape import NoTape, record
+from interactgraph.calculus.structure import NoClosedForm, read_structure
+from interactgraph.calculus.tape import NoTape, record
 
 ACTIVATIONS = {
     "relu": nn.ReLU(),
@@ -129,7 +129,7 @@ def test_own_module_by_passes_where_positions_mix():
     model = model.double()
     x = torch.randn(4, 2, 5, 5, dtype=torch.float64)
     graph = closed(model, x, ["input", "output"], strengths=("mean",))
-    assert graph.metadata["plans"][0]["way"] in ("columns", "rows")
+    assert graph.metadata["plans"][0]["method"] in ("closed_columns", "closed_rows")
     z = x.movedim(1, -1).flatten(1, 2)
     a = reference.attributions(
         lambda z: model(z.unflatten(1, (5, 5)).movedim(-1, 1))[:, None], z, torch.zeros_like(z), 40
@@ -205,7 +205,7 @@ def test_two_maps_on_a_transformers_feed_forward_part():
     graph = itg.interaction_graph(
         model, case.batches, ["1.ln2", "1.down"], strengths=("rms", "max"), progress=False
     )
-    assert graph.metadata["plans"][0]["way"] == "two maps"
+    assert graph.metadata["plans"][0]["method"] == "two_maps"
     a = []
     for batch in case.batches:
         h = model[0](batch)

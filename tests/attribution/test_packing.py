@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import interactgraph as itg
-from interactgraph.attribution import engine as engine_module
+from interactgraph.attribution import packing as packing_module
 from interactgraph.attribution.packing import pack
 
 ALL = ("rms", "mean_abs", "mean", "max")
@@ -64,7 +64,7 @@ def test_packed_is_unpacked(model, options, monkeypatch):
     assert plan["positions_packed"] == (type(model) is PerToken)
     assert 0 < plan["passes_packed"] <= 12
     assert plan["predicted_passes_per_batch"] < 3 * 24
-    monkeypatch.setattr(engine_module, "pack", lambda dz, by_position: None)
+    monkeypatch.setattr(packing_module, "pack", lambda dz, by_position: None)
     whole = run(model, batches, **options)
     assert "passes_packed" not in whole.metadata["plans"][0]
     check(packed, whole)
@@ -93,7 +93,7 @@ def test_padding_is_left_out(model, monkeypatch):
     mask = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0]]).bool()
     mask = torch.cat([mask, mask[:1]])
     packed = run(model, [x], position_mask=lambda batch: mask)
-    monkeypatch.setattr(engine_module, "pack", lambda dz, by_position: None)
+    monkeypatch.setattr(packing_module, "pack", lambda dz, by_position: None)
     check(packed, run(model, [x], position_mask=lambda batch: mask))
 
 

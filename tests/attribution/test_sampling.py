@@ -8,7 +8,8 @@ from torch import nn
 
 import interactgraph as itg
 from interactgraph import InteractGraphError
-from interactgraph.attribution.strengths import StrengthSums
+from interactgraph.attribution.strengths import check_strengths
+from interactgraph.attribution.sums.strength_sums import StrengthSums
 
 ALL = ("rms", "mean_abs", "mean", "max")
 
@@ -34,7 +35,7 @@ def test_unbiased_over_seeds_and_errors_cover(sampling, sources):
     model, x = net()
     exact = run(model, x)
     draws = [run(model, x, sources=sources, sampling=sampling, seed=s) for s in range(40)]
-    assert draws[0].metadata["plans"][0]["way"] == "drawn columns"
+    assert draws[0].metadata["plans"][0]["method"] == "sampled_columns"
     for name in ("mean", "mean_abs"):
         found = torch.stack([g.weights("0", "5", name) for g in draws])
         true = exact.weights("0", "5", name)
@@ -153,11 +154,9 @@ def test_tolerance_that_cannot_be_reached_is_reported():
 
 
 @pytest.mark.parametrize("name", ["transformer", "mlp", "two_inputs"])
-@pytest.mark.parametrize(("strength", "way"), [("mean", "signed columns"), ("rms", "signed rows")])
-def test_signs_are_unbiased_with_right_errors(name, strength, way):
+def test_signs_are_unbiased_with_right_errors(name):
     case = networks.make(name)
-    engine = {"mean": "forward", "rms": "reverse"}[strength]
-    options = {"strengths": (strength,), "engine": engine, "progress": False, "n_steps": 2}
+    options = {"engine": "reverse", "progress": False, "n_steps": 2}
     layers = [case.source, case.target]
     exact = itg.interaction_graph(case.model, case.batches, layers, **options).weights(*layers)
     draws = [
@@ -166,10 +165,9 @@ def test_signs_are_unbiased_with_right_errors(name, strength, way):
         )
         for seed in range(120)
     ]
-    assert draws[0].metadata["plans"][0]["way"] == way
+    assert draws[0].metadata["plans"][0]["method"] == "rademacher_rows"
     found = torch.stack([g.weights(*layers) for g in draws])
-    if strength == "rms":
-        found, exact = found.square(), exact.square()
+    found, exact = found.square(), exact.square()
     off = (found.mean(0) - exact) / (found.std(0) / len(draws) ** 0.5 + 1e-12)
     assert float(off[exact.abs() > 1e-9].abs().mean()) < 1.2
     assert float(off.abs().max()) < 5
@@ -182,7 +180,7 @@ def test_signs_over_positions_cost_one_pass_for_each_target():
         sampling="signs", progress=False, n_steps=2,
     )  # fmt: skip
     costs = graph.metadata["plans"][0]["costs"]
-    assert costs["reverse (signed rows)"] == 2 * (6 * 2 + 1)
+    assert costs["reverse (rademacher_rows)"] == 2 * (6 * 2 + 1)
 
 
 def test_target_error_goes_on_over_the_data():
@@ -214,7 +212,8 @@ def test_error_of_several_passes_is_that_of_the_samples_and_the_draws(n_passes):
         torch.tensor([[1.0], [1.5]]),
         torch.tensor([[1.0], [1.0]]),
     )  # spreads of samples, draws
-    parts = [StrengthSums(("mean",), (2, trials), torch.device("cpu")) for _ in range(2)]
+    strengths = check_strengths("mean")
+    parts = [StrengthSums(strengths, (2, trials), torch.device("cpu")) for _ in range(2)]
     samples = 5 + torch.randn(n, 2, trials, generator=generator) * pairs[0]
     for number in range(1, n_passes + 1):
         drawn = samples + torch.randn(samples.shape, generator=generator) * pairs[1]
@@ -223,7 +222,7 @@ def test_error_of_several_passes_is_that_of_the_samples_and_the_draws(n_passes):
             part.count(positions)
             part.add({"mean": some}, positions)
             part.end_pass(number)
-    sums = StrengthSums.merged(("mean",), (2, trials), torch.device("cpu"), parts)
+    sums = StrengthSums.merged(parts)
     spread_of_trials = sums.strength("mean").var(1)
     found = (sums.standard_error("mean") ** 2).mean(1)
     left = (sums.standard_error("mean", of_draws=False) ** 2).mean(1)

@@ -1,4 +1,4 @@
-"""Writes the kept numbers anew: `python -m golden` in `tests/`. Only where they are meant to change."""
+"""Writes the kept numbers anew, where they are meant to change: `python -m golden` in `tests/`."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Runs whose numbers are kept: every engine, method, sampling, strength, group, fold, mask, basis."""
+"""Runs whose numbers are kept: every engine, method, sampling, group, fold, mask and basis."""
 
 from __future__ import annotations
 
@@ -11,8 +11,14 @@ from captum.attr import FeatureAblation
 from torch import Tensor, nn
 
 import interactgraph as itg
-from interactgraph.features import PCA, Dictionary, Linear, LocalInteractionBasis, Neurons
-from interactgraph.features import SparseRotation
+from interactgraph.features import (
+    PCA,
+    Dictionary,
+    Linear,
+    LocalInteractionBasis,
+    Neurons,
+    SparseRotation,
+)
 
 ALL = ("rms", "mean_abs", "mean", "max")
 
@@ -78,7 +84,9 @@ def _data() -> dict[str, Callable[[], itg.InteractionGraph]]:
         found[f"groups and folds, {engine}"] = lambda e=engine: _graph(
             mlp, batches=x.split(4), engine=e, groups=labels, folds=2, layers=["input", "1", "4"]
         )
-    sequences = torch.randn(7, 5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    sequences = torch.randn(
+        7, 5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+    )
     keep = torch.arange(5) < torch.tensor([5, 3, 1, 4, 5, 2, 3])[:, None]
     masked = [(sequences[:4], keep[:4]), (sequences[4:], keep[4:])]
     for engine in ("forward", "reverse"):
@@ -111,9 +119,7 @@ def _data() -> dict[str, Callable[[], itg.InteractionGraph]]:
 
 def _dictionary(size: int, n: int, **options: Any) -> Dictionary:
     made = Dictionary.random(size, n, k=5, seed=1)
-    bias = torch.randn(
-        size, generator=torch.Generator().manual_seed(2), dtype=torch.float64
-    )
+    bias = torch.randn(size, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     return Dictionary(
         made.encoder, made.decoder, decoder_bias=bias, activation="topk", k=5, **options
     )

@@ -9,7 +9,7 @@ from torch import nn
 import interactgraph as itg
 from interactgraph import InteractGraphError
 from interactgraph.validation import ablate_modules
-from interactgraph.validation.modules import _matched, _near, _relative_strength, _windows
+from interactgraph.validation.controls import _near, _windows, matched_set, relative_strength
 
 HALF = {"input": 3, "1": 4, "3": 4, "4": 2}
 
@@ -127,7 +127,7 @@ def test_feature_maps_keep_what_they_leave_out(found):
     assert effect.effect["features"]["out"] == pytest.approx(float(change.detach()))
 
 
-def test_classes_specialisation_and_driving_samples(found):
+def test_classes_specialisation_and_max_activating_samples(found):
     model, x, data, graph, partition = found
     loud = 7
     x[loud, :3] *= 100
@@ -144,8 +144,8 @@ def test_classes_specialisation_and_driving_samples(found):
     assert effect.specialisation["features"]["right"] == pytest.approx(max(clipped) / sum(clipped))
     assert "module 0" in str(effect)
     assert "share" in str(effect)
-    assert len(effect.driving_samples) == 5
-    assert loud in effect.driving_samples
+    assert len(effect.max_activating_samples) == 5
+    assert loud in effect.max_activating_samples
 
 
 def test_model_is_left_as_it_was(found):
@@ -286,12 +286,12 @@ def test_controls_are_about_as_strong():
         strongest = np.zeros(16, bool)
         strongest[scale.argsort(descending=True)[:4].numpy()] = True
         random = np.random.default_rng(seed)
-        controls = [_matched(graph, {"l1": strongest}, random) for _ in range(10)]
+        controls = [matched_set(graph, {"l1": strongest}, random) for _ in range(10)]
         assert {int(drawn["l1"].sum()) for drawn in controls} == {4}
-        ratios.append(_relative_strength(graph, {"l1": strongest}, controls))
+        ratios.append(relative_strength(graph, {"l1": strongest}, controls))
         assert ratios[-1] < 1
     assert np.mean(ratios) > 0.6
-    assert np.isnan(_relative_strength(graph, {"l1": strongest}, []))
+    assert np.isnan(relative_strength(graph, {"l1": strongest}, []))
 
 
 def test_graphs_without_feature_maps(found):

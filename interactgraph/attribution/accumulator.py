@@ -1,0 +1,249 @@
+"""What a run adds up for one layer pair: sums for every group and fold, and the completeness."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..distributed import World
+from ..errors import InteractGraphError
+from ..layers import PairProblem
+from .completeness import Completeness, Residual
+from .contributions import Contribution, Displacements, Draws, Entries, OuterProduct
+from .strengths import Strength
+from .sums.control_variate import ControlVariate
+from .sums.outer_products import OuterSums
+from .sums.strength_sums import StrengthSums
+
+__all__ = ["Accumulator", "Key"]
+
+# (group, fold); None where there are no groups or folds.
+Key = tuple[str | None, int | None]
+_EVERYTHING: Key = (None, None)
+
+
+@dataclass(eq=False)
+class Accumulator:
+    """Adds contributions of batches to one `StrengthSums` for every group and fold that occurs.
+
+    Attributes:
+        strengths: which, bound to the pair.
+        shape: (target features, source features).
+        device: of the sums.
+        budget: bytes that all of them may take.
+        drawn: source features may be drawn, which takes memory of its own.
+        tables: by group and fold, in order of appearance.
+        completeness: of everything that was added.
+    """
+
+    strengths: tuple[Strength, ...]
+    shape: tuple[int, int]
+    device: torch.device
+    budget: int
+    drawn: bool = False
+    tables: dict[Key, StrengthSums] = field(default_factory=dict)
+    completeness: Completeness = field(default_factory=Completeness)
+    _outer: dict[Key, OuterSums] = field(default_factory=dict)
+    _variates: dict[Key, ControlVariate] = field(default_factory=dict)
+    _known: Mapping[str, Tensor] = field(default_factory=dict)
+    _members: list[tuple[Key, Tensor | None]] = field(default_factory=list)
+    _positions: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory that the sums take."""
+        each = StrengthSums.bytes_for(self.strengths, self.shape)
+        if self.drawn:
+            each += ControlVariate.bytes_for(self.strengths, self.shape)
+        return each * max(1, len(self.tables))
+
+    @property
+    def free(self) -> int:
+        """Working memory beside the sums."""
+        return max(self.budget - self.n_bytes, self.budget // 8)
+
+    # --- one batch -------------------------------------------------------------------------------
+
+    def begin(self, problem: PairProblem, keys: Sequence[Key] | None) -> None:
+        """Starts a batch; what is added from here on belongs to its samples.
+
+        Args:
+            problem: the pair on the batch.
+            keys: group and fold of each sample; None: there are none.
+
+        Raises:
+            InteractGraphError: the sums of so many groups do not fit into the memory budget.
+        """
+        if problem.mask is None:
+            positions = torch.full((problem.n_samples,), problem.y.shape[1], dtype=torch.int64)
+        else:
+            positions = problem.mask.sum(1).cpu()
+        if keys is None:
+            self._members = [(_EVERYTHING, None)]
+        else:
+            members: dict[Key, list[int]] = {}
+            for number, key in enumerate(keys):
+                members.setdefault(key, []).append(number)
+            self._members = [
+                (key, torch.tensor(numbers, device=self.device)) for key, numbers in members.items()
+            ]
+        self._positions = positions.to(self.device)
+        self._known = {}
+        for key, here in self._members:
+            if key not in self.tables:
+                self._open(key)
+                self._check_memory()
+            counts = positions if here is None else positions[here.cpu()]
+            if self.tables[key].begins_to_vary(counts):
+                self._flush(key)
+            self.tables[key].count(counts)
+
+    def add(self, contribution: Contribution) -> None:
+        """Adds a contribution of the batch that was begun."""
+        match contribution:
+            case Entries():
+                self._add_entries(contribution)
+            case OuterProduct():
+                self._add_outer(contribution)
+            case Draws():
+                self._add_draws(contribution)
+            case Displacements():
+                self._expect(contribution)
+            case Residual():
+                self.completeness.add(contribution)
+
+    def _add_entries(self, entries: Entries) -> None:
+        for key, take in self._parts(entries.samples):
+            sums = {name: take(x) for name, x in entries.sums.items()}
+            positions = take(self._positions[entries.samples])
+            if len(positions):
+                self.tables[key].add(sums, positions, entries.rows, entries.columns)
+
+    def _add_draws(self, draws: Draws) -> None:
+        known = {name: x[draws.samples, draws.features] for name, x in self._known.items()}
+        positions = self._positions[draws.samples]
+        for key, here in self._members:
+            own = slice(None) if here is None else torch.isin(draws.samples, here)
+            sums = {name: x[own] for name, x in draws.sums.items()}
+            part = sums, draws.weights[own], draws.features[own]
+            if self._known:
+                steps = {name: x[own] for name, x in known.items()}
+                self._variates[key].add(*part, steps, positions[own])
+            else:
+                self.tables[key].add_columns(*part, positions[own])
+
+    def _add_outer(self, product: OuterProduct) -> None:
+        for key, take in self._parts(slice(None)):
+            if key not in self._outer:
+                self._outer[key] = OuterSums(self.tables[key], product.matrix)
+            left = None if product.left is None else take(product.left)
+            self._outer[key].add(left, take(product.right), take(self._positions))
+
+    def _expect(self, displacements: Displacements) -> None:
+        """Takes in how far the features of the batch move, before any are drawn."""
+        self._known = {name: x.to(self.device) for name, x in displacements.known.items()}
+        for key, here in self._members:
+            if key not in self._variates:
+                self._variates[key] = ControlVariate(self.tables[key])
+            own = self._known, self._positions
+            if here is not None:
+                own = {name: x[here] for name, x in self._known.items()}, self._positions[here]
+            self._variates[key].expect(*own)
+
+    def _parts(self, samples: slice) -> list[tuple[Key, Callable[[Tensor], Tensor]]]:
+        """For each group the function that takes its rows out of a tensor over the samples."""
+        parts: list[tuple[Key, Callable[[Tensor], Tensor]]] = []
+        for key, here in self._members:
+            if here is None:
+                return [(key, lambda x: x)]
+            start, stop, _ = samples.indices(len(self._positions))
+            inside = here[(here >= start) & (here < stop)] - start
+            if len(inside):
+                parts.append((key, partial(torch.index_select, dim=0, index=inside)))
+        return parts
+
+    def _open(self, key: Key) -> None:
+        self.tables[key] = StrengthSums(self.strengths, self.shape, self.device)
+
+    def _check_memory(self) -> None:
+        if len(self.tables) > 1 and self.n_bytes > self.budget:
+            names = ", ".join(strength.name for strength in self.strengths)
+            raise InteractGraphError(
+                f"the sums of {len(self.tables)} groups and folds ({self.shape[0]} x "
+                f"{self.shape[1]} features, {names}) take {self.n_bytes / 2**30:.2f} GiB, more "
+                f"than the memory budget of {self.budget / 2**30:.2f} GiB; raise memory_budget or "
+                "take fewer groups"
+            )
+
+    # --- all batches -----------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Brings everything into `tables`; more batches may follow."""
+        for key in self.tables:
+            self._flush(key)
+
+    def _flush(self, key: Key) -> None:
+        if key in self._outer:
+            self._outer[key].flush()
+        if key in self._variates:
+            self._variates[key].flush()
+
+    def end_pass(self, number: int) -> None:
+        """Ends one of several passes over the same samples, with new draws in each."""
+        self.flush()
+        for table in self.tables.values():
+            table.end_pass(number)
+
+    def total(self, wanted: Callable[[Key], bool] = lambda key: True) -> StrengthSums:
+        """The sums over the groups and folds that are wanted; valid after `flush`."""
+        chosen = [sums for key, sums in self.tables.items() if wanted(key)]
+        if len(chosen) == 1:
+            return chosen[0]
+        empty = StrengthSums(self.strengths, self.shape, self.device)
+        return StrengthSums.merged(chosen or [empty])
+
+    def gather(self, world: World) -> None:
+        """Adds what all processes have, which then all of them have; valid after `flush`."""
+        if world.size == 1:
+            return
+        found = world.gather(list(self.tables))
+        for key in dict.fromkeys(key for keys in found for key in keys):
+            if key not in self.tables:
+                self.tables[key] = StrengthSums(self.strengths, self.shape, self.device)
+            self.tables[key].gather(world)
+        own = self.completeness
+        parts = world.gather((own.missed, own.change))
+        own.missed, own.change = (sum(part[k] for part in parts) for k in range(2))
+
+    def state(self) -> dict[str, Any]:
+        """Everything that was added, for a checkpoint."""
+        return {
+            "completeness": [self.completeness.missed, self.completeness.change],
+            "tables": [
+                [
+                    *key,
+                    sums.state(),
+                    self._outer[key].state() if key in self._outer else None,
+                    self._variates[key].state() if key in self._variates else None,
+                ]
+                for key, sums in self.tables.items()
+            ],
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes back to what `state` gave."""
+        self.completeness = Completeness(*state["completeness"])
+        for group, fold, sums, outer, variate in state["tables"]:
+            key = (group, fold)
+            self._open(key)
+            self.tables[key].restore(sums)
+            if variate is not None:
+                self._variates[key] = ControlVariate(self.tables[key])
+                self._variates[key].restore(variate)
+            if outer is not None:
+                self._outer[key] = OuterSums.restored(self.tables[key], outer)

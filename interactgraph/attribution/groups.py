@@ -1,0 +1,84 @@
+"""Group and fold of every sample: what averages are kept apart by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import InteractGraphError
+from .accumulator import Key
+from .options import Options
+
+__all__ = ["SampleKeys"]
+
+
+@dataclass(frozen=True, eq=False)
+class SampleKeys:
+    """Reads the keys of samples off batches.
+
+    Attributes:
+        options: of the run, which say what groups and folds there are.
+    """
+
+    options: Options
+
+    @property
+    def any(self) -> bool:
+        """Whether samples are kept apart at all."""
+        return self.options.groups is not None or self.options.folds is not None
+
+    def of(self, batch: Any, n_samples: int, offset: int) -> list[Key] | None:
+        """Group and fold of each sample of a batch; None: they are not kept apart.
+
+        Args:
+            batch: the batch.
+            n_samples: in it.
+            offset: samples before it in this pass.
+
+        Raises:
+            InteractGraphError: there is not one name or number for each sample.
+        """
+        if not self.any:
+            return None
+        n_folds = self.options.folds
+        names: list[Any] = [None] * n_samples
+        if self.options.groups is not None:
+            names = self._names(batch, n_samples, offset)
+        folds = [(offset + n) % n_folds if n_folds else None for n in range(n_samples)]
+        return list(zip(names, folds, strict=True))
+
+    def _names(self, batch: Any, n_samples: int, offset: int) -> list[str]:
+        groups = self.options.groups
+        found: Any
+        if callable(groups):
+            found, where = groups(batch), "groups gives"
+        elif isinstance(groups, (str, int)):
+            kind = Mapping if isinstance(groups, str) else (tuple, list)
+            try:
+                found = batch[groups] if isinstance(batch, kind) else None  # type: ignore[index]
+            except (KeyError, IndexError):
+                found = None
+            where = f"groups={groups!r} of a batch holds"
+            if found is None:
+                raise InteractGraphError(
+                    f"groups={groups!r} is in no {type(batch).__name__} batch; give a key of "
+                    "dict batches, a place in tuples, a function of the batch, or one name for "
+                    "each sample"
+                )
+        else:
+            found = groups[offset : offset + n_samples]
+            where = f"groups names {len(groups)} samples; from {offset} on it has"
+        values = found.tolist() if hasattr(found, "tolist") else list(found)
+        if len(values) != n_samples or any(isinstance(value, (list, tuple)) for value in values):
+            raise InteractGraphError(
+                f"{where} {len(values)} entries for {n_samples} samples; one name or number for "
+                "each sample is needed"
+            )
+        return [str(value) for value in values]
+
+    def left_over(self, n_samples: int) -> Iterator[str]:
+        """A note where more or fewer names were given than there are samples."""
+        groups = self.options.groups
+        if self.options.groups_in_order and len(groups) != n_samples:
+            yield f"groups names {len(groups)} samples and the data has {n_samples}: is it shifted?"

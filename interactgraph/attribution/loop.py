@@ -1,0 +1,228 @@
+"""The loop over batches: every batch to every pair, with progress, checkpoints, several passes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+from tqdm import tqdm
+
+from ..calculus.rounding import is_close, tolerance
+from ..checkpoint import Checkpoint, fingerprint
+from ..distributed import World
+from ..errors import InteractGraphError
+from ..layers import Layers
+from .baseline_range import BaselineRange
+from .groups import SampleKeys
+from .options import Options, Pair
+from .pair_run import PairRun
+from .precision import Precision
+
+__all__ = ["BatchLoop"]
+
+_MOST_PASSES = 64  # over the data, to reach target_error
+_TELLING_PASSES = 16  # after which the error that draws do not explain is known well enough
+_COMPARED = 16  # samples whose activations a resumed run compares
+
+
+@dataclass(eq=False)
+class BatchLoop:
+    """Goes over the data and adds every batch to every pair.
+
+    Attributes:
+        options: of the run.
+        layers: of the model.
+        runs: pair -> its run.
+        world: the processes that divide the batches.
+        independent: whether samples are known not to influence each other.
+        checkpoint: where the loop is saved; None: nowhere.
+        ranges: of the values seen.
+        n_passes: passes over the data that have ended.
+        n_batches: batches so far, in all processes and passes.
+        n_samples: samples of this pass so far, in this process.
+        stopped_early: whether the standard errors were small enough before the data ended.
+    """
+
+    options: Options
+    layers: Layers
+    runs: dict[Pair, PairRun]
+    world: World
+    independent: bool = True
+    checkpoint: Checkpoint | None = None
+    ranges: BaselineRange = field(default_factory=BaselineRange)
+    n_passes: int = 0
+    n_batches: int = 0
+    n_samples: int = 0
+    stopped_early: bool = False
+    _in_pass: int = 0  # batches of this pass so far
+    _offset: int = 0  # samples of this pass so far, in all processes
+    _added: list[str] = field(default_factory=list)  # fingerprints of the batches of a pass
+
+    def run(self) -> None:
+        """Adds every batch, in one pass or until the error is below `target_error`."""
+        target = self.options.target_error
+        precision = Precision(self.options, self.world)
+        drawn = any(run.is_drawn for run in self.runs.values())
+        with self._bar() as bar:
+            bar.update(self.n_batches * self._passes() / self.world.size)
+            while True:
+                self._one_pass(precision, bar)
+                self.n_passes += 1
+                if self.stopped_early or target is None or not drawn:
+                    break
+                for run in self.runs.values():
+                    run.sums.end_pass(self.n_passes)
+                if self.n_passes == _MOST_PASSES or precision.reached(self.runs.values()):
+                    break
+                left = max(precision.error(run, of_draws=False) for run in self.runs.values())
+                if self.n_passes >= _TELLING_PASSES and left >= target:
+                    break  # the samples themselves vary too much, whatever is drawn
+                self._in_pass = self._offset = self.n_samples = 0
+            for run in self.runs.values():
+                run.sums.flush()
+        precision.note(self.runs.values(), self.n_batches, stopped_early=self.stopped_early)
+        self._gather()
+
+    def _one_pass(self, precision: Precision, bar: tqdm) -> None:
+        for number, batch in enumerate(self.layers.data):
+            if number < self._in_pass:
+                self._compare(batch, number)
+                continue
+            self._add(batch, bar)
+            self._in_pass += 1
+            # Looked at after 1, 2, 4, ... batches: a look costs about as much as the sums.
+            # In several processes, each of them has had a batch by then.
+            turns, rest = divmod(self.n_batches, self.world.size)
+            look = turns and not rest and not turns & (turns - 1) and not self.n_passes
+            self.stopped_early = bool(look) and precision.reached(self.runs.values())
+            if self.stopped_early:  # before a save: a run that is resumed has to look again
+                return
+            if self.checkpoint is not None and self.checkpoint.due:
+                self.checkpoint.save(self.state())
+
+    def _add(self, batch: Any, bar: tqdm) -> None:
+        """Adds one batch, where it belongs to this process."""
+        keys = SampleKeys(self.options)
+        if self.checkpoint is not None and len(self._added) <= self._in_pass:
+            self._added.append(self._fingerprint(batch))
+        if not self.world.takes(self._in_pass):  # the same ones in every pass
+            self._offset += self._count(batch, keys)
+            self.n_batches += 1
+            return
+        limit = min(run.max_samples for run in self.runs.values())
+        for piece in self.layers.cut.pieces(self.layers.runner.convert(batch), limit):
+            encoded = self.layers.encode(piece, self.n_batches)
+            if not self.independent and encoded.n_samples > 1:
+                self.independent = self.layers.check_segments(encoded)
+            self.ranges.add(encoded)
+            problems = self.layers.problems(encoded)
+            own = keys.of(piece, encoded.n_samples, self._offset)
+            for pair, run in self.runs.items():
+                bar.set_postfix_str(" -> ".join(pair), refresh=False)
+                run.add(problems[pair], own, bar.update)
+            self.n_samples += encoded.n_samples
+            self._offset += encoded.n_samples
+        self.n_batches += 1
+
+    def _count(self, batch: Any, keys: SampleKeys) -> int:
+        """Samples of a batch that another process runs."""
+        n = self.layers.cut.n_samples(batch)
+        if n is None and keys.any:
+            raise InteractGraphError(
+                "groups and folds in several processes need batches whose samples can be counted: "
+                "tensors with the samples on their first axis"
+            )
+        return n or 0
+
+    def _gather(self) -> None:
+        """Adds what all processes have found."""
+        for run in self.runs.values():
+            run.sums.gather(self.world)
+            notes = [note for found in self.world.gather(run.context.notes) for note in found]
+            run.context.notes[:] = dict.fromkeys(notes)
+        self.n_samples = sum(self.world.gather(self.n_samples))
+        self.ranges.gather(self.world, self.layers.device)
+
+    # --- progress --------------------------------------------------------------------------------
+
+    def _passes(self) -> float:
+        return sum(run.plan.cost for run in self.runs.values())
+
+    def _bar(self) -> tqdm:
+        n_batches = self.layers.data.n_batches
+        return tqdm(
+            desc="interactions",
+            total=None if n_batches is None else self._passes() * n_batches / self.world.size,
+            disable=not self.layers.progress,
+            smoothing=0.05,
+            bar_format=None
+            if n_batches is None
+            else "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}",
+        )
+
+    # --- checkpoints -----------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """Where the loop is, for a checkpoint between two batches."""
+        return {
+            "baselines": dict(self.layers.baselines),
+            "budget": next(iter(self.runs.values())).sums.budget,
+            "activations": {
+                layer: activation[:_COMPARED]
+                for layer, activation in self.layers.activations.items()
+            },
+            "added": self._added,
+            "ranges": self.ranges.state(),
+            "counts": [self.n_samples, self.n_batches, self.n_passes, self._in_pass, self._offset],
+            "runs": [run.state() for run in self.runs.values()],
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes back to what `state` gave.
+
+        Raises:
+            InteractGraphError: the model gives other activations for the first samples.
+        """
+        for layer, saved in state["activations"].items():
+            found = self.layers.activations[layer][:_COMPARED].cpu()
+            share = max(tolerance("products", found.dtype), 4 * torch.finfo(found.dtype).eps)
+            if found.shape != saved.shape or not is_close(found, saved, share):
+                raise InteractGraphError(
+                    f"the checkpoint belongs to another run: layer {layer!r} has other activations "
+                    "for the first samples, so the model, forward= or the first batch has changed; "
+                    "use another folder"
+                )
+        self._added = list(state["added"])
+        self.ranges.restore(state["ranges"], self.layers.device)
+        (self.n_samples, self.n_batches, self.n_passes, self._in_pass, self._offset) = state[
+            "counts"
+        ]
+        for run, saved in zip(self.runs.values(), state["runs"], strict=True):
+            run.restore(saved)
+
+    def _fingerprint(self, batch: Any) -> str:
+        """A string that changes when the batch does, or what groups and masks make of it."""
+        leaves = {str(n): leaf for n, leaf in enumerate(pytree.tree_leaves(batch))}
+        keys = SampleKeys(self.options)
+        n_samples = self.layers.cut.n_samples(batch)
+        if keys.any and n_samples is not None:
+            leaves["keys"] = repr(keys.of(batch, n_samples, 0))
+        mask = self.layers.mask(batch)
+        if mask is not None:
+            leaves["mask"] = mask
+        return fingerprint(leaves)
+
+    def _compare(self, batch: Any, number: int) -> None:
+        """Compares a batch that was added before the run was resumed.
+
+        Raises:
+            InteractGraphError: it is another one.
+        """
+        if self.checkpoint is not None and self._fingerprint(batch) != self._added[number]:
+            raise InteractGraphError(
+                f"the checkpoint belongs to another run: batch {number}, which it has added, is "
+                "another one now (its samples, their order or number, groups or position_mask); "
+                "use another folder, or give the data that it was begun with"
+            )

@@ -1,0 +1,40 @@
+"""Every way to compute A, one file for each; the planner takes the cheapest that can serve."""
+
+from .ablation import Ablation
+from .affine import Affine
+from .captum import Captum
+from .closed_passes import ClosedColumns, ClosedRows
+from .columns import Columns
+from .method import DoesNotApply, Method, PairContext
+from .one_at_a_time import ColumnsOneByOne, RowsOneByOne
+from .rademacher_rows import RademacherRows
+from .rows import Rows
+from .sampled_columns import SampledColumns
+from .shapley import Shapley
+from .two_maps import TwoMaps
+
+__all__ = ["DEFINITIONS", "METHODS", "DoesNotApply", "Method", "PairContext"]
+
+METHODS: tuple[type[Method], ...] = (
+    Affine,
+    TwoMaps,
+    ClosedColumns,
+    ClosedRows,
+    SampledColumns,
+    RademacherRows,
+    Columns,
+    Rows,
+    ColumnsOneByOne,
+    RowsOneByOne,
+    Ablation,
+    Shapley,
+    Captum,
+)
+
+# Values of the option `method`, and whether they come from derivatives, which engines compute.
+DEFINITIONS: dict[str, bool] = {
+    name: method.engine != "perturbation"
+    for method in METHODS
+    for name in method.definitions
+    if name != "captum"
+}

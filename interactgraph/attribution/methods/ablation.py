@@ -1,0 +1,45 @@
+"""Ablation: A[b,t,i,j] = y(z) - y(z with feature j at its baseline), d_src forward passes.
+
+A feature is moved at all its positions at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from ...layers import PairProblem
+from ..completeness import residual_of
+from ..contributions import Contribution
+from ..source_path import SourcePath
+from .method import Tick, no_tick
+from .pass_method import PassMethod
+
+__all__ = ["Ablation"]
+
+
+class Ablation(PassMethod):
+    """The effect of each source feature alone."""
+
+    name = "ablation"
+    engine = "perturbation"
+    definitions = ("ablation",)
+
+    def cost(self, problem: PairProblem) -> float:
+        """See `Method.cost`."""
+        return float(problem.n_sources)
+
+    def contributions(self, problem: PairProblem, tick: Tick = no_tick) -> Iterator[Contribution]:
+        """See `Method.contributions`."""
+        path = SourcePath.in_features(problem)
+        chunk = self.chunk(problem, problem.n_sources, problem.y)
+        total = torch.zeros_like(problem.y)
+        for start in range(0, problem.n_sources, chunk):
+            stop = min(start + chunk, problem.n_sources)
+            without = problem.z - path.columns(start, stop)
+            effect = (problem.y - torch.vmap(problem.segment)(without)).movedim(0, -1)
+            tick(stop - start)
+            total += effect.sum(-1)
+            yield self.context.block(effect, problem, columns=slice(start, stop))
+        yield residual_of(total, problem)

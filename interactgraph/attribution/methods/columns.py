@@ -1,0 +1,167 @@
+"""Forward mode: one JVP whose tangent is (z - z0) of feature j gives column j for all targets.
+
+A[b,t,i,j] = sum_a weight_a sum_s (z - z0)[b,s,j] dy[b,t,i]/dz[b,s,j] (z(u_a)): the sum over s is
+the JVP itself. Features that do not move on a sample share passes with others, see `packing`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...calculus.path import PathRule, at_sample
+from ...layers import PairProblem
+from ..completeness import residual_of
+from ..contributions import Contribution, Draws
+from ..packing import Packing, packed_columns, sums_of_pairs
+from ..source_path import SourcePath
+from .differentiating import Differentiating
+from .method import PairContext, Tick, no_tick
+
+__all__ = ["Columns", "column_blocks"]
+
+_BLOCK = 1 << 23  # bytes of A that are reduced together, where nothing speaks for more
+
+
+class Columns(Differentiating):
+    """Every column by a JVP at every node."""
+
+    name = "columns"
+    engine = "forward"
+
+    def __init__(self, context: PairContext, *, vmapped: bool = True) -> None:
+        super().__init__(context, vmapped=vmapped)
+        self.n_passes_packed = 0
+        self._generator = context.generator()
+
+    def why_not(self, problem: PairProblem) -> str | None:
+        """See `Method.why_not`."""
+        options = self.context.options
+        if options.engine == self.engine and options.sources is not None:
+            return "source features are to be drawn"
+        return None
+
+    def cost(self, problem: PairProblem) -> float:
+        """See `Method.cost`."""
+        return self.n_steps * (self.context.packer.n_passes(problem) + 1.0)
+
+    def two_derivatives(self, problem: PairProblem, *, vmapped: bool) -> Tensor:
+        """See `Differentiating.two_derivatives`."""
+        path = SourcePath.of(problem, vmapped=vmapped)
+        return next(column_blocks(path, problem.y, at_sample(), 2, 2))[-1]
+
+    def _measured(self, problem: PairProblem) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+        path = SourcePath.of(problem)
+        return path.function, path.path.end
+
+    def contributions(self, problem: PairProblem, tick: Tick = no_tick) -> Iterator[Contribution]:
+        """See `Method.contributions`."""
+        path = self.path_of(problem)
+        yield from self.blocks(problem, path, self.rule_for(problem, path), tick)
+
+    def path_of(self, problem: PairProblem) -> SourcePath:
+        """The path to differentiate along, recorded where that serves."""
+        path = SourcePath.of(problem, vmapped=self.vmapped)
+        at_end = self.context.rule == at_sample()
+        return self.context.records.recorded(path, problem, at_end=at_end)
+
+    def blocks(
+        self, problem: PairProblem, path: SourcePath, rule: PathRule, tick: Tick
+    ) -> Iterator[Contribution]:
+        """All columns, and their completeness."""
+        free = self.context.sums.free
+        packing = self.context.packer.packing(problem, path, rule, free, self._generator)
+        if packing is not None:
+            yield from self._packed(problem, path, rule, packing, tick)
+            return
+        chunk = self.chunk(problem, problem.n_sources, problem.y)
+        at_once = self.at_once(problem)
+        if len(rule.nodes) == 1 and problem.z.device.type == "cpu":
+            # With several nodes, every block linearises all of them again.
+            block = _BLOCK // (problem.y.numel() * problem.y.element_size())
+            chunk = min(chunk, max(1, block // at_once) * at_once)
+        total = torch.zeros_like(problem.y)
+        for columns, a in column_blocks(path, problem.y, rule, chunk, at_once, tick):
+            total += a.sum(-1)
+            yield self.context.block(a, problem, columns=columns)
+        yield residual_of(total, problem)
+
+    def _packed(
+        self,
+        problem: PairProblem,
+        path: SourcePath,
+        rule: PathRule,
+        packing: Packing,
+        tick: Tick,
+    ) -> Iterator[Contribution]:
+        """All columns, by passes that carry several features."""
+        n_passes = len(packing.features)
+        self.n_passes_packed = max(n_passes, self.n_passes_packed)
+        chunk = n_passes
+        if not packing.by_position:
+            chunk = self.chunk(problem, n_passes, problem.y)
+        total = torch.zeros_like(problem.y)
+        for start in range(0, n_passes, chunk):
+            some = packing.passes(start, start + chunk)
+            a = packed_columns(path, problem.y, rule, some, self.at_once(problem), tick)
+            total += a.sum(0)
+            strengths = self.context.strengths
+            sums, samples, features = sums_of_pairs(a, some, problem.mask, strengths)
+            yield Draws(sums, torch.ones_like(features), features, samples)
+        yield residual_of(total, problem)
+
+    def record(self) -> dict[str, Any]:
+        """See `Method.record`."""
+        found = super().record()
+        if self.n_passes_packed:
+            found["passes_packed"] = self.n_passes_packed
+            found["positions_packed"] = self.context.packer.positions_apart
+        return found
+
+    def state(self) -> dict[str, Any]:
+        """See `Method.state`."""
+        return {
+            **super().state(),
+            "n_passes_packed": self.n_passes_packed,
+            "generator": self._generator.get_state(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """See `Method.restore`."""
+        super().restore(state)
+        self.n_passes_packed = state["n_passes_packed"]
+        self._generator.set_state(state["generator"])
+
+
+def column_blocks(
+    path: SourcePath, like: Tensor, rule: PathRule, chunk: int, at_once: int, tick: Tick = no_tick
+) -> Iterator[tuple[slice, Tensor]]:
+    """A[b, t, i, j] for a few source features at a time.
+
+    Args:
+        path: of the source on a batch.
+        like: target features `[b, t, i]`, for shape and dtype.
+        rule: path nodes.
+        chunk: source features whose columns are held together.
+        at_once: tangents that go through the segment together.
+        tick: told the number of passes done.
+
+    Yields:
+        Source features, and their `[b, t, i, j]`.
+    """
+    n_sources = path.displacement.shape[2]
+    alone = path.linearize(rule.nodes[0]) if len(rule.nodes) == 1 else None
+    for start in range(0, n_sources, chunk):
+        stop = min(start + chunk, n_sources)
+        total = like.new_zeros(stop - start, *like.shape)
+        for u, weight in zip(*rule, strict=True):
+            linear = alone or path.linearize(u)
+            for first in range(start, stop, at_once):
+                last = min(first + at_once, stop)
+                part = linear(path.columns(first, last))
+                total[first - start : last - start].add_(part, alpha=weight)
+                tick(last - first)
+        yield slice(start, stop), total.movedim(0, -1)

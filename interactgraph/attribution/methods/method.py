@@ -1,0 +1,192 @@
+"""The interface of a method: one way to compute A, and what every way is given."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ...calculus.path import PathRule, at_sample, gauss_legendre
+from ...layers import PairProblem
+from ..accumulator import Accumulator
+from ..contributions import Contribution, Entries
+from ..options import Options, Pair
+from ..packing import Packer
+from ..segment_records import SegmentRecords
+from ..strengths import Strength
+from ..sums.strength_sums import reduce_positions
+
+__all__ = ["VJP", "DoesNotApply", "Method", "PairContext", "Tick", "no_tick"]
+
+Tick = Callable[[float], None]  # told the number of passes done
+
+VJP = 2.0  # forward passes that a VJP costs; a JVP costs about one
+
+
+def no_tick(passes: float) -> None:
+    """Tells nobody."""
+
+
+class DoesNotApply(Exception):
+    """A method cannot serve a batch; nothing of it has been added. The message says why."""
+
+
+@dataclass(frozen=True, eq=False)
+class PairContext:
+    """What all methods of a pair share.
+
+    Attributes:
+        pair: (source, target) layers.
+        options: of the run.
+        strengths: bound to the pair.
+        sums: what will be added up, which says how much memory is free.
+        seed: of random draws.
+        records: of the segment.
+        packer: of source features that do not move everywhere.
+        notes: what the user should know; methods add to them.
+    """
+
+    pair: Pair
+    options: Options
+    strengths: tuple[Strength, ...]
+    sums: Accumulator
+    seed: int
+    records: SegmentRecords = field(default_factory=SegmentRecords)
+    packer: Packer = field(default_factory=Packer)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """The pair, for messages."""
+        return " -> ".join(self.pair)
+
+    @property
+    def rule(self) -> PathRule:
+        """The path nodes of the method that is asked for, as long as none are added."""
+        if self.options.definition == "gradient":
+            return at_sample()
+        return gauss_legendre(self.options.n_steps)
+
+    def note(self, text: str) -> None:
+        """Notes something about the pair, once."""
+        note = f"{self.name}: {text}"
+        if note not in self.notes:
+            self.notes.append(note)
+
+    def generator(self) -> torch.Generator:
+        """Random numbers of the pair, from the beginning."""
+        return torch.Generator().manual_seed(self.seed)
+
+    def reduce(
+        self,
+        a: Tensor,
+        problem: PairProblem,
+        samples: slice = slice(None),
+        positions: slice = slice(None),
+    ) -> dict[str, Tensor]:
+        """A `[b, t, i, j]` of some samples and positions -> X_b of each strength, `[b, i, j]`."""
+        mask = None if problem.mask is None else problem.mask[samples, positions]
+        return reduce_positions(a, mask, self.strengths)
+
+    def joined(self, one: dict[str, Tensor], other: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Joins what `reduce` gave for two sets of positions of the same samples."""
+        return {s.name: s.joined(one[s.name], other[s.name]) for s in self.strengths}
+
+    def block(
+        self,
+        a: Tensor,
+        problem: PairProblem,
+        *,
+        samples: slice = slice(None),
+        rows: slice = slice(None),
+        columns: slice = slice(None),
+    ) -> Entries:
+        """A `[b, t, i, j]` of some samples, target and source features as a contribution."""
+        return Entries(self.reduce(a, problem, samples), samples, rows, columns)
+
+
+class Method(ABC):
+    """One way to compute A for a layer pair, kept over all batches.
+
+    Costs are counted in forward passes of the segment on a batch.
+
+    Attributes:
+        name: of the method, in plans.
+        engine: the value of the option `engine` that asks for it.
+        definitions: values of the option `method` that it computes.
+        is_drawn: whether strengths are estimates from drawn features or signs.
+        most_samples: at a time, whatever the memory; None: any number.
+    """
+
+    name: ClassVar[str]
+    engine: ClassVar[str]
+    definitions: ClassVar[tuple[str, ...]]
+    is_drawn: ClassVar[bool] = False
+    most_samples: ClassVar[int | None] = None
+
+    def __init__(self, context: PairContext) -> None:
+        self.context = context
+
+    def why_not(self, problem: PairProblem) -> str | None:
+        """Why it cannot serve the pair, from its first samples; None: it may.
+
+        May look at the segment, but runs no derivative: see `confirm`.
+        """
+        return None
+
+    @abstractmethod
+    def cost(self, problem: PairProblem) -> float:
+        """Predicted cost of a batch."""
+
+    def confirm(self, problem: PairProblem) -> None:
+        """Tries on the first samples what the method relies on.
+
+        Raises:
+            DoesNotApply: it does not hold.
+        """
+        return
+
+    def working_bytes(self, problem: PairProblem) -> int:
+        """Working memory of the problem; 0: it finds its own way through any number of samples."""
+        return 0
+
+    @abstractmethod
+    def contributions(self, problem: PairProblem, tick: Tick = no_tick) -> Iterator[Contribution]:
+        """All that a batch adds.
+
+        Args:
+            problem: the pair on the batch.
+            tick: told the number of passes done.
+
+        Raises:
+            DoesNotApply: before anything is given.
+        """
+
+    @property
+    def n_steps(self) -> int:
+        """Path nodes, for the plan."""
+        return 0
+
+    def record(self) -> dict[str, Any]:
+        """JSON values that the recipe keeps of how it went."""
+        return {}
+
+    def state(self) -> dict[str, Any]:
+        """What it carries from batch to batch, for a checkpoint."""
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes back to what `state` gave."""
+        return
+
+    def max_samples(self, problem: PairProblem) -> int:
+        """Samples at a time that the free memory allows, from a problem with some."""
+        most = self.most_samples or 1 << 62
+        needed = self.working_bytes(problem)
+        if not needed:
+            return most
+        return min(most, max(1, self.context.sums.free // max(1, needed // problem.n_samples)))

@@ -1,0 +1,409 @@
+"""The options of a run: checked once, then frozen.
+
+Every option is one field here, with its check, what the recipe and a checkpoint keep of it, and its
+flag on the command line; `interaction_graph` has the same parameters. Torch is imported where
+values are looked at, so that the command line can list the flags at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..checks import choice, positive, whole, whole_or_none
+from ..errors import InteractGraphError
+from .strengths import STRENGTHS, Strength, check_strengths
+
+if TYPE_CHECKING:
+    import os
+
+    import torch
+    from torch import Tensor
+
+    from ..features import FeatureMap
+    from ..model import Forward, PositionMask
+
+__all__ = ["ENGINES", "SAMPLINGS", "Flag", "Options", "flags"]
+
+ENGINES = ("auto", "closed_form", "forward", "reverse")
+SAMPLINGS = ("importance", "uniform", "signs")
+
+Pair = tuple[str, str]
+Features = "str | FeatureMap | Mapping[str, str | FeatureMap]"
+Groups = "str | int | Sequence[Any] | Tensor | Callable[[Any], Any]"
+
+
+@dataclass(frozen=True)
+class Flag:
+    """An option on the command line.
+
+    Attributes:
+        help: what it does.
+        kind: how its text is read, see `interactgraph.cli.options`.
+        metavar: what its value is called.
+        several: whether it takes one value or more.
+        choices: the values there are.
+    """
+
+    help: str
+    kind: str = "text"
+    metavar: str | None = None
+    several: bool = False
+    choices: tuple[str, ...] | None = None
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+def _plain(value: Any) -> Any:
+    from ..checkpoint import description
+
+    return description(value)
+
+
+def option(
+    default: Any = None,
+    *,
+    check: Callable[[str, Any], Any] | None = None,
+    recipe: Callable[[Any], Any] | None = _as_it_is,
+    identity: Callable[[Any], Any] | None = None,
+    flag: Flag | None = None,
+) -> Any:
+    """A field of `Options`.
+
+    Args:
+        default: its value where none is given.
+        check: (name, value) -> the value as it is used; raises for what makes no sense.
+        recipe: what the graph's metadata keep of it; None: nothing.
+        identity: what a checkpoint compares besides the recipe; None: nothing.
+        flag: on the command line; None: it has none.
+    """
+    return field(
+        default=default,
+        metadata={"check": check, "recipe": recipe, "identity": identity, "flag": flag},
+    )
+
+
+# --- checks of single options --------------------------------------------------------------------
+
+
+def _at_least(least: int) -> Callable[[str, Any], int]:
+    return lambda name, value: whole(name, value, least)
+
+
+def _none_or_at_least(least: int) -> Callable[[str, Any], int | None]:
+    return lambda name, value: whole_or_none(name, value, least)
+
+
+def _one_of(*choices: str) -> Callable[[str, Any], Any]:
+    return lambda name, value: choice(name, value, choices)
+
+
+def _positive_or_none(name: str, value: Any) -> float | None:
+    return None if value is None else positive(name, value)
+
+
+def _share_or_none(name: str, value: Any) -> float | None:
+    if value is not None and positive(name, value) >= 1:
+        raise InteractGraphError(f"{name}={value!r}; it must be between 0 and 1")
+    return value
+
+
+def _not_negative(name: str, value: Any) -> float:
+    if not value >= 0:
+        raise InteractGraphError(f"{name}={value!r}; it must not be negative")
+    return float(value)
+
+
+def _labels(name: str, value: Any) -> Any:
+    if value is not None and not all(
+        isinstance(names, Sequence) for names in dict(value).values()
+    ):  # fmt: skip
+        raise InteractGraphError("labels must give a list of names for each layer that it has")
+    return value
+
+
+def _method(name: str, value: Any) -> Any:
+    if isinstance(value, type) and hasattr(value, "attribute"):
+        return value  # a class of captum
+    from .methods import DEFINITIONS
+
+    return choice(name, value, DEFINITIONS)
+
+
+def _strengths(name: str, value: Any) -> tuple[str, ...]:
+    return tuple(strength.name for strength in check_strengths(value))
+
+
+def _name_of_method(value: Any) -> str:
+    return value if isinstance(value, str) else f"captum.{value.__name__}"
+
+
+def _named(value: Any) -> Any:
+    """Baselines by name, tensors as what they are."""
+    if isinstance(value, Mapping):
+        return {layer: _named(entry) for layer, entry in value.items()}
+    return value if isinstance(value, str) else "tensor"
+
+
+_BY_LAYER = "for all layers or for one"
+
+
+@dataclass(frozen=True, eq=False)
+class Options:
+    """What `interaction_graph` is asked for; its parameters explain each.
+
+    Raises:
+        InteractGraphError: an option, or a combination of options, that makes no sense.
+    """
+
+    layers: Sequence[str] = option(
+        (), recipe=list,
+        flag=Flag("module names (their output), NAME.input, input, output; in order",
+                  metavar="NAME", several=True),
+    )  # fmt: skip
+    pairs: Sequence[Pair] | None = option(
+        recipe=lambda pairs: [list(pair) for pair in pairs],
+        flag=Flag("default: consecutive layers", "pair", "SOURCE:TARGET", several=True),
+    )
+    features: Any = option(
+        "neurons", recipe=None, identity=_plain,
+        flag=Flag("neurons, pca, lib, random_rotation, sparse_rotation or a feature map of your "
+                  f"own, {_BY_LAYER}", "features", "[LAYER=]NAME|FILE.py:NAME", several=True),
+    )  # fmt: skip
+    method: Any = option(
+        "integrated_gradients", check=_method, recipe=_name_of_method,
+        flag=Flag("integrated_gradients, gradient, ablation, shapley or captum.CLASS", "method",
+                  "NAME"),
+    )  # fmt: skip
+    baseline: Any = option(
+        "zero", recipe=None, identity=_plain,
+        flag=Flag(f"zero, mean or a tensor, {_BY_LAYER}", "baseline",
+                  "[LAYER=]zero|mean|FILE.py:NAME", several=True),
+    )  # fmt: skip
+    strengths: Sequence[str] = option(
+        ("rms",), check=_strengths, recipe=list,
+        flag=Flag(f"of {', '.join(STRENGTHS)}; the first one is the default weight",
+                  metavar="NAME", several=True, choices=tuple(STRENGTHS)),
+    )  # fmt: skip
+    n_steps: int = option(8, check=_at_least(1), flag=Flag("path nodes", "int", "N"))
+    tolerance: float | None = option(
+        check=_positive_or_none, flag=Flag("largest completeness residual", "float", "X")
+    )
+    engine: str = option(
+        "auto", check=_one_of(*ENGINES),
+        flag=Flag("the way to differentiate; auto: the cheapest", choices=ENGINES),
+    )  # fmt: skip
+    sources: int | None = option(
+        check=_none_or_at_least(1), flag=Flag("source features drawn for each sample", "int", "N")
+    )
+    sampling: str = option(
+        "importance", check=_one_of(*SAMPLINGS), flag=Flag("how they are drawn", choices=SAMPLINGS)
+    )
+    target_error: float | None = option(
+        check=_share_or_none,
+        flag=Flag("end when the error of the strongest edges is below this share of their strength",
+                  "float", "SHARE"),
+    )  # fmt: skip
+    seed: int = option(0, check=_at_least(0), flag=Flag("decides everything random", "int", "N"))
+    groups: Any = option(
+        recipe=_plain,
+        flag=Flag("a graph for each group of samples, too: 1 for the labels of (x, y) batches",
+                  "groups", "KEY|PLACE|FILE.py:NAME"),
+    )  # fmt: skip
+    folds: int | None = option(
+        check=_none_or_at_least(2), flag=Flag("graphs of N parts of the data", "int", "N")
+    )
+    position_mask: PositionMask | None = option(
+        recipe=_plain, flag=Flag("key of dict batches", metavar="KEY")
+    )
+    labels: Mapping[str, Sequence[str]] | None = option(
+        check=_labels, recipe=None, flag=Flag("{layer: labels}", "made", "FILE.py:NAME")
+    )
+    forward: Forward | None = option(
+        recipe=_plain, flag=Flag("forward(model, batch)", "object", "FILE.py:NAME")
+    )
+    device: torch.device | str | None = option(
+        recipe=None, flag=Flag("cpu, cuda, cuda:1, ...", metavar="NAME")
+    )
+    dtype: torch.dtype | None = option(
+        recipe=None, identity=_plain,
+        flag=Flag("what to compute in", "dtype",
+                  choices=("float32", "float64", "bfloat16", "float16")),
+    )  # fmt: skip
+    memory_budget: int | None = option(
+        check=_none_or_at_least(1), recipe=None, identity=_as_it_is,
+        flag=Flag("working memory, such as 2GiB", "bytes", "SIZE"),
+    )  # fmt: skip
+    checkpoint: str | os.PathLike[str] | None = option(
+        recipe=None, flag=Flag("save there how far it is; resume", metavar="DIR")
+    )
+    checkpoint_seconds: float = option(
+        60.0, check=_not_negative, recipe=None,
+        flag=Flag("time between two saves", "float", "N"),
+    )  # fmt: skip
+    progress: bool = option(True, recipe=None, flag=Flag("no progress bar", "switch"))
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            check = each.metadata["check"]
+            if check is not None:
+                object.__setattr__(self, each.name, check(each.name, getattr(self, each.name)))
+        object.__setattr__(self, "pairs", _check_pairs(list(self.layers), self.pairs))
+        self._check_draws()
+        self._check_perturbation()
+        if self.target_error is not None and not self.strength_objects[0].has_error:
+            raise InteractGraphError(
+                f"target_error needs a strength with an error first, not {self.strengths[0]!r}"
+            )
+
+    # --- several options together ----------------------------------------------------------------
+
+    def _check_draws(self) -> None:
+        if self.sources is None:
+            if self.sampling == "signs":
+                raise InteractGraphError("sampling='signs' needs a number of probes: sources=8")
+            return
+        if self.sampling != "signs":
+            if self.engine in ("closed_form", "reverse"):
+                raise InteractGraphError(
+                    f"sources={self.sources} draws source features, which engine={self.engine!r} "
+                    "does not; use engine='forward' or 'auto'"
+                )
+            return
+        if self.strengths != ("rms",) or self.engine not in ("auto", "reverse"):
+            raise InteractGraphError(
+                f"sampling='signs' with engine={self.engine!r} and "
+                f"strengths={list(self.strengths)}; random signs over target positions estimate "
+                "strengths=('rms',) in reverse mode, and nothing else"
+            )
+
+    def _check_perturbation(self) -> None:
+        if self.differentiates:
+            return
+        if self.engine != "auto" or self.sources or self.tolerance:
+            raise InteractGraphError(
+                f"method={getattr(self.method, '__name__', self.method)!r} differentiates nothing, "
+                "so engine, sources and tolerance do not apply; leave them out"
+            )
+
+    # --- what follows ----------------------------------------------------------------------------
+
+    @property
+    def definition(self) -> str:
+        """What A is: the method's name, "captum" for a class of captum."""
+        return self.method if isinstance(self.method, str) else "captum"
+
+    @property
+    def differentiates(self) -> bool:
+        """Whether A comes from derivatives, which engines compute."""
+        from .methods import DEFINITIONS
+
+        return self.definition != "captum" and DEFINITIONS[self.definition]
+
+    @property
+    def strength_objects(self) -> tuple[Strength, ...]:
+        """The strengths, not bound to a pair yet."""
+        return check_strengths(self.strengths)
+
+    @property
+    def pair_list(self) -> list[Pair]:
+        """The (source, target) layers, in order."""
+        return list(self.pairs or ())
+
+    @property
+    def source_layers(self) -> list[str]:
+        """Layers that are a source, in order."""
+        return list(dict.fromkeys(source for source, _ in self.pair_list))
+
+    def feature_maps(self) -> dict[str, FeatureMap]:
+        """Layer -> feature map, as asked for.
+
+        Raises:
+            InteractGraphError: an unknown name or layer.
+        """
+        from ..features import named_map
+
+        layers = list(self.layers)
+        if not isinstance(self.features, Mapping):
+            return {layer: named_map(self.features, layer) for layer in layers}
+        unknown = [layer for layer in self.features if layer not in layers]
+        if unknown:
+            raise InteractGraphError(f"features name {unknown}, which are not in layers={layers}")
+        return {layer: named_map(self.features.get(layer, "neurons"), layer) for layer in layers}
+
+    def baselines(self) -> dict[str, str | Tensor]:
+        """Source layer -> "zero", "mean" or a tensor.
+
+        Raises:
+            InteractGraphError: something else, or a layer that is no source.
+        """
+        from ..layers import check_baseline
+
+        return check_baseline(self.baseline, self.source_layers)
+
+    @property
+    def groups_in_order(self) -> bool:
+        """Whether groups are given one for each sample, in the order of the data."""
+        from torch import Tensor
+
+        return isinstance(self.groups, (Tensor, Sequence)) and not isinstance(self.groups, str)
+
+    @property
+    def checkpoint_folder(self) -> Path | None:
+        """Where the run is saved."""
+        return None if self.checkpoint is None else Path(self.checkpoint)
+
+    def recipe(self) -> dict[str, Any]:
+        """JSON values that say how the graph was computed."""
+        found = {
+            each.name: each.metadata["recipe"](getattr(self, each.name))
+            for each in fields(self)
+            if each.metadata["recipe"] is not None
+        }
+        found["features"] = {layer: each.kind for layer, each in self.feature_maps().items()}
+        found["baseline"] = _named(self.baselines())
+        return found
+
+    def identity(self) -> dict[str, Any]:
+        """JSON values that a checkpoint compares besides the recipe."""
+        return {
+            each.name: each.metadata["identity"](getattr(self, each.name))
+            for each in fields(self)
+            if each.metadata["identity"] is not None
+        }
+
+
+def flags() -> dict[str, tuple[Flag, Any]]:
+    """Option -> its flag and its default, in order."""
+    return {
+        each.name: (each.metadata["flag"], each.default)
+        for each in fields(Options)
+        if each.metadata["flag"] is not None
+    }
+
+
+def _check_pairs(layers: list[str], pairs: Sequence[Pair] | None) -> list[Pair]:
+    if pairs is None:
+        if len(layers) < 2:
+            raise InteractGraphError(f"layers={layers}: at least two are needed, source and target")
+        return list(pairwise(layers))
+    for pair in pairs:
+        if isinstance(pair, str) or len(pair) != 2:
+            raise InteractGraphError(f"pairs must be (source, target) names, got {pair!r}")
+    chosen = [(str(source), str(target)) for source, target in pairs]
+    for source, target in chosen:
+        for layer in (source, target):
+            if layer not in layers:
+                raise InteractGraphError(f"pairs name {layer!r}, which is not in layers={layers}")
+        if source == target:
+            raise InteractGraphError(
+                f"pair {source!r} -> {target!r}: source and target must differ"
+            )
+    if not chosen or len(set(chosen)) < len(chosen):
+        raise InteractGraphError("pairs must name at least one pair, each once")
+    return chosen

@@ -1,0 +1,69 @@
+"""`target_error`: whether the strongest edges are known well enough."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+from ..distributed import World
+from .options import Options
+from .pair_run import PairRun
+from .sums.strength_sums import StrengthSums
+
+__all__ = ["Precision"]
+
+_STRONGEST = 100  # edges of each pair that target_error is about
+
+
+@dataclass(frozen=True, eq=False)
+class Precision:
+    """Relative standard errors of the strongest edges, over all processes.
+
+    Attributes:
+        options: of the run.
+        world: its processes, all of which ask at the same time.
+    """
+
+    options: Options
+    world: World
+
+    def reached(self, runs: Iterable[PairRun]) -> bool:
+        """Whether each of the strongest edges of every pair has a small relative error."""
+        target = self.options.target_error
+        return target is not None and all(self.error(run) < target for run in runs)
+
+    def error(self, run: PairRun, *, of_draws: bool = True) -> float:
+        """The largest relative standard error among the strongest edges of a pair.
+
+        Args:
+            run: of the pair.
+            of_draws: with what the draws of source features add to it.
+        """
+        run.sums.flush()
+        sums, name = run.sums.total(), self.options.strengths[0]
+        if self.world.size > 1:  # of a copy: every process goes on with its own
+            sums = StrengthSums.merged([sums]).gather(self.world)
+        strength = sums.strength(name).abs().flatten()
+        error = sums.standard_error(name, of_draws=of_draws)
+        assert error is not None
+        top = strength.topk(min(_STRONGEST, len(strength))).indices
+        top = top[strength[top] > 0]
+        worst = (error.flatten()[top] / strength[top]).max() if len(top) else torch.tensor(0.0)
+        # Decisions depend on it: one number for all.
+        return self.world.gather(math.inf if worst.isnan() else float(worst))[0]
+
+    def note(self, runs: Iterable[PairRun], n_batches: int, *, stopped_early: bool) -> None:
+        """Notes in every pair what was reached, where that is not simply the target."""
+        target = self.options.target_error
+        if target is None:
+            return
+        for run in runs:
+            found = self.error(run)
+            text = f"standard error of the strongest edges at most {found:.2g}"
+            if found >= target:
+                run.context.note(f"{text}, above target_error={target:g}")
+            elif stopped_early:
+                run.context.note(f"{text} after {n_batches} batches, the rest was not read")

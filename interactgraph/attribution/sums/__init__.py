@@ -1,0 +1,1 @@
+"""Running sums of A over samples, from which strengths and standard errors follow."""

@@ -1,0 +1,330 @@
+"""Running sums over samples: what every strength is made of in the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...distributed import World
+from ..strengths import Strength
+from .repeated_passes import RepeatedPasses
+
+__all__ = ["StrengthSums", "at_least_single", "reduce_positions", "row_slices"]
+
+_BLOCK = 1 << 16  # entries at a time
+
+
+def at_least_single(x: Tensor) -> Tensor:
+    """Half precision cast to single, in which squares and sums keep within the range."""
+    return x.float() if x.element_size() == 2 else x
+
+
+def reduce_positions(
+    a: Tensor, mask: Tensor | None, strengths: Sequence[Strength]
+) -> dict[str, Tensor]:
+    """A `[b, t, i, j]` -> X_b of each strength, `[b, i, j]`."""
+    a = at_least_single(a)
+    if mask is not None:
+        a = a * mask[:, :, None, None]
+    single = a.shape[1] == 1
+    return {
+        s.name: s.entry(a[:, 0]) if single else s.over_positions(s.entry(a), 1) for s in strengths
+    }
+
+
+def row_slices(shape: tuple[int, ...] | torch.Size) -> Iterator[slice]:
+    """Some rows of a matrix at a time, so that temporary values stay in the cache."""
+    step = max(1, _BLOCK // max(1, shape[1]))
+    for start in range(0, shape[0], step):
+        yield slice(start, min(start + step, shape[0]))
+
+
+@dataclass(eq=False)
+class StrengthSums:
+    """Running sums over samples from which strengths and standard errors follow, float64.
+
+    Attributes:
+        strengths: which.
+        shape: (target features, source features).
+        device: where the sums are.
+        first: name -> sum_b X_b, of a maximum the maximum; `[i, j]`.
+        second: name -> sum_b X_b^2 of strengths that have an error, `[i, j]`.
+        cross: name -> sum_b X_b n_b, `[i, j]`; empty while every sample has as many positions.
+        n_samples: number of samples B.
+        n_used: number of those that have a position that counts.
+        n_positions: sum_b n_b.
+        n_positions_squared: sum_b n_b^2.
+        per_sample: n_b while it is the same for all samples.
+        passes: what differs between passes over the same samples with new draws.
+    """
+
+    strengths: tuple[Strength, ...]
+    shape: tuple[int, int]
+    device: torch.device
+    first: dict[str, Tensor] = field(init=False)
+    second: dict[str, Tensor] = field(init=False)
+    cross: dict[str, Tensor] = field(default_factory=dict)
+    n_samples: int = 0
+    n_used: int = 0
+    n_positions: int = 0
+    n_positions_squared: int = 0
+    per_sample: int | None = None
+    passes: RepeatedPasses = field(default_factory=RepeatedPasses)
+
+    def __post_init__(self) -> None:
+        self.first = {strength.name: self._zeros() for strength in self.strengths}
+        self.second = {s.name: self._zeros() for s in self.strengths if s.has_error}
+
+    @staticmethod
+    def bytes_for(strengths: Sequence[Strength], shape: tuple[int, int]) -> int:
+        """Memory that the sums take."""
+        return 8 * shape[0] * shape[1] * sum(1 + strength.has_error for strength in strengths)
+
+    def _zeros(self) -> Tensor:
+        return torch.zeros(self.shape, dtype=torch.float64, device=self.device)
+
+    # --- adding samples --------------------------------------------------------------------------
+
+    def begins_to_vary(self, positions: Tensor) -> bool:
+        """Whether these samples are the first whose number of positions differs from the others.
+
+        What has been added until then must be in `first` before `count` is called.
+        """
+        here = set(positions.tolist()) | ({self.per_sample} if self.n_samples else set())
+        return not self.cross and len(here) > 1
+
+    def count(self, positions: Tensor) -> None:
+        """Counts the samples of a batch; to be called before they are added.
+
+        Args:
+            positions: number of target positions that count in each sample, int64 `[b]`.
+        """
+        if self.begins_to_vary(positions):
+            self._open_cross()
+        elif not self.n_samples and len(positions):
+            self.per_sample = int(positions[0])
+        self.n_samples += len(positions)
+        self.n_used += int(positions.count_nonzero())
+        self.n_positions += int(positions.sum())
+        self.n_positions_squared += int(positions.square().sum())
+
+    def _open_cross(self) -> None:
+        each = self.per_sample or 0
+        self.cross = {name: self.first[name] * each for name in self.second}
+
+    def add(
+        self,
+        sums: Mapping[str, Tensor],
+        positions: Tensor,
+        rows: slice = slice(None),
+        columns: slice = slice(None),
+    ) -> None:
+        """Adds what `reduce_positions` gave, `[b, i, j]`, for some target and source features.
+
+        Args:
+            sums: strength -> X_b.
+            positions: as for `count`.
+            rows: the target features.
+            columns: the source features.
+        """
+        for strength in self.strengths:
+            name = strength.name
+            x = sums[name]
+            if strength.has_error:
+                x = x.to(torch.float64)
+                self.second[name][rows, columns] += x.square().sum(0)
+                if self.cross:
+                    counts = positions.to(torch.float64)
+                    self.cross[name][rows, columns] += torch.einsum("bij,b->ij", x, counts)
+            strength.fold(self.first[name][rows, columns], x)
+
+    def add_columns(
+        self,
+        sums: Mapping[str, Tensor],
+        weights: Tensor,
+        features: Tensor,
+        positions: Tensor,
+        expected: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """Adds one source feature for each sample, an unbiased estimate of all of them.
+
+        Args:
+            sums: strength -> X_b, `[n, i]`.
+            weights: of the samples' contributions, `[n]`.
+            features: the source feature of each sample, int64 `[n]`.
+            positions: as for `count`.
+            expected: what is added for these samples besides, whatever is drawn, `[n, i]`; the
+                contributions are the differences from it.
+        """
+        used = weights > 0
+        features, weights, positions = features[used], weights[used, None], positions[used]
+        for strength in self.strengths:
+            name = strength.name
+            x = sums[name][used].to(torch.float64)
+            if strength.has_error:
+                if expected:
+                    known = expected[name][used].to(torch.float64)
+                    x = (x - known) * weights
+                    squares = x * (x + 2 * known)
+                else:
+                    x = x * weights
+                    squares = x.square()
+                self.second[name].index_add_(1, features, squares.mT)
+                if self.cross:
+                    self.cross[name].index_add_(1, features, (x * positions[:, None]).mT)
+            strength.fold_columns(self.first[name], features, x)
+
+    def end_pass(self, number: int) -> None:
+        """Notes what one of several passes over the same samples, drawn anew, has added.
+
+        Args:
+            number: of the pass, from 1.
+        """
+        self.passes.end({name: self.first[name] for name in self.second}, number)
+
+    # --- joining ---------------------------------------------------------------------------------
+
+    @staticmethod
+    def merged(parts: Sequence[StrengthSums]) -> StrengthSums:
+        """The sums over all samples of several ones over disjoint samples, at least one."""
+        total = StrengthSums(parts[0].strengths, parts[0].shape, parts[0].device)
+        parts = [part for part in parts if part.n_samples]
+        vary = any(part.cross for part in parts) or len({p.per_sample for p in parts}) > 1
+        if vary:
+            total.cross = {name: total._zeros() for name in total.second}
+        for part in parts:
+            for strength in total.strengths:
+                strength.combine(total.first[strength.name], part.first[strength.name])
+            for name in total.second:
+                total.second[name] += part.second[name]
+                if vary:
+                    each = part.per_sample or 0
+                    total.cross[name] += part.cross[name] if part.cross else part.first[name] * each
+            total.n_samples += part.n_samples
+            total.n_used += part.n_used
+            total.n_positions += part.n_positions
+            total.n_positions_squared += part.n_positions_squared
+            total.per_sample = part.per_sample
+            total.passes.add(part.passes)
+        return total
+
+    def gather(self, world: World) -> StrengthSums:
+        """The sums over the samples of all processes; all of them call it. May change these."""
+        counts = (self.n_samples, self.n_used, self.n_positions, self.n_positions_squared)
+        parts = world.gather((counts, self.per_sample, bool(self.cross)))
+        each = {per_sample for (n, *_), per_sample, _ in parts if n}
+        if (len(each) > 1 or any(cross for *_, cross in parts)) and not self.cross:
+            self._open_cross()
+        for strength in self.strengths:
+            world.add(self.first[strength.name], largest=not strength.has_error)
+        for table in (self.second, self.cross):
+            for total in table.values():
+                world.add(total)
+        self.n_samples, self.n_used, self.n_positions, self.n_positions_squared = (
+            sum(part[0][k] for part in parts) for k in range(4)
+        )
+        self.per_sample = next(iter(each), None)
+        self.passes.gather(world, self.second)
+        return self
+
+    # --- results ---------------------------------------------------------------------------------
+
+    def strength(self, name: str, dtype: torch.dtype = torch.float64) -> Tensor:
+        """The strength, `[i, j]`."""
+        strength = self._strength(name)
+        total = self._counts(strength)[0] if strength.has_error else 1
+        result = torch.empty(self.shape, dtype=dtype, device=self.device)
+        for rows in row_slices(self.shape):
+            result[rows] = strength.value(self.first[name][rows] / max(total, 1))
+        return result
+
+    def standard_error(
+        self, name: str, dtype: torch.dtype = torch.float64, *, of_draws: bool = True
+    ) -> Tensor | None:
+        """Its standard error over samples, `[i, j]`; None where it has none.
+
+        Not a number with fewer than two samples.
+
+        Args:
+            name: the strength.
+            dtype: of the result.
+            of_draws: with what the draws of source features add to it, where several passes tell;
+                without is what infinitely many passes would leave.
+        """
+        strength = self._strength(name)
+        if not strength.has_error:
+            return None
+        result = torch.empty(self.shape, dtype=dtype, device=self.device)
+        total = max(self._counts(strength)[0], 1)
+        share = self._share_of_draws(strength) if self.passes.number > 1 else None
+        for rows in row_slices(self.shape):
+            error = self._mean_error(strength, rows)
+            if share is not None:
+                draws = self.passes.squared_error(name, total, rows)
+                error *= self.passes.factor(error, draws, share, of_draws=of_draws)
+            result[rows] = strength.error(self.first[name][rows] / total, error)
+        return result
+
+    def _strength(self, name: str) -> Strength:
+        return next(strength for strength in self.strengths if strength.name == name)
+
+    def _counts(self, strength: Strength) -> tuple[int, int]:
+        """N = sum n_b and sum n_b^2; a strength per sample counts a sample as one position."""
+        if strength.per_sample:
+            return self.n_used, self.n_used
+        return self.n_positions, self.n_positions_squared
+
+    def _mean_error(self, strength: Strength, rows: slice) -> Tensor:
+        """The standard error of the mean of X, as if all samples were different ones."""
+        n, n_squared = self._counts(strength)
+        total = max(n, 1)
+        first = self.first[strength.name][rows]
+        mean = first / total
+        cross = first
+        if not strength.per_sample:
+            each = self.per_sample or 0
+            cross = self.cross[strength.name][rows] if self.cross else first * each
+        spread = self.second[strength.name][rows].addcmul(mean, cross, value=-2)
+        spread.addcmul_(mean, mean, value=n_squared)
+        factor = self.n_samples / (self.n_samples - 1) if self.n_samples > 1 else float("nan")
+        return spread.clamp_(min=0).mul_(factor).sqrt_().div_(total)
+
+    def _share_of_draws(self, strength: Strength) -> Tensor:
+        """The share of the draws in the squared error of one pass, `[j]`.
+
+        A few passes tell little about a single edge; the edges from one source, which are drawn
+        together, tell more.
+        """
+        of_draws, of_all = (torch.zeros(self.shape[1], device=self.device) for _ in range(2))
+        total = max(self._counts(strength)[0], 1)
+        for rows in row_slices(self.shape):
+            draws = self.passes.squared_error(strength.name, total, rows)
+            of_draws = of_draws + draws.sum(0)
+            error = self._mean_error(strength, rows)
+            of_all = of_all + error.square().sum(0) * self.passes.number
+        return (of_draws / of_all).nan_to_num(0.0).clamp(max=1)
+
+    # --- checkpoints -----------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """Everything that was added, for a checkpoint."""
+        return {
+            "tables": [self.first, self.second, self.cross],
+            "counts": [self.n_samples, self.n_used, self.n_positions, self.n_positions_squared],
+            "per_sample": self.per_sample,
+            "passes": self.passes.state(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes back to what `state` gave."""
+        self.first, self.second, self.cross = (
+            {name: total.to(self.device) for name, total in table.items()}
+            for table in state["tables"]
+        )
+        self.n_samples, self.n_used, self.n_positions, self.n_positions_squared = state["counts"]
+        self.per_sample = state["per_sample"]
+        self.passes.restore(state["passes"], self.device)

@@ -1,0 +1,1 @@
+"""Derivatives and integrals of any function of tensors; no model, layer or feature in sight."""

@@ -1,0 +1,468 @@
+"""The layers of an analysis: what one look at the model and the first batch tells.
+
+Attribution, fitting, validation and `top_samples` read activations, make segments and set up
+problems here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ..errors import InteractGraphError
+from ..features import FeatureMap, Neurons
+from ..features.fitting import LocalSegment
+from ..model import (
+    RESULT,
+    Batches,
+    Cut,
+    PositionMask,
+    Runner,
+    Site,
+    check_data,
+    check_finite,
+    check_rows,
+    check_segment,
+    layer_mask,
+    look_first,
+    probe,
+    read_mask,
+)
+from .baseline import place
+from .problem import PairProblem
+from .segment import FeatureSegment, flatten_positions
+
+__all__ = ["EncodedBatch", "Layers"]
+
+Pair = tuple[str, str]
+_PIECE = 512  # samples at a time, where maps are fitted
+_LOST = 1e-3  # share of an activation that features may leave out without a note
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedBatch:
+    """Activations and features of one batch.
+
+    Attributes:
+        number: of the batch.
+        batch: the batch, converted.
+        activations: layer -> activation, `[b, ...]`.
+        maps: layer -> feature map around the samples.
+        positions: layer -> shape of its positions.
+        z: layer -> features, `[b, p, j]`.
+        z0: layer that has a baseline -> features there, `[1 or b, p, j]`.
+        mask: positions that count, bool `[b, p]`; None: all.
+        result: of the model (see `RESULT`), where that was asked for.
+    """
+
+    number: int
+    batch: Any
+    activations: Mapping[str, Tensor]
+    maps: Mapping[str, FeatureMap]
+    positions: Mapping[str, tuple[int, ...]]
+    z: Mapping[str, Tensor]
+    z0: Mapping[str, Tensor]
+    mask: Tensor | None
+    result: Tensor | None = None
+
+    @property
+    def n_samples(self) -> int:
+        """Samples in the batch."""
+        return len(next(iter(self.z.values())))
+
+    def mask_of(self, layer: str) -> Tensor | None:
+        """The positions of a layer that count, bool `[b, p]`; None: all."""
+        return layer_mask(self.mask, self.z[layer].shape[1], layer)
+
+    def displacement(self, layer: str) -> Tensor:
+        """Z - z0, `[b, p, j]`, zero at positions that do not count."""
+        z, z0, mask = self.z[layer], self.z0[layer], self.mask_of(layer)
+        step = z - z0 if z0.any() else z
+        return step if mask is None else step * mask[..., None]
+
+
+@dataclass(frozen=True, eq=False)
+class Layers:
+    """Layers of a model on some data, with their feature maps and baselines.
+
+    Attributes:
+        runner: the model.
+        data: the batches.
+        sites: layer -> where it is in the model, in the order asked for.
+        pairs: (source, target) layers.
+        maps: layer -> bound feature map, in order of execution.
+        neurons: layer -> bound `Neurons`, which knows the feature axis.
+        baselines: layer -> "zero", "mean" or an activation; sources need one.
+        cut: how batches can be cut.
+        sample: a few samples of the first batch, converted; all where it cannot be cut.
+        activations: layer -> activation of these.
+        position_mask: which positions count, see `read_mask`.
+        sizes: layer -> number of features; of fitted maps.
+        incomplete: source layers whose features do not hold all of the activation.
+        notes: what the user should know.
+        progress: whether to show progress bars.
+    """
+
+    runner: Runner
+    data: Batches
+    sites: Mapping[str, Site]
+    pairs: Sequence[Pair]
+    maps: Mapping[str, FeatureMap]
+    neurons: Mapping[str, Neurons]
+    baselines: Mapping[str, str | Tensor]
+    cut: Cut
+    sample: Any
+    activations: Mapping[str, Tensor]
+    position_mask: PositionMask | None = None
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    incomplete: frozenset[str] = frozenset()
+    notes: tuple[str, ...] = ()
+    progress: bool = False
+
+    # --- the look --------------------------------------------------------------------------------
+
+    @staticmethod
+    def look(
+        runner: Runner,
+        data: Iterable[Any],
+        sites: Iterable[Site],
+        pairs: Sequence[Pair],
+        maps: Mapping[str, FeatureMap],
+        *,
+        baselines: Mapping[str, str | Tensor] | None = None,
+        position_mask: PositionMask | None = None,
+        progress: bool = False,
+    ) -> Layers:
+        """Runs the model on the first batch: order of execution, shapes, feature axes.
+
+        Args:
+            runner: the model, prepared.
+            data: batches, iterable more than once.
+            sites: of all layers.
+            pairs: (source, target) layers.
+            maps: layer -> feature map.
+            baselines: layer -> "zero", "mean" or an activation.
+            position_mask: which positions count, see `interactgraph.model.read_mask`.
+            progress: whether to show progress bars.
+
+        Raises:
+            InteractGraphError: a layer, a map or the data cannot be used.
+        """
+        data, sites = check_data(data), list(sites)
+        runner, sample, cut = look_first(runner, data, sites)
+        runner, activations, axes = probe(runner, sample, sites, pairs)
+        check_rows(activations, pairs)
+        bound: dict[str, FeatureMap] = {}
+        neurons, notes = {}, []
+        for layer, activation in activations.items():
+            axis, asked = axes[layer].axis, getattr(maps[layer], "feature_dim", None)
+            bound[layer] = maps[layer].to(activation.device, activation.dtype)
+            bound[layer] = bound[layer].bind(layer, activation.shape, axis)
+            dim = getattr(bound[layer], "feature_dim", None)
+            dim = dim if isinstance(dim, int) else axis
+            neurons[layer] = Neurons(dim).bind(layer, activation.shape, axis)
+            if not axes[layer].sure and asked is None:
+                notes.append(
+                    f"{layer}: axis {axis} ({activation.shape[axis]} entries) of its activations "
+                    f"{tuple(activation.shape[1:])} was taken for features, which nothing in the "
+                    f"model confirms; if that is wrong, give features={{{layer!r}: "
+                    "Neurons(feature_dim=...)}"
+                )
+        return Layers(
+            runner, data, {site.name: site for site in sites}, pairs, bound, neurons,
+            baselines or {}, cut, sample, activations, position_mask, notes=tuple(notes),
+            progress=progress,
+        )  # fmt: skip
+
+    def changed(
+        self,
+        *,
+        maps: Mapping[str, FeatureMap] | None = None,
+        pairs: Sequence[Pair] | None = None,
+    ) -> Layers:
+        """The same layers with some maps replaced, or other pairs."""
+        return replace(
+            self,
+            maps={**self.maps, **(maps or {})},
+            pairs=self.pairs if pairs is None else pairs,
+        )
+
+    def fitted(self) -> Layers:
+        """The layers with every map fitted, the last layer first, and what that tells.
+
+        Raises:
+            InteractGraphError: a map does not fit its layer, or the data cannot be used.
+        """
+        layers = self
+        for layer in reversed(list(self.maps)):
+            if not layers.maps[layer].is_fitted:
+                fitted = layers.maps[layer].fit(layer, layers).to(dtype=self.dtype)
+                layers = layers.changed(maps={layer: fitted})
+        sizes, incomplete, notes = {}, [], list(self.notes)
+        for layer, activation in self.activations.items():
+            feature_map = layers.maps[layer].at(activation)
+            features = feature_map.encode(activation)
+            sizes[layer] = features.shape[-1]
+            if layer not in self.baselines:
+                continue
+            missing = feature_map.decode(features) - activation
+            size = torch.linalg.vector_norm(activation.double())
+            lost = float(torch.linalg.vector_norm(missing.double()) / size) if size else 0.0
+            if lost > max(1e-6, 100 * torch.finfo(activation.dtype).eps):
+                incomplete.append(layer)
+            if lost > _LOST:
+                notes.append(
+                    f"{layer}: its features leave out {lost:.2g} of the activation (root mean "
+                    "square); strengths and completeness are those of the model run on what they "
+                    "hold"
+                )
+        return replace(
+            layers, sizes=sizes, incomplete=frozenset(incomplete), notes=tuple(notes)
+        )  # fmt: skip
+
+    def with_means(self) -> Layers:
+        """The layers with every "mean" baseline replaced by the mean activation, in one pass."""
+        wanted = [
+            layer
+            for layer, entry in self.baselines.items()
+            if isinstance(entry, str) and entry == "mean"
+        ]
+        return self.with_baselines(self._means(wanted)) if wanted else self
+
+    def with_baselines(self, baselines: Mapping[str, str | Tensor]) -> Layers:
+        """The layers with other baselines."""
+        return replace(self, baselines={**self.baselines, **baselines})
+
+    def _means(self, layers: Sequence[str]) -> dict[str, Tensor]:
+        """The mean activation over all samples and positions that count.
+
+        A vector over the feature axis; of maps that have none, one sample's activation.
+        """
+        sums: dict[str, Tensor] = {}
+        counts = dict.fromkeys(layers, 0)
+        for number, batch in enumerate(self.bar("mean activations")):
+            batch = self.runner.convert(batch)
+            found = self.runner.activations(batch, [self.sites[layer] for layer in layers])
+            check_finite(found, number)
+            for layer, activation in found.items():
+                if getattr(self.maps[layer], "feature_dim", None) == "all":
+                    part, count = activation.sum(0, dtype=torch.float64), len(activation)
+                else:
+                    rows = self._rows(batch, layer, activation)
+                    part, count = rows.sum(0, dtype=torch.float64), len(rows)
+                sums[layer] = sums[layer] + part if layer in sums else part
+                counts[layer] += count
+        return {layer: sums[layer] / max(counts[layer], 1) for layer in layers}
+
+    def check_segments(self, encoded: EncodedBatch | None = None) -> bool:
+        """Checks that segments repeat the forward pass and treat samples independently.
+
+        Args:
+            encoded: a batch; None: the first samples.
+
+        Returns:
+            Whether there were samples enough to tell; a single one cannot influence another.
+
+        Raises:
+            InteractGraphError: they do not.
+        """
+        batch, found = self.sample, self.activations
+        if encoded is not None:
+            batch, found = encoded.batch, encoded.activations
+        for source, target in self.pairs:
+            check_segment(self.runner, batch, self.sites[source], self.sites[target], dict(found))
+        return min(len(activation) for activation in found.values()) > 1
+
+    @property
+    def device(self) -> torch.device:
+        """Where activations are."""
+        return next(iter(self.activations.values())).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the model computes in."""
+        return next(iter(self.activations.values())).dtype
+
+    # --- reading batches -------------------------------------------------------------------------
+
+    def encode(self, batch: Any, number: int = 0, *, with_result: bool = False) -> EncodedBatch:
+        """Runs the model on a batch and reads its layers in feature coordinates.
+
+        Args:
+            batch: converted.
+            number: of the batch, for messages.
+            with_result: run the model to its end and keep what it gives.
+
+        Raises:
+            InteractGraphError: a layer is not executed, not finite, or has other features than in
+                the first batch.
+        """
+        sites = [*self.sites.values(), *([RESULT] if with_result else [])]
+        found = self.runner.activations(batch, sites, whole=with_result, number=number)
+        result = found.pop(RESULT.name, None)
+        check_finite(found, number)
+        maps = {layer: self.maps[layer].at(activation) for layer, activation in found.items()}
+        positions, z, z0 = {}, {}, {}
+        for layer, activation in found.items():
+            encoded = maps[layer].encode(activation)
+            if encoded.shape[-1] != self.sizes.get(layer, encoded.shape[-1]):
+                raise InteractGraphError(
+                    f"layer {layer!r} has {encoded.shape[-1]} features in batch {number} and had "
+                    f"{self.sizes[layer]} in the first one; features must be the same in all "
+                    "batches. Pad the data to one length, or put the varying axis elsewhere "
+                    "with feature_dim"
+                )
+            positions[layer] = tuple(encoded.shape[1:-1])
+            z[layer] = flatten_positions(encoded)
+            if layer in self.baselines:
+                start = place(self.baselines[layer], activation, self._feature_dim(layer), layer)
+                z0[layer] = flatten_positions(maps[layer].encode(start))
+        mask = self.mask(batch)
+        return EncodedBatch(number, batch, found, maps, positions, z, z0, mask, result)
+
+    def problems(self, encoded: EncodedBatch) -> dict[Pair, PairProblem]:
+        """The batch as one problem for each pair."""
+        displacements = {layer: encoded.displacement(layer) for layer in encoded.z0}
+        problems = {}
+        for source, target in self.pairs:
+            segment = self.segment((source, target), encoded)
+            z = encoded.z[source]
+            problems[source, target] = PairProblem(
+                segment=segment,
+                z=z,
+                displacement=displacements[source],
+                y=segment(z) if source in self.incomplete else encoded.z[target],
+                mask=encoded.mask_of(target),
+                fixed_baseline=encoded.mask is None and not self.maps[source].depends_on_sample,
+                cut=self.cut,
+            )
+        return problems
+
+    def segment(
+        self, pair: Pair, encoded: EncodedBatch, source_map: FeatureMap | None = None
+    ) -> FeatureSegment:
+        """The segment of a pair on a batch, in feature coordinates.
+
+        Args:
+            pair: source and target layer.
+            encoded: the batch.
+            source_map: another map of the source layer than its own, with the same positions.
+        """
+        source, target = pair
+        return FeatureSegment(
+            self.runner,
+            self.sites[source],
+            self.sites[target],
+            self.maps[source] if source_map is None else source_map,
+            self.maps[target],
+            encoded.batch,
+            encoded.positions[source],
+        )
+
+    def run_on(self, layer: str, encoded: EncodedBatch, features: Tensor) -> Tensor:
+        """The model's result (see `RESULT`) when a layer has these features, `[b, p, j]`."""
+        shaped = features.reshape(len(features), *encoded.positions[layer], features.shape[-1])
+        activation = encoded.maps[layer].decode(shaped)
+        if not self.runner.goes_on_after(self.sites[layer]):
+            return activation
+        return self.runner.segment(encoded.batch, self.sites[layer], RESULT)(activation)
+
+    def with_features(
+        self, layer: str, activation: Tensor, change: Callable[[Tensor, Tensor], Tensor]
+    ) -> Tensor:
+        """An activation with its features changed; what the map leaves out stays as it is.
+
+        Args:
+            layer: whose activation it is; it has a baseline.
+            activation: `[b, ...]`.
+            change: features and features at the baseline -> new features, `[b, *positions, j]`.
+        """
+        feature_map = self.maps[layer].at(activation)
+        z = feature_map.encode(activation)
+        start = place(self.baselines[layer], activation, self._feature_dim(layer), layer)
+        new = change(z, feature_map.encode(start))
+        return activation + feature_map.decode(new) - feature_map.decode(z)
+
+    def mask(self, batch: Any) -> Tensor | None:
+        """Which positions of a batch count, bool `[b, p]`; None: all."""
+        return read_mask(self.position_mask, batch, self.device)
+
+    def bar(self, text: str) -> Iterable[Any]:
+        """One pass over the batches, with a progress bar."""
+        return tqdm(
+            self.data, desc=text, total=self.data.n_batches, disable=not self.progress, leave=False
+        )
+
+    def batches(self, text: str) -> Iterator[Any]:
+        """One pass over the data, converted, in pieces, with a progress bar."""
+        for batch in self.bar(text):
+            yield from self.cut.pieces(self.runner.convert(batch), _PIECE)
+
+    # --- fitting, see `FittingData` ---------------------------------------------------------------
+
+    def targets(self, layer: str) -> list[str]:
+        """Layers that the layer is a source of."""
+        return [target for source, target in self.pairs if source == layer]
+
+    def count(self, layer: str, most: int) -> int:
+        """Number of samples, counted no further than `most`."""
+        n = 0
+        for batch in self.batches("samples"):
+            with torch.no_grad():
+                n += len(self.runner.activations(batch, [self.sites[layer]])[layer])
+            if n >= most:
+                return most
+        return n
+
+    def rows(self, layer: str, text: str) -> Iterator[Tensor]:
+        """Activations at every sample and position that counts, `[n, d]`, in one pass."""
+        for number, batch in enumerate(self.batches(text)):
+            with torch.no_grad():
+                found = self.runner.activations(batch, [self.sites[layer]])
+            check_finite(found, number)
+            yield self._rows(batch, layer, found[layer])
+
+    def segments(self, layer: str, text: str) -> Iterator[list[LocalSegment]]:
+        """The segments from a layer to all its targets, batch by batch, in one pass.
+
+        Targets are read in the feature maps that they have in `maps`.
+        """
+        targets = self.targets(layer)
+        sites = [self.sites[name] for name in (layer, *targets)]
+        for batch in self.batches(text):
+            with torch.no_grad():
+                found = self.runner.activations(batch, sites)
+            yield [self._local(batch, layer, target, found) for target in targets]
+
+    def _local(
+        self, batch: Any, layer: str, target: str, found: Mapping[str, Tensor]
+    ) -> LocalSegment:
+        neurons = self.neurons[layer]
+        encoded = neurons.encode(found[layer])
+        point = flatten_positions(encoded)
+        y = self.maps[target].at(found[target]).encode(found[target])
+        n_positions = y.shape[1:-1].numel()
+        segment = FeatureSegment(
+            self.runner, self.sites[layer], self.sites[target], neurons, self.maps[target], batch,
+            tuple(encoded.shape[1:-1]),
+        )  # fmt: skip
+        mask = self.mask(batch)
+        return LocalSegment(
+            segment, point, y.shape[-1], n_positions,
+            layer_mask(mask, point.shape[1], layer), layer_mask(mask, n_positions, target),
+        )  # fmt: skip
+
+    def _rows(self, batch: Any, layer: str, activation: Tensor) -> Tensor:
+        values = flatten_positions(self.neurons[layer].encode(activation))
+        mask = layer_mask(self.mask(batch), values.shape[1], layer)
+        return values.flatten(0, 1) if mask is None else values[mask]
+
+    def _feature_dim(self, layer: str) -> int:
+        dim = self.neurons[layer].feature_dim
+        assert isinstance(dim, int)
+        return dim

@@ -1,0 +1,177 @@
+"""From what was added up to the graph, with everything that is needed to run it again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .attribution.accumulator import Key
+from .attribution.groups import SampleKeys
+from .attribution.loop import BatchLoop
+from .attribution.options import Options
+from .attribution.pair_run import PairRun
+from .errors import InteractGraphError
+from .features import FeatureMap
+from .graph import InteractionGraph, Pair
+
+__all__ = ["graph_of"]
+
+_LARGE_RESIDUAL = 0.1  # of the completeness, above which the result carries a note
+
+_Blocks = dict[Pair, dict[str, Tensor]]
+
+
+def graph_of(loop: BatchLoop, recipe: Mapping[str, Any]) -> InteractionGraph:
+    """The graph of a loop that has ended.
+
+    Args:
+        loop: over all batches.
+        recipe: what the metadata begin with.
+
+    Raises:
+        InteractGraphError: strengths that are not finite, or labels that do not fit.
+    """
+    layers, runs, options = loop.layers, loop.runs, loop.options
+    dtype = torch.float64 if layers.dtype == torch.float64 else torch.float32
+    blocks, errors, _ = _blocks(runs, dtype)
+    maps = {site: layers.maps[site] for site in layers.sites}
+    metadata = {
+        **recipe,
+        "plans": [run.plan.as_metadata() for run in runs.values()],
+        "feature_maps": {layer: _recorded(feature_map) for layer, feature_map in maps.items()},
+        "n_samples": loop.n_samples,
+        "n_batches": loop.n_batches,
+        "n_passes": loop.n_passes,
+        "n_processes": loop.world.size,
+        "device": str(layers.device),
+        "dtype": str(layers.dtype).removeprefix("torch."),
+        "memory_budget": next(iter(runs.values())).sums.budget,
+        "baseline_outside_range": loop.ranges.outside(),
+        "notes": [
+            *layers.notes,
+            *SampleKeys(options).left_over(loop.n_samples),
+            *(
+                note
+                for pair, run in runs.items()
+                for note in (*run.context.notes, *_remarks(run, blocks[pair], options))
+            ),
+        ],
+        "seconds": recipe["seconds"],
+    }
+    graph = InteractionGraph(
+        layers=tuple(layers.sites),
+        pairs=tuple(runs),
+        labels=_labels({layer: layers.sizes[layer] for layer in layers.sites}, options.labels),
+        blocks=blocks,
+        standard_errors=errors,
+        completeness={pair: run.sums.completeness.relative for pair, run in runs.items()},
+        features={layer: feature_map.to("cpu") for layer, feature_map in maps.items()},
+        metadata=metadata,
+    )
+    return _with_parts(graph, runs, dtype)
+
+
+def _blocks(
+    runs: Mapping[Pair, PairRun],
+    dtype: torch.dtype,
+    wanted: Callable[[Key], bool] = lambda key: True,
+) -> tuple[_Blocks, _Blocks, int]:
+    """Strengths and standard errors of every pair, by name, and the number of samples."""
+    blocks: _Blocks = {}
+    errors: _Blocks = {}
+    n_samples = 0
+    for pair, run in runs.items():
+        sums = run.sums.total(wanted)
+        names = [strength.name for strength in sums.strengths]
+        n_samples = sums.n_samples // sums.passes.number
+        blocks[pair] = {name: sums.strength(name, dtype).cpu() for name in names}
+        errors[pair] = {
+            name: error.cpu()
+            for name in names
+            if (error := sums.standard_error(name, dtype)) is not None
+        }
+    return blocks, errors, n_samples
+
+
+def _with_parts(
+    graph: InteractionGraph, runs: Mapping[Pair, PairRun], dtype: torch.dtype
+) -> InteractionGraph:
+    """The graph with those of its groups and folds."""
+
+    def part(what: str, value: Any) -> InteractionGraph:
+        place = ("group", "fold").index(what)
+        blocks, errors, n_samples = _blocks(runs, dtype, lambda key: key[place] == value)
+        metadata = {**graph.metadata, what: value, "n_samples": n_samples}
+        return graph.replace(
+            blocks=blocks, standard_errors=errors, completeness={}, metadata=metadata
+        )
+
+    keys = next(iter(runs.values())).sums.tables
+    names = sorted({group for group, _ in keys if group is not None}, key=_natural)
+    folds = sorted({fold for _, fold in keys if fold is not None})
+    return graph.replace(
+        groups={name: part("group", name) for name in names},
+        folds=tuple(part("fold", fold) for fold in folds),
+    )
+
+
+def _natural(name: str) -> tuple[int, float, str]:
+    """Numbers by size, then words."""
+    try:
+        return 0, float(name), name
+    except ValueError:
+        return 1, 0.0, name
+
+
+def _recorded(feature_map: FeatureMap) -> dict[str, Any]:
+    """A feature map's options and what fitting found out, without its matrices."""
+    options, _ = feature_map.state()
+    return {**options, "n_features": feature_map.n_features, "remark": feature_map.remark}
+
+
+def _remarks(run: PairRun, block: dict[str, Tensor], options: Options) -> Iterator[str]:
+    """What a reader of the result has to know.
+
+    Raises:
+        InteractGraphError: the strengths are not numbers.
+    """
+    pair, residual = run.context.name, run.sums.completeness.relative
+    strongest = max(
+        float(torch.linalg.vector_norm(strength, torch.inf)) for strength in block.values()
+    )
+    if not math.isfinite(strongest):
+        raise InteractGraphError(
+            f"interaction strengths of {pair} are not finite although the activations are: slopes "
+            "or their squares overflow; compute in a wider dtype (dtype=torch.float32 or float64)"
+        )
+    if strongest == 0:
+        yield f"{pair}: every interaction is zero; the target does not depend on the source"
+    if options.definition == "integrated_gradients" and residual > _LARGE_RESIDUAL:
+        yield (
+            f"{pair}: the completeness residual is {residual:.2g}; raise n_steps, set tolerance, "
+            "or take a baseline away from where the segment bends sharply (baseline='mean')"
+        )
+    if options.definition == "captum" and residual > _LARGE_RESIDUAL:
+        yield (
+            f"{pair}: what {options.method.__name__} gives does not add up to the change of the "
+            f"target (residual {residual:.2g}); its values are no shares of it"
+        )
+
+
+def _labels(
+    sizes: Mapping[str, int], labels: Mapping[str, Sequence[str]] | None
+) -> dict[str, list[str]]:
+    named = {layer: [f"{layer}:{j}" for j in range(size)] for layer, size in sizes.items()}
+    for layer, given in (labels or {}).items():
+        if layer not in named:
+            raise InteractGraphError(f"labels name {layer!r}, which is not in layers={[*named]}")
+        if len(given) != sizes[layer]:
+            raise InteractGraphError(
+                f"layer {layer!r} has {sizes[layer]} features and {len(given)} labels"
+            )
+        named[layer] = [str(label) for label in given]
+    return named
