@@ -15,7 +15,8 @@ import torch
 from page import write
 from torch import nn
 
-from interactgraph.features import Neurons, SparseRotation, fit_sparse_rotations
+from interactgraph import fit_sparse_rotations
+from interactgraph.features import Neurons, SparseRotation
 from interactgraph.features.matching import match_rows
 from interactgraph.features.random_rotation import random_orthogonal
 from interactgraph.zoo import two_digits

@@ -18,7 +18,7 @@ from torch.utils.data.distributed import DistributedSampler
 
 from .errors import InteractGraphError
 
-__all__ = ["World", "is_first", "join_world"]
+__all__ = ["World", "join_world", "leave_world"]
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,19 @@ def join_world(device: torch.device | str | None = None) -> World:
     return World(dist.get_rank(), dist.get_world_size())
 
 
-def is_first() -> bool:
-    """Whether this process is the one that writes files and prints."""
-    return not (dist.is_available() and dist.is_initialized() and dist.get_rank())
+def leave_world() -> bool:
+    """Ends the group of processes that `join_world` made, once all of them are here.
+
+    The command line does so before it writes: a group that ends while the interpreter does can
+    abort.
+
+    Returns:
+        Whether this process is the one that writes files and prints.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return True
+    first = dist.get_rank() == 0
+    atexit.unregister(dist.destroy_process_group)
+    dist.barrier()
+    dist.destroy_process_group()
+    return first

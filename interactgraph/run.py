@@ -14,6 +14,7 @@ from .attribution.loop import BatchLoop
 from .attribution.memory import default_budget
 from .attribution.options import Options, Pair
 from .attribution.pair_run import PairRun
+from .attribution.planner import check_method
 from .checkpoint import Checkpoint, fingerprint
 from .distributed import World, join_world
 from .errors import InteractGraphError
@@ -147,6 +148,7 @@ def interaction_graph(
         device=device, dtype=dtype, memory_budget=memory_budget, checkpoint=checkpoint,
         checkpoint_seconds=checkpoint_seconds, progress=progress,
     )  # fmt: skip
+    check_method(options)
     maps, baselines, recipe = options.feature_maps(), options.baselines(), _recipe(options, model)
     world = join_world(device)
     _check_order(options, batches, world, recipe)

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import interactgraph as itg
-from interactgraph.features import PCA, FeatureMap, LocalInteractionBasis, Neurons, fit_features
+from interactgraph import fit_features
+from interactgraph.features import PCA, FeatureMap, LocalInteractionBasis, Neurons
 from interactgraph.zoo.modular_addition import (
     ModularAddition,
     addition_pairs,

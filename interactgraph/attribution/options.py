@@ -127,20 +127,12 @@ def _labels(name: str, value: Any) -> Any:
     return value
 
 
-def _method(name: str, value: Any) -> Any:
-    if isinstance(value, type) and hasattr(value, "attribute"):
-        return value  # a class of captum
-    from .methods import DEFINITIONS
-
-    return choice(name, value, DEFINITIONS)
-
-
 def _strengths(name: str, value: Any) -> tuple[str, ...]:
     return tuple(strength.name for strength in check_strengths(value))
 
 
 def _name_of_method(value: Any) -> str:
-    return value if isinstance(value, str) else f"captum.{value.__name__}"
+    return value if isinstance(value, str) else f"captum.{getattr(value, '__name__', value)}"
 
 
 def _named(value: Any) -> Any:
@@ -176,7 +168,7 @@ class Options:
                   f"own, {_BY_LAYER}", "features", "[LAYER=]NAME|FILE.py:NAME", several=True),
     )  # fmt: skip
     method: Any = option(
-        "integrated_gradients", check=_method, recipe=_name_of_method,
+        "integrated_gradients", recipe=_name_of_method,
         flag=Flag("integrated_gradients, gradient, ablation, shapley or captum.CLASS", "method",
                   "NAME"),
     )  # fmt: skip
@@ -255,7 +247,6 @@ class Options:
                 object.__setattr__(self, each.name, check(each.name, getattr(self, each.name)))
         object.__setattr__(self, "pairs", _check_pairs(list(self.layers), self.pairs))
         self._check_draws()
-        self._check_perturbation()
         if self.target_error is not None and not self.strength_objects[0].has_error:
             raise InteractGraphError(
                 f"target_error needs a strength with an error first, not {self.strengths[0]!r}"
@@ -282,28 +273,14 @@ class Options:
                 "strengths=('rms',) in reverse mode, and nothing else"
             )
 
-    def _check_perturbation(self) -> None:
-        if self.differentiates:
-            return
-        if self.engine != "auto" or self.sources or self.tolerance:
-            raise InteractGraphError(
-                f"method={getattr(self.method, '__name__', self.method)!r} differentiates nothing, "
-                "so engine, sources and tolerance do not apply; leave them out"
-            )
-
     # --- what follows ----------------------------------------------------------------------------
 
     @property
     def definition(self) -> str:
-        """What A is: the method's name, "captum" for a class of captum."""
-        return self.method if isinstance(self.method, str) else "captum"
-
-    @property
-    def differentiates(self) -> bool:
-        """Whether A comes from derivatives, which engines compute."""
-        from .methods import DEFINITIONS
-
-        return self.definition != "captum" and DEFINITIONS[self.definition]
+        """What A is: the name of the method, "captum" for a class of captum."""
+        if isinstance(self.method, type) and hasattr(self.method, "attribute"):
+            return "captum"
+        return self.method if isinstance(self.method, str) else repr(self.method)
 
     @property
     def strength_objects(self) -> tuple[Strength, ...]:

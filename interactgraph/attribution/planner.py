@@ -11,11 +11,32 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from ..checks import choice
 from ..errors import InteractGraphError
 from ..layers import PairProblem
 from .methods import METHODS, DoesNotApply, Method, PairContext
+from .options import Options
 
-__all__ = ["Plan", "choose"]
+__all__ = ["Plan", "check_method", "choose"]
+
+
+def check_method(options: Options) -> None:
+    """Checks that the option `method` names something, and goes with the others.
+
+    Raises:
+        InteractGraphError: it does not.
+    """
+    engines = {
+        name: method.engine for method in METHODS for name in method.definitions
+    }  # fmt: skip
+    if options.definition != "captum":
+        choice("method", options.method, [name for name in engines if name != "captum"])
+    differentiates = engines[options.definition] != "perturbation"
+    if not differentiates and (options.engine != "auto" or options.sources or options.tolerance):
+        raise InteractGraphError(
+            f"method={getattr(options.method, '__name__', options.method)!r} differentiates "
+            "nothing, so engine, sources and tolerance do not apply; leave them out"
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -46,6 +46,10 @@ class Closed:
     maps: DenseMaps | None
     y0: Tensor | None
 
+    def known(self, problem: PairProblem) -> PairProblem:
+        """The problem with what is known of its baseline."""
+        return problem if self.y0 is None else problem.with_y0(self.y0)
+
 
 @dataclass(eq=False)
 class SegmentRecords:

@@ -29,13 +29,13 @@ def add(commands: Any) -> argparse.ArgumentParser:
 
 def execute(options: argparse.Namespace) -> None:
     """Runs the command."""
-    from ..distributed import is_first
+    from ..distributed import leave_world
     from .info import describe_graph
     from .output import check_writable
 
     check_writable(options.output)
     graph = build_graph(options)
-    if not is_first():
+    if not leave_world():
         return
     graph.save(options.output)
     print(describe_graph(graph))

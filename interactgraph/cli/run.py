@@ -43,14 +43,14 @@ def add(commands: Any) -> argparse.ArgumentParser:
 
 def execute(options: argparse.Namespace) -> None:
     """Runs the command."""
-    from ..distributed import is_first
+    from ..distributed import leave_world
     from .info import describe_graph
     from .output import check_writable
 
     folder = Path(options.output)
     check_writable(folder / "graph.safetensors")
     graph = build_graph(options)
-    if not is_first():
+    if not leave_world():
         return
     graph.save(folder / "graph.safetensors")  # before anything else can fail
     print(describe_graph(graph))

@@ -16,7 +16,7 @@ from ..model import first_tensor
 from .feature_map import Directions, FeatureMap
 
 if TYPE_CHECKING:
-    from .fitting import FittingData
+    from .feature_map import FittingData
 
 __all__ = ["Dictionary"]
 

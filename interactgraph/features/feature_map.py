@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 from typing_extensions import Self
 
 from ..errors import InteractGraphError
+from .local_segment import LocalSegment
 
-if TYPE_CHECKING:
-    from .fitting import FittingData
-
-__all__ = ["Directions", "FeatureMap", "from_state"]
+__all__ = ["Directions", "FeatureMap", "FittingData", "from_state"]
 
 _KINDS: dict[str, type[FeatureMap]] = {}
 
@@ -142,6 +141,49 @@ class FeatureMap(ABC):
             else:
                 config[field.name] = list(value) if isinstance(value, tuple) else value
         return config, tensors
+
+
+class FittingData(Protocol):
+    """Passes over the activations of a layer and over its Jacobians; `Layers` is one.
+
+    Attributes:
+        pairs: (source, target) layers.
+        maps: layer -> bound feature map; those of later layers are fitted already.
+        dtype: what the model computes in.
+        progress: whether to show progress bars.
+    """
+
+    @property
+    def pairs(self) -> Sequence[tuple[str, str]]: ...  # noqa: D102
+    @property
+    def maps(self) -> Mapping[str, FeatureMap]: ...  # noqa: D102
+    @property
+    def dtype(self) -> torch.dtype: ...  # noqa: D102
+    @property
+    def progress(self) -> bool: ...  # noqa: D102
+
+    def changed(
+        self,
+        *,
+        maps: Mapping[str, FeatureMap] | None = None,
+        pairs: Sequence[tuple[str, str]] | None = None,
+    ) -> Self:
+        """The same data with some maps replaced, or fewer pairs."""
+
+    def targets(self, layer: str) -> list[str]:
+        """Layers that the layer is a source of."""
+
+    def count(self, layer: str, most: int) -> int:
+        """Number of samples, counted no further than `most`."""
+
+    def rows(self, layer: str, text: str) -> Iterator[Tensor]:
+        """Activations at every sample and position that counts, `[n, d]`, in one pass."""
+
+    def segments(self, layer: str, text: str) -> Iterator[list[LocalSegment]]:
+        """The segments from a layer to all its targets, batch by batch, in one pass.
+
+        Targets are read in the feature maps that they have in `maps`.
+        """
 
 
 def from_state(config: dict[str, Any], tensors: dict[str, Tensor]) -> FeatureMap:

@@ -27,7 +27,8 @@ from ..calculus.path import PathRule, StraightPath, at_sample
 from ..calculus.rounding import tolerance
 from ..calculus.second_moments import AffineNonlinearAffine, SlopeMoments
 from ..errors import InteractGraphError
-from .fitting import FittingData, LocalSegment
+from .feature_map import FittingData
+from .local_segment import LocalSegment
 
 __all__ = ["MeanSquareJacobian", "dense_jacobians"]
 

@@ -61,7 +61,7 @@ class LinearMap(FeatureMap):
         if self.encoder is None or self.decoder is None or self.offset is None:
             raise InteractGraphError(
                 f"this {type(self).__name__} is not fitted to data yet; give it to "
-                "interaction_graph, or fit it with interactgraph.features.fit_features"
+                "interaction_graph, or fit it with interactgraph.fit_features"
             )
         return self.encoder, self.decoder, self.offset
 

@@ -13,7 +13,7 @@ from .linear import LinearMap
 from .moments import eigenvectors, moments_of
 
 if TYPE_CHECKING:
-    from .fitting import FittingData
+    from .feature_map import FittingData
 
 __all__ = ["PCA"]
 

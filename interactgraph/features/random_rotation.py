@@ -14,7 +14,7 @@ from .linear import LinearMap
 from .moments import moments_of
 
 if TYPE_CHECKING:
-    from .fitting import FittingData
+    from .feature_map import FittingData
 
 __all__ = ["RandomRotation", "random_orthogonal"]
 

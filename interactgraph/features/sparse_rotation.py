@@ -22,7 +22,7 @@ from .rotation_search import PairJacobians, search
 from .sparsity import check_sparsity
 
 if TYPE_CHECKING:
-    from .fitting import FittingData
+    from .feature_map import FittingData
 
 __all__ = [
     "SparseRotation",

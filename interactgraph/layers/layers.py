@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from ..errors import InteractGraphError
 from ..features import FeatureMap, Neurons
-from ..features.fitting import LocalSegment
+from ..features.local_segment import LocalSegment
 from ..model import (
     RESULT,
     Batches,

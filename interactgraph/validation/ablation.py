@@ -103,7 +103,7 @@ class PairAblation:
             if not self.maps[layer].is_fitted:
                 raise InteractGraphError(
                     f"the feature map of layer {layer!r} is not fitted; take it from a graph "
-                    "(graph.features) or fit it with interactgraph.features.fit_features"
+                    "(graph.features) or fit it with interactgraph.fit_features"
                 )
         if not isinstance(self.baseline, Tensor) and self.baseline not in ("mean", "zero"):
             raise InteractGraphError(

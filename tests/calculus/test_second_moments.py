@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from interactgraph.calculus.path import PathRule
 from interactgraph.calculus.second_moments import AffineNonlinearAffine
-from interactgraph.features.fitting import LocalSegment
 from interactgraph.features.jacobians import MeanSquareJacobian
+from interactgraph.features.local_segment import LocalSegment
 
 POSITIONS, NEURONS = 3, 6
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from interactgraph import InteractGraphError, features
+from interactgraph import InteractGraphError, fit_features
 from interactgraph.features import Dictionary, Neurons, from_state
 
 D, F = 5, 12
@@ -85,7 +85,7 @@ def test_dead_features_are_dropped():
     f = activation()[:, 0]
     given = Dictionary(**t, activation="jumprelu", threshold=0.1, drop_dead=True)
     assert not given.is_fitted
-    found = features.fit_features(model, f, {"0": given, "1": Neurons()}, progress=False)["0"]
+    found = fit_features(model, f, {"0": given, "1": Neurons()}, progress=False)["0"]
     codes = Dictionary(**t, activation="jumprelu", threshold=0.1).encode(f)[:, :-1]
     alive = (codes != 0).any(0).nonzero().flatten()
     assert not {2, 7} & set(alive.tolist())
@@ -170,7 +170,7 @@ def test_a_dictionary_that_never_fires():
     t["encoder_bias"] -= 1000
     model = nn.Sequential(nn.Identity(), nn.Linear(D, 2)).double()
     with pytest.raises(InteractGraphError, match="no feature of the dictionary of layer '0' fires"):
-        features.fit_features(
+        fit_features(
             model, activation()[:, 0], {"0": Dictionary(**t, drop_dead=True), "1": Neurons()},
             progress=False,
         )  # fmt: skip

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from interactgraph import InteractGraphError, features
+from interactgraph import InteractGraphError, features, fit_features
 from interactgraph.features import PCA, LocalInteractionBasis, Neurons, RandomRotation
 from interactgraph.features.moments import moments_of
 
@@ -20,7 +20,7 @@ def chain(dtype=torch.float64):
 
 
 def fit(model, data, maps, **options):
-    return features.fit_features(model, data, maps, progress=False, **options)
+    return fit_features(model, data, maps, progress=False, **options)
 
 
 def by_hand(f, function, target_encoder=None, nodes=None):

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 import interactgraph as itg
-from interactgraph.features import PCA, LocalInteractionBasis, Neurons, fit_features
+from interactgraph import fit_features
+from interactgraph.features import PCA, LocalInteractionBasis, Neurons
 from interactgraph.validation import PairAblation
 from interactgraph.validation.ablation import top_edges
 

@@ -8,13 +8,11 @@ import torch
 from torch import nn
 
 import interactgraph as itg
-from interactgraph import InteractGraphError, features
+from interactgraph import InteractGraphError, features, fit_features, fit_sparse_rotations
 from interactgraph.features import (
     Dictionary,
     Neurons,
     SparseRotation,
-    fit_features,
-    fit_sparse_rotations,
 )
 from interactgraph.features.matching import match_rows
 from interactgraph.features.random_rotation import random_orthogonal

@@ -13,7 +13,7 @@ from .sampled_columns import SampledColumns
 from .shapley import Shapley
 from .two_maps import TwoMaps
 
-__all__ = ["DEFINITIONS", "METHODS", "DoesNotApply", "Method", "PairContext"]
+__all__ = ["METHODS", "DoesNotApply", "Method", "PairContext"]
 
 METHODS: tuple[type[Method], ...] = (
     Affine,
@@ -30,11 +30,3 @@ METHODS: tuple[type[Method], ...] = (
     Shapley,
     Captum,
 )
-
-# Values of the option `method`, and whether they come from derivatives, which engines compute.
-DEFINITIONS: dict[str, bool] = {
-    name: method.engine != "perturbation"
-    for method in METHODS
-    for name in method.definitions
-    if name != "captum"
-}

@@ -27,11 +27,9 @@ class Ablation(PassMethod):
     definitions = ("ablation",)
 
     def cost(self, problem: PairProblem) -> float:
-        """See `Method.cost`."""
         return float(problem.n_sources)
 
     def contributions(self, problem: PairProblem, tick: Tick = no_tick) -> Iterator[Contribution]:
-        """See `Method.contributions`."""
         path = SourcePath.in_features(problem)
         chunk = self.chunk(problem, problem.n_sources, problem.y)
         total = torch.zeros_like(problem.y)

@@ -39,7 +39,6 @@ class Captum(PassMethod):
         return float(problem.n_rows)
 
     def contributions(self, problem: PairProblem, tick: Tick = no_tick) -> Iterator[Contribution]:
-        """See `Method.contributions`."""
         seed = self.context.seed + _SEEDS * self.n_batches
         self.n_batches += 1
         total = torch.zeros_like(problem.y)
@@ -49,11 +48,9 @@ class Captum(PassMethod):
         yield residual_of(total, problem)
 
     def state(self) -> dict[str, Any]:
-        """See `Method.state`."""
         return {"n_batches": self.n_batches}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """See `Method.restore`."""
         self.n_batches = state["n_batches"]
 
 

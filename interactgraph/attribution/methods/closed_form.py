@@ -1,8 +1,4 @@
-"""What the closed forms share: the structure of the segment, and the residual that confirms them.
-
-A closed form is exact, so that a residual of its completeness that is no rounding means that it
-does not hold on a batch.
-"""
+"""What closed forms share: the structure of the segment, and the residual that confirms them."""
 
 from __future__ import annotations
 
@@ -12,48 +8,62 @@ from ...calculus.structure import NoClosedForm
 from ...layers import PairProblem
 from ..completeness import Residual, residual_of
 from ..segment_records import Closed
-from .method import DoesNotApply, PairContext
+from .method import DoesNotApply, Method
 
-__all__ = ["closed_form", "confirmed", "obstacle", "slopes_at"]
-
-
-def obstacle(context: PairContext, problem: PairProblem) -> str | None:
-    """Why the segment has no closed form, from its first samples; None: it has one."""
-    try:
-        context.records.closed(problem, check=True)
-    except NoClosedForm as error:
-        return f"no closed form: {error}"
-    return None
+__all__ = ["ClosedForm"]
 
 
-def closed_form(context: PairContext, problem: PairProblem, *, by_matrices: bool = False) -> Closed:
-    """The closed form on a batch.
+class ClosedForm(Method):
+    """A method that is exact: a residual that is no rounding shows where it does not hold."""
 
-    Raises:
-        DoesNotApply: there is none.
-    """
-    try:
-        return context.records.closed(problem, by_matrices=by_matrices)
-    except NoClosedForm as error:
-        raise DoesNotApply(str(error)) from error
+    engine = "closed_form"
+    definitions = ("integrated_gradients", "gradient")
 
+    @property
+    def n_steps(self) -> int:
+        return 1
 
-def confirmed(total: Tensor, problem: PairProblem) -> Residual:
-    """The residual of integrated gradients on a batch, which is no more than rounding.
+    @property
+    def slopes_at(self) -> float | None:
+        """The point u whose slopes are asked for; None: their averages over the path."""
+        return 1.0 if self.context.options.definition == "gradient" else None
 
-    Args:
-        total: sum_j A of integrated gradients, whatever the method, `[b, t, i]`.
-        problem: the pair on the batch.
+    def why_not(self, problem: PairProblem) -> str | None:
+        try:
+            closed = self.context.records.closed(problem, check=True)
+        except NoClosedForm as error:
+            return f"no closed form: {error}"
+        return self.unsuitable(closed)
 
-    Raises:
-        DoesNotApply: it is more, so the closed form does not hold.
-    """
-    residual = residual_of(total, problem)
-    if not residual.is_rounding:
-        raise DoesNotApply(f"residual {residual.relative:.1e} on a batch")
-    return residual
+    def unsuitable(self, closed: Closed) -> str | None:
+        """Why it cannot serve a segment of this structure; None: it can."""
+        return None
 
+    def closed(self, problem: PairProblem, *, by_matrices: bool = False) -> Closed:
+        """The closed form on a batch; with matrices, those of another batch will do.
 
-def slopes_at(context: PairContext) -> float | None:
-    """The point u whose slopes the option `method` asks for; None: averages over the path."""
-    return 1.0 if context.options.definition == "gradient" else None
+        Raises:
+            DoesNotApply: there is none.
+        """
+        try:
+            closed = self.context.records.closed(problem, by_matrices=by_matrices)
+        except NoClosedForm as error:
+            raise DoesNotApply(str(error)) from error
+        if by_matrices and (reason := self.unsuitable(closed)):
+            raise DoesNotApply(f"on a batch of another shape {reason}")
+        return closed
+
+    def confirmed(self, total: Tensor, problem: PairProblem) -> Residual:
+        """The residual of integrated gradients on a batch, which is no more than rounding.
+
+        Args:
+            total: sum_j A of integrated gradients, whatever the method, `[b, t, i]`.
+            problem: the pair on the batch.
+
+        Raises:
+            DoesNotApply: it is more, so the closed form does not hold.
+        """
+        residual = residual_of(total, problem)
+        if not residual.is_rounding:
+            raise DoesNotApply(f"residual {residual.relative:.1e} on a batch")
+        return residual

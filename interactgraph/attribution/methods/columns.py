@@ -38,18 +38,15 @@ class Columns(Differentiating):
         self._generator = context.generator()
 
     def why_not(self, problem: PairProblem) -> str | None:
-        """See `Method.why_not`."""
         options = self.context.options
         if options.engine == self.engine and options.sources is not None:
             return "source features are to be drawn"
         return None
 
     def cost(self, problem: PairProblem) -> float:
-        """See `Method.cost`."""
         return self.n_steps * (self.context.packer.n_passes(problem) + 1.0)
 
     def two_derivatives(self, problem: PairProblem, *, vmapped: bool) -> Tensor:
-        """See `Differentiating.two_derivatives`."""
         path = SourcePath.of(problem, vmapped=vmapped)
         return next(column_blocks(path, problem.y, at_sample(), 2, 2))[-1]
 
@@ -58,7 +55,6 @@ class Columns(Differentiating):
         return path.function, path.path.end
 
     def contributions(self, problem: PairProblem, tick: Tick = no_tick) -> Iterator[Contribution]:
-        """See `Method.contributions`."""
         path = self.path_of(problem)
         yield from self.blocks(problem, path, self.rule_for(problem, path), tick)
 
@@ -114,7 +110,6 @@ class Columns(Differentiating):
         yield residual_of(total, problem)
 
     def record(self) -> dict[str, Any]:
-        """See `Method.record`."""
         found = super().record()
         if self.n_passes_packed:
             found["passes_packed"] = self.n_passes_packed
@@ -122,7 +117,6 @@ class Columns(Differentiating):
         return found
 
     def state(self) -> dict[str, Any]:
-        """See `Method.state`."""
         return {
             **super().state(),
             "n_passes_packed": self.n_passes_packed,
@@ -130,7 +124,6 @@ class Columns(Differentiating):
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """See `Method.restore`."""
         super().restore(state)
         self.n_passes_packed = state["n_passes_packed"]
         self._generator.set_state(state["generator"])

@@ -71,15 +71,12 @@ class Differentiating(PassMethod):
         return rule
 
     def record(self) -> dict[str, Any]:
-        """See `Method.record`."""
         return {"n_steps_used": self.n_steps_used} if self.n_steps_used else {}
 
     def state(self) -> dict[str, Any]:
-        """See `Method.state`."""
         return {"n_steps_used": self.n_steps_used}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """See `Method.restore`."""
         self.n_steps_used = state["n_steps_used"]
 
     # --- the trial -------------------------------------------------------------------------------

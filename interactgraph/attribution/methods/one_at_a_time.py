@@ -21,7 +21,6 @@ class ColumnsOneByOne(Columns):
         super().__init__(context, vmapped=False)
 
     def cost(self, problem: PairProblem) -> float:
-        """See `Method.cost`."""
         return _SLOWER * super().cost(problem)
 
 
@@ -34,5 +33,4 @@ class RowsOneByOne(Rows):
         super().__init__(context, vmapped=False)
 
     def cost(self, problem: PairProblem) -> float:
-        """See `Method.cost`."""
         return _SLOWER * super().cost(problem)

@@ -25,7 +25,6 @@ class PassMethod(Method):
         self._footprint: Footprint | None = None
 
     def working_bytes(self, problem: PairProblem) -> int:
-        """See `Method.working_bytes`."""
         return self.pass_bytes(problem, problem.y)
 
     def segment_footprint(self, problem: PairProblem) -> Footprint:

@@ -40,23 +40,19 @@ class RademacherRows(Rows):
         self._generator = context.generator()
 
     def why_not(self, problem: PairProblem) -> str | None:
-        """See `Method.why_not`."""
         options = self.context.options
         if options.sources is None or options.sampling != "signs":
             return "no random signs are asked for"
         return None
 
     def cost(self, problem: PairProblem) -> float:
-        """See `Method.cost`."""
         passes = problem.n_targets * VJP * (self.context.options.sources or 0)
         return self.n_steps * (passes + 1.0)
 
     def confirm(self, problem: PairProblem) -> None:
-        """See `Method.confirm`."""
         self.confirm_either_way(problem)
 
     def contributions(self, problem: PairProblem, tick: Tick = no_tick) -> Iterator[Contribution]:
-        """See `Method.contributions`."""
         n_probes = self.context.options.sources
         assert n_probes is not None
         path = SourcePath.in_features(problem, vmapped=self.vmapped)
@@ -95,12 +91,10 @@ class RademacherRows(Rows):
             yield rows, squares.mean(1).movedim(0, 1)
 
     def state(self) -> dict[str, Any]:
-        """See `Method.state`."""
         own = {"n_batches": self.n_batches, "generator": self._generator.get_state()}
         return {**super().state(), **own}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """See `Method.restore`."""
         super().restore(state)
         self.n_batches = state["n_batches"]
         self._generator.set_state(state["generator"])

@@ -26,27 +26,22 @@ class Rows(Differentiating):
     engine = "reverse"
 
     def why_not(self, problem: PairProblem) -> str | None:
-        """See `Method.why_not`."""
         options = self.context.options
         if options.engine == self.engine and options.sources is not None:
             return "random signs are asked for"
         return None
 
     def cost(self, problem: PairProblem) -> float:
-        """See `Method.cost`."""
         return self.n_steps * (problem.n_rows * VJP + 1.0)
 
     def working_bytes(self, problem: PairProblem) -> int:
-        """See `Method.working_bytes`."""
         return self.pass_bytes(problem, problem.z)
 
     def two_derivatives(self, problem: PairProblem, *, vmapped: bool) -> Tensor:
-        """See `Differentiating.two_derivatives`."""
         blocks = row_blocks(problem, problem.segment, at_sample(), 2, vmapped=vmapped)
         return next(blocks)[-1]
 
     def contributions(self, problem: PairProblem, tick: Tick = no_tick) -> Iterator[Contribution]:
-        """See `Method.contributions`."""
         path = SourcePath.in_features(problem, vmapped=self.vmapped)
         yield from self.blocks(problem, problem.segment, self.rule_for(problem, path), tick)
 

@@ -43,22 +43,18 @@ class SampledColumns(Columns):
         )
 
     def why_not(self, problem: PairProblem) -> str | None:
-        """See `Method.why_not`."""
         options = self.context.options
         if options.sources is None or options.sampling == "signs":
             return "no source features are to be drawn"
         return None
 
     def cost(self, problem: PairProblem) -> float:
-        """See `Method.cost`."""
         return self.n_steps * ((self.context.options.sources or 0) + 1.0)
 
     def confirm(self, problem: PairProblem) -> None:
-        """See `Method.confirm`."""
         self.confirm_either_way(problem)
 
     def contributions(self, problem: PairProblem, tick: Tick = no_tick) -> Iterator[Contribution]:
-        """See `Method.contributions`."""
         n_draws = self.context.options.sources
         assert n_draws is not None
         path = self.path_of(problem)
@@ -86,12 +82,10 @@ class SampledColumns(Columns):
             yield residual_of(whole, problem)
 
     def state(self) -> dict[str, Any]:
-        """See `Method.state`."""
         own = {"n_batches": self.n_batches, "sampler": self._sampler.state()}
         return {**super().state(), **own}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """See `Method.restore`."""
         super().restore(state)
         self.n_batches = state["n_batches"]
         self._sampler.restore(state["sampler"])

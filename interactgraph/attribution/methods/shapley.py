@@ -38,7 +38,6 @@ class Shapley(PassMethod):
         return self.context.options.n_steps
 
     def cost(self, problem: PairProblem) -> float:
-        """See `Method.cost`."""
         return float(problem.n_sources * self.n_steps)
 
     def working_bytes(self, problem: PairProblem) -> int:
@@ -46,7 +45,6 @@ class Shapley(PassMethod):
         return super().working_bytes(problem) * problem.n_sources
 
     def contributions(self, problem: PairProblem, tick: Tick = no_tick) -> Iterator[Contribution]:
-        """See `Method.contributions`."""
         a = problem.y.new_zeros(*problem.y.shape, problem.n_sources)
         for _ in range(self.n_steps):
             z, before = problem.path.start, problem.y0.expand_as(problem.y)
@@ -61,9 +59,7 @@ class Shapley(PassMethod):
         yield residual_of(a.sum(-1), problem)
 
     def state(self) -> dict[str, Any]:
-        """See `Method.state`."""
         return {"orders": self._orders.get_state()}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """See `Method.restore`."""
         self._orders.set_state(state["orders"])

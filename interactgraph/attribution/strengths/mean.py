@@ -20,5 +20,4 @@ class Mean(Strength):
     powers = (1, 2)
 
     def entry(self, a: Tensor) -> Tensor:
-        """See `Strength.entry`."""
         return a

@@ -20,7 +20,6 @@ class MeanAbs(Strength):
     powers = (-1, 2)
 
     def entry(self, a: Tensor) -> Tensor:
-        """See `Strength.entry`."""
         return a.abs()
 
     def value(self, mean: Tensor) -> Tensor:

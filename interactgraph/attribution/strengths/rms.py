@@ -21,7 +21,6 @@ class RMS(Strength):
     powers = (2, 4)
 
     def entry(self, a: Tensor) -> Tensor:
-        """See `Strength.entry`."""
         return a.square()
 
     def value(self, mean: Tensor) -> Tensor:

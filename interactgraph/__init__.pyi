@@ -1,0 +1,38 @@
+# The public names, grouped; `__init__.py` reads them from here.
+
+__version__: str
+
+# the main job
+# rooms of the house
+from . import communities as communities
+from . import exporters as exporters
+from . import features as features
+from . import report as report
+from . import validation as validation
+from . import zoo as zoo
+
+# modules
+from .communities import Partition as Partition
+from .communities import bootstrap as bootstrap
+from .communities import find_modules as find_modules
+from .communities import module_tree as module_tree
+from .communities import resolution_profile as resolution_profile
+
+# what can go wrong
+from .errors import InteractGraphError as InteractGraphError
+from .errors import InteractGraphWarning as InteractGraphWarning
+
+# output
+from .exporters import export as export
+from .fitting import fit_features as fit_features
+from .fitting import fit_sparse_rotations as fit_sparse_rotations
+from .graph import InteractionGraph as InteractionGraph
+from .graph import compare as compare
+from .graph import differences as differences
+from .graph import load as load
+from .run import interaction_graph as interaction_graph
+from .samples import top_samples as top_samples
+
+# does it matter to the model
+from .validation import ablate_modules as ablate_modules
+from .validation import edges_required as edges_required
