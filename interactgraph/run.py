@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .attribution.loop import BatchLoop
-from .attribution.memory import default_budget
+from .attribution.memory import default_budget, keep_heap
 from .attribution.options import Options, Pair
 from .attribution.pair_run import PairRun
 from .attribution.planner import check_method
@@ -138,6 +138,7 @@ def interaction_graph(
         InteractGraphError: bad input; the message says what was found and how to mend it.
     """
     started = time.perf_counter()
+    keep_heap()
     batches = check_data(data)
     sites = resolve_sites(model, layers)
     options = Options(

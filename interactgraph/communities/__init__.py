@@ -6,11 +6,11 @@ from .comparison import Comparison, Match, compare
 from .confidence import co_assignment
 from .hierarchy import ModuleNode, module_tree
 from .mutual_information import adjusted_mutual_information, adjusted_rand_index
+from .noise_aware import WEIGHTINGS
 from .partition import Partition
 from .partition_file import load_partition
 from .resolution import Plateau, ResolutionProfile, resolution_profile
 from .search import find_modules
-from .weigh import WEIGHTINGS
 
 __all__ = [
     "WEIGHTINGS",

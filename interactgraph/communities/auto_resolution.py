@@ -9,39 +9,32 @@ are too coarse leave structure out. Resolution 1 is what a module means where th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
-from torch import Tensor
-
+from . import constants
 from .held_out import Tally, folds_of
-from .network import Block, Network
+from .network import Network
 from .objective import Objective, make_objective
 from .runs import sweep_runs
+from .weighting import Weighting
 
-__all__ = ["RESOLUTIONS", "auto_resolution"]
-
-RESOLUTIONS = (0.35, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 1.5)
-_ENOUGH = 0.75  # share of the largest z from which resolution 1 stays
-_CLOSE = 0.95  # share of the largest z within which the resolution nearest to 1 is taken
-_LEAST = 2.0  # largest z below which nothing speaks for another resolution
-_LARGE = 2_000_000  # edges above which one fold and one start have to do
+__all__ = ["auto_resolution"]
 
 
 def auto_resolution(
-    network: Network, weigh: Callable[[Block], Tensor], seed: int = 0
+    network: Network, weighting: Weighting, seed: int = 0
 ) -> tuple[float, dict[float, float]]:
     """The resolution, and z of the hidden edges (see `Tally`) at each that was tried.
 
     Args:
         network: strengths.
-        weigh: the weighting of a block, that modules are found with.
+        weighting: that modules are found with.
         seed: of the folds and the starts.
     """
-    large = network.n_edges > _LARGE
+    large = network.is_large
     n_starts = 1 if large else 2
-    tallies = {resolution: Tally() for resolution in RESOLUTIONS}
+    tallies = {resolution: Tally() for resolution in constants.RESOLUTIONS}
     for number, fold in enumerate(folds_of(network, 3, seed)):
-        weighted = fold.visible.map(weigh)
+        weighted = fold.visible.map(weighting.block)
         first = 1000 * seed + n_starts * number
         for resolution, tally in tallies.items() if weighted.blocks else ():
             objective = make_objective(weighted, "layered", resolution)
@@ -53,7 +46,14 @@ def auto_resolution(
     z = {resolution: tally.z_score for resolution, tally in tallies.items()}
     found = {resolution: value for resolution, value in z.items() if not math.isnan(value)}
     largest = max(found.values(), default=0.0)
-    if largest < _LEAST or found.get(1.0, 0.0) >= _ENOUGH * largest:
+    if (
+        largest < constants.LEAST_Z
+        or found.get(1.0, 0.0) >= constants.KEEPS_RESOLUTION_ONE * largest
+    ):
         return 1.0, z
-    near = [resolution for resolution, value in found.items() if value >= _CLOSE * largest]
+    near = [
+        resolution
+        for resolution, value in found.items()
+        if value >= constants.AS_GOOD_RESOLUTION * largest
+    ]
     return min(near, key=lambda resolution: abs(math.log(resolution))), z

@@ -16,22 +16,23 @@ a resolution or weighting is better made by the plain sum inside modules.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from . import constants
 from .network import Network
 from .objective import Objective, make_objective
 from .runs import sweep_runs
 from .threads import few_threads
+from .weighting import Weighting
 
 __all__ = ["Fold", "HeldOut", "Tally", "folds_of", "held_out", "rank_one_fit"]
 
 _ROUNDING = 1e-9  # contrasts below are nothing else
-_SMALL = 512  # features of the smaller layer up to which contrasts are solved for
 
 
 class Fold(NamedTuple):
@@ -127,7 +128,9 @@ def contrast(inside: Tensor, weight: Tensor, n_rounds: int = 30) -> Tensor:
     rows, columns = weight.sum(1), weight.sum(0)
     in_rows, in_columns = kept.sum(1), kept.sum(0)
     x, y = torch.zeros_like(rows), torch.zeros_like(columns)
-    if len(columns) <= _SMALL:  # with few entries in a row, rounds take long to settle
+    if (
+        len(columns) <= constants.SOLVED_CONTRASTS
+    ):  # with few entries in a row, rounds take long to settle
         laplacian = torch.diag(columns) - weight.mT @ _ratio(weight, rows[:, None])
         shares = in_columns - _ratio(in_rows, rows) @ weight
         y = torch.linalg.pinv(laplacian, rtol=1e-12, hermitian=True) @ shares
@@ -164,7 +167,7 @@ def folds_of(network: Network, n_folds: int, seed: int) -> Iterator[Fold]:
 
 def held_out(
     network: Network,
-    weigh: Callable[[Network], Network],
+    weighting: Weighting,
     resolution: float = 1.0,
     *,
     n_folds: int,
@@ -176,7 +179,7 @@ def held_out(
 
     Args:
         network: strengths, not weighted yet.
-        weigh: the weighting the modules are found with.
+        weighting: that the modules are found with.
         resolution: of the layered objective the modules are found with.
         n_folds: each entry is hidden once in this many rounds.
         n_starts: random starts of the search in each round.
@@ -185,7 +188,7 @@ def held_out(
     """
     tally = Tally(contrasted=contrasted)
     for number, fold in enumerate(folds_of(network, n_folds, seed)):
-        weighted = weigh(fold.visible)
+        weighted = fold.visible.map(weighting.block)
         if not weighted.blocks:
             continue
         objective = make_objective(weighted, "layered", resolution)

@@ -12,16 +12,15 @@ from torch import Tensor
 from ..checks import number, whole
 from ..errors import InteractGraphError
 from ..graph import InteractionGraph
+from . import constants
 from .network import Block, Network
+from .noise_aware import named_weighting
 from .objective import make_objective
 from .partition import Partition, split_layers
 from .runs import choose_algorithm, search
 from .significance import held_out_test
-from .weigh import weigh
 
 __all__ = ["ModuleNode", "module_tree"]
-
-_SMALLEST = 8  # features: smaller modules are not divided
 
 
 @dataclass(frozen=True)
@@ -115,12 +114,12 @@ def _divide(
     parts = split_layers(inside, network.n_features)
     features = {layer: np.flatnonzero(part) for layer, part in parts.items() if part.any()}
     own = network.map(lambda block: _inside(block, network, inside))
-    if depth < 1 or inside.sum() < _SMALLEST or not own.blocks:
+    if depth < 1 or inside.sum() < constants.SMALLEST_DIVIDED or not own.blocks:
         return ModuleNode(features, 0.0, 1.0)
     test = held_out_test(own, seed=partition.seed)
     if not test.p_value <= level:
         return ModuleNode(features, *test)
-    weighted = weigh(own, partition.weighting, partition.seed).network
+    weighted = named_weighting(partition.weighting).weigh(own, partition.seed).network
     objective = make_objective(weighted, "layered", 1.0)
     runs = search(objective, choose_algorithm("auto", objective), n_runs, partition.seed)
     labels = max(runs, key=objective.quality)

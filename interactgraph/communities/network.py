@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..errors import InteractGraphError
 from ..graph import InteractionGraph
+from . import constants
 
 __all__ = ["Block", "Network"]
 
@@ -117,6 +118,11 @@ class Network:
     def n_edges(self) -> int:
         """Number of weights above zero."""
         return sum(int(torch.count_nonzero(block.weight)) for block in self.blocks)
+
+    @property
+    def is_large(self) -> bool:
+        """Whether the search has to be sparing."""
+        return self.n_edges > constants.LARGE
 
     @cached_property
     def connected(self) -> np.ndarray:

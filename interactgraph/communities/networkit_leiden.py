@@ -11,11 +11,10 @@ import numpy as np
 import torch
 
 from ..errors import InteractGraphError
+from . import constants
 from .objective import Objective
 
 __all__ = ["networkit_starts"]
-
-_SHARE = 0.03  # of the edges, those largest against what is expected
 
 
 def networkit_starts(objective: Objective, seeds: list[int]) -> list[np.ndarray]:
@@ -37,7 +36,7 @@ def networkit_starts(objective: Objective, seeds: list[int]) -> list[np.ndarray]
     for term in objective.terms:
         expected = torch.outer(term.into, term.out)
         excess = torch.where(expected > 0, term.weight / expected, torch.zeros_like(expected))
-        k = max(1, int(_SHARE * excess.numel()))
+        k = max(1, int(constants.NETWORKIT_SHARE * excess.numel()))
         values, index = excess.flatten().topk(k)
         values, index = values[values > 0].cpu(), index[values > 0].cpu()
         rows = (index // excess.shape[1] + offsets[term.target]).numpy().astype(np.uint64)

@@ -18,58 +18,52 @@ Three questions are asked, in this order:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
+from ..errors import InteractGraphError
+from . import constants
 from .held_out import held_out
 from .network import Block, Network
-from .weighting import information, normalise, sharpened
+from .weighting import FORMULAS, Weighed, Weighting, keep_connected, normalise
 
-__all__ = ["effective_share", "noise_aware"]
-
-_FEW = 0.25  # effective share of features below which weak ones are taken as noise
-_ENOUGH = 0.12  # effective share of a block's features that its sharpening aims at
-_PREFER = 0.9  # held-out excess of sharpened edges, over that of compressed ones, that suffices
-_LARGE = 2_000_000  # edges above which one start and one fold have to do
+__all__ = ["WEIGHTINGS", "NoiseAware", "effective_share", "named_weighting"]
 
 
-def noise_aware(
-    network: Network, seed: int = 0
-) -> tuple[Network, Callable[[Block], Tensor], dict[str, float | str]]:
-    """Strengths less their errors, the weighting of a block, and what it was decided by.
+@dataclass(frozen=True)
+class NoiseAware(Weighting):
+    """Takes off noise, then decides between concentrating, sharpening and compressing."""
 
-    Args:
-        network: strengths, with standard errors where known.
-        seed: of the held-out folds.
-    """
-    network = network.map(shrink)
-    if not network.blocks:
-        return network, sharpened, {}
-    share = sum(map(effective_share, network.blocks)) / len(network.blocks)
-    found: dict[str, float | str] = {"effective_share": round(share, 4)}
-    if share < _FEW:
-        return network, concentrate, {**found, "edges": "concentrated"}
-    large = network.n_edges > _LARGE
-    excess = {
-        weigh: held_out(
-            network,
-            partial(_weigh, weigh=weigh),
-            n_folds=3,
-            n_starts=1 if large else 3,
-            seed=seed,
-        ).excess
-        for weigh in (sharpened, information)
-    }
-    best = sharpened if excess[sharpened] > _PREFER * excess[information] else information
-    found |= {f"held_out_{weigh.__name__}": round(value, 6) for weigh, value in excess.items()}
-    return network, best, {**found, "edges": best.__name__}
+    def weigh(self, network: Network, seed: int = 0) -> Weighed:
+        """See `Weighting.weigh`."""
+        strengths = network.map(shrink)
+        weighting, decided = self._decide(strengths, seed)
+        weighted = keep_connected(strengths.map(weighting.block), network)
+        return Weighed(weighted, strengths, weighting, decided)
 
-
-def _weigh(network: Network, weigh: object) -> Network:
-    return network.map(weigh)  # type: ignore[arg-type]
+    def _decide(self, network: Network, seed: int) -> tuple[Weighting, dict[str, float | str]]:
+        """The weighting of strengths less their errors, and what it was decided by."""
+        sharpened, information = FORMULAS["sharpened"], FORMULAS["information"]
+        if not network.blocks:
+            return sharpened, {}
+        share = sum(map(effective_share, network.blocks)) / len(network.blocks)
+        found: dict[str, float | str] = {"effective_share": round(share, 4)}
+        if share < constants.FEW:
+            return Weighting("concentrated", concentrate), {**found, "edges": "concentrated"}
+        excess = {
+            weighting.name: held_out(
+                network, weighting, n_folds=3, n_starts=1 if network.is_large else 3, seed=seed
+            ).excess
+            for weighting in (sharpened, information)
+        }
+        prefers = excess["sharpened"] > constants.PREFERENCE * excess["information"]
+        best = sharpened if prefers else information
+        found |= {f"held_out_{name}": round(value, 6) for name, value in excess.items()}
+        return best, {**found, "edges": best.name}
 
 
 def shrink(block: Block) -> Tensor:
@@ -97,6 +91,24 @@ def effective_share(block: Block, exponent: float = 1.0) -> float:
 def concentrate(block: Block) -> Tensor:
     """Normalised w^a, with the smallest a of 1, 1 1/8, ... 2 that leaves few effective features."""
     exponent = 1.0
-    while exponent < 2 and effective_share(block, exponent) > _ENOUGH:
+    while exponent < 2 and effective_share(block, exponent) > constants.CONCENTRATED_SHARE:
         exponent += 0.125
     return normalise(block.weight**exponent)
+
+
+WEIGHTINGS: Mapping[str, Weighting] = MappingProxyType(
+    {"noise_aware": NoiseAware("noise_aware", FORMULAS["information"].block), **FORMULAS}
+)
+
+
+def named_weighting(name: str) -> Weighting:
+    """The weighting of that name.
+
+    Raises:
+        InteractGraphError: there is none.
+    """
+    if name not in WEIGHTINGS:
+        raise InteractGraphError(
+            f"weighting {name!r} is not known; choose one of {', '.join(WEIGHTINGS)}"
+        )
+    return WEIGHTINGS[name]

@@ -11,16 +11,15 @@ import numpy as np
 from ..checks import positive, whole
 from ..errors import InteractGraphError
 from ..graph import InteractionGraph
+from . import constants
 from .mutual_information import adjusted_mutual_information
 from .network import Network
+from .noise_aware import named_weighting
 from .objective import make_objective
 from .partition import Partition
 from .runs import check_runs, choose_algorithm, count_modules, mean_agreement, search
-from .weigh import weigh
 
 __all__ = ["Plateau", "ResolutionProfile", "resolution_for", "resolution_profile"]
-
-_SAME = 0.9  # adjusted mutual information from which neighbouring partitions are one plateau
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,7 @@ def resolution_profile(
     n_runs, seed = check_runs(n_runs, seed, 1.0)
     given = np.geomspace(0.5, 2, 21).tolist() if resolutions is None else list(resolutions)
     values = sorted(positive("a resolution", float(r) if hasattr(r, "item") else r) for r in given)
-    weighed = weigh(Network.from_graph(graph, strength), weighting, seed)
+    weighed = named_weighting(weighting).weigh(Network.from_graph(graph, strength), seed)
     weighted, decided = weighed.network, weighed.decided
     recorded: dict[str, Any] = {"null": null, "weighting": weighting, "seed": seed}
     recorded |= {"n_runs": n_runs, "strength": graph.check_strength(strength)}
@@ -130,7 +129,7 @@ def find_plateaus(partitions: Sequence[Partition]) -> list[Plateau]:
     for k in range(1, len(partitions)):
         before, here = (partitions[i].labels for i in (k - 1, k))
         placed = here >= 0
-        if adjusted_mutual_information(before[placed], here[placed]) >= _SAME:
+        if adjusted_mutual_information(before[placed], here[placed]) >= constants.SAME_PLATEAU:
             groups[-1].append(k)
         else:
             groups.append([k])

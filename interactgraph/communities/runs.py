@@ -11,6 +11,7 @@ import numpy as np
 
 from ..checks import whole
 from ..errors import InteractGraphError
+from . import constants
 from .leiden import Leiden
 from .mutual_information import adjusted_mutual_information
 from .objective import Objective, PooledObjective
@@ -29,9 +30,6 @@ __all__ = [
 ]
 
 ALGORITHMS = ("leiden+sweeps", "leiden", "sweeps", "networkit")
-
-_LARGE = 2_000_000  # edges from which random starts are left out
-_GROUPS = (100, 48)  # of spectral starts
 
 
 def choose_algorithm(algorithm: str, objective: Objective | PooledObjective) -> str:
@@ -101,11 +99,19 @@ def sweep_runs(objective: Objective, seeds: Sequence[int]) -> list[np.ndarray]:
     """
     with few_threads(objective.network):
         sweeps, spectrum = Sweeps(objective), Spectrum(objective, seeds[0])
-        large = objective.network.n_edges > _LARGE
+        large = objective.network.is_large
         runs = []
         for number, seed in enumerate(seeds):
             if large or number % 2 == 0:
-                runs.append(_spectral(sweeps, spectrum, objective, seed, _GROUPS[number // 2 % 2]))
+                runs.append(
+                    _spectral(
+                        sweeps,
+                        spectrum,
+                        objective,
+                        seed,
+                        constants.SPECTRAL_GROUPS[number // 2 % 2],
+                    )
+                )
             else:
                 runs.append(sweeps.run(seed))
     return runs

@@ -13,12 +13,12 @@ from ..graph import InteractionGraph
 from .auto_resolution import auto_resolution
 from .confidence import co_assignment
 from .network import Network
+from .noise_aware import named_weighting
 from .objective import NULLS, make_objective
 from .partition import Partition, split_layers
 from .resolution import resolution_for
 from .runs import check_runs, choose_algorithm, count_modules, mean_agreement, search
 from .significance import held_out_test
-from .weigh import weigh
 
 __all__ = ["find_modules"]
 
@@ -79,14 +79,14 @@ def find_modules(
         raise InteractGraphError(f"null model {null!r} is not known; choose {', '.join(NULLS)}")
     n_runs, seed = check_runs(n_runs, seed, resolution)
     network = Network.from_graph(graph, strength, device)
-    weighed = weigh(network, weighting, seed)
+    weighed = named_weighting(weighting).weigh(network, seed)
     weighted, decided = weighed.network, dict[str, Any](weighed.decided)
     # The test asks at a resolution that was not chosen by edges that it hides.
     tested_at = 1.0 if resolution == "auto" else resolution
     if resolution == "auto":
         resolution = 1.0
         if n_modules is None and null == "layered" and weighted.blocks:
-            resolution, found = auto_resolution(weighed.strengths, weighed.rule, seed)
+            resolution, found = auto_resolution(weighed.strengths, weighed.weighting, seed)
             decided["resolutions"] = {str(r): round(z, 3) for r, z in found.items()}
     recorded: dict[str, Any] = {
         "null": null,
@@ -119,7 +119,7 @@ def find_modules(
         )
     confidence = split_layers(co_assignment(best, runs), graph.n_features)
     if significance:
-        test = held_out_test(network, tested_at, n_starts=_test_starts(network), seed=seed)
+        test = held_out_test(network, tested_at, n_starts=1 if network.is_large else 4, seed=seed)
         recorded.update(z_score=test.z_score, p_value=test.p_value)
         if math.isnan(test.p_value):
             decided["significance"] = _UNTESTED
@@ -137,8 +137,3 @@ def find_modules(
         },
         **recorded,
     )
-
-
-def _test_starts(network: Network) -> int:
-    """Starts in each round of the test: few on large graphs, where spectral starts agree."""
-    return 1 if network.n_edges > 2_000_000 else 4

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from .held_out import held_out
 from .network import Network
-from .weighting import root_normalised
+from .weighting import FORMULAS
 
 __all__ = ["HeldOutTest", "held_out_test"]
 
@@ -58,7 +58,7 @@ def held_out_test(
     """
     z = held_out(
         network,
-        lambda visible: visible.map(root_normalised),
+        FORMULAS["root_normalised"],
         resolution,
         n_folds=n_folds,
         n_starts=n_starts,

@@ -13,13 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from . import constants
 from .objective import Objective
 
 __all__ = ["Spectrum"]
-
-_VECTORS = 24  # leading eigenvectors that are kept
-_ROUNDS = 12  # of subspace iteration
-_LLOYD = 12  # rounds of k-means
 
 
 class Spectrum:
@@ -56,15 +53,15 @@ class Spectrum:
         Chains of layers have eigenvalues in pairs of both signs, so twice as many are iterated.
         """
         nodes = len(self._scale)
-        n = min(2 * _VECTORS + 8, nodes)
+        n = min(2 * constants.SPECTRAL_VECTORS + 8, nodes)
         vectors = torch.as_tensor(draw.normal(size=(nodes, n))).to(self._scale)
-        for _ in range(_ROUNDS):
+        for _ in range(constants.SPECTRAL_ROUNDS):
             vectors, _ = torch.linalg.qr(self._apply(vectors))
         values, mixing = torch.linalg.eigh(vectors.T @ self._apply(vectors))
-        kept = values.argsort(descending=True)[:_VECTORS]
+        kept = values.argsort(descending=True)[: constants.SPECTRAL_VECTORS]
         return (vectors @ mixing[:, kept]) * values[kept].clamp_min(0).sqrt()
 
-    def start(self, seed: int, n_groups: int = 2 * _VECTORS) -> np.ndarray:
+    def start(self, seed: int, n_groups: int = 2 * constants.SPECTRAL_VECTORS) -> np.ndarray:
         """Labels by spherical k-means from random features, `[nodes]`."""
         draw = np.random.default_rng(seed)
         rows = torch.nn.functional.normalize(self.rows, dim=1)
@@ -72,7 +69,7 @@ class Spectrum:
         first = draw.choice(len(rows), n_groups, replace=False)
         centres = rows[torch.as_tensor(first, device=rows.device)]
         labels = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
-        for _ in range(_LLOYD):
+        for _ in range(constants.KMEANS_ROUNDS):
             labels = (rows @ centres.T).argmax(1)
             sums = torch.zeros_like(centres).index_add_(0, labels, rows)
             centres = torch.nn.functional.normalize(sums, dim=1)

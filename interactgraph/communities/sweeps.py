@@ -20,14 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from . import constants
 from .objective import Objective
 from .threads import few_threads
 
 __all__ = ["Sweeps"]
 
 _TOLERANCE = 1e-13  # of quality, which is at most 1: smaller gains are rounding
-_MERGED = 0.05  # pairs of modules merged between two rounds of sweeps, as a share of the modules
-_MOST = 1024  # modules at the start of a run
 
 
 class Sweeps:
@@ -50,7 +49,7 @@ class Sweeps:
                 number of features, at most 1024.
         """
         if n_modules is None:
-            n_modules = min(self._network.n_nodes, _MOST)
+            n_modules = min(self._network.n_nodes, constants.MOST_MODULES)
         generator = np.random.default_rng(seed)
         return self.polish(generator.integers(0, n_modules, self._network.n_nodes))
 
@@ -133,7 +132,7 @@ class Sweeps:
         order = torch.argsort(gain[rows, columns], descending=True, stable=True).cpu()
         target = np.arange(n)
         free = np.ones(n, bool)
-        left = max(1, int(_MERGED * n))
+        left = max(1, int(constants.MERGED * n))
         pairs = torch.stack([rows, columns], 1).cpu()[order].numpy()
         for a, b in pairs:
             if free[a] and free[b]:

@@ -7,18 +7,17 @@ from contextlib import contextmanager
 
 import torch
 
+from . import constants
 from .network import Network
 
 __all__ = ["few_threads"]
-
-_SMALL = 2_000_000  # weights in a network below which threads cost more than they bring
 
 
 @contextmanager
 def few_threads(network: Network) -> Iterator[None]:
     """One thread on small networks: waking others for many short operations costs far more."""
     before = torch.get_num_threads()
-    if sum(block.weight.numel() for block in network.blocks) < _SMALL:
+    if sum(block.weight.numel() for block in network.blocks) < constants.LARGE:
         torch.set_num_threads(1)
     try:
         yield

@@ -7,14 +7,77 @@ block and returns weights of the same shape; s_j and t_i are the sums of a colum
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import MappingProxyType
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .network import Block
+from . import constants
+from .network import Block, Network
 
-__all__ = ["BLOCK_WEIGHTINGS"]
+__all__ = ["FORMULAS", "Weighed", "Weighting", "normalise"]
+
+
+class Weighed(NamedTuple):
+    """A network whose strengths became weights.
+
+    Attributes:
+        network: the weights.
+        strengths: what they were made of, without noise where that was taken off.
+        weighting: that was used, block by block.
+        decided: what it was decided by.
+    """
+
+    network: Network
+    strengths: Network
+    weighting: Weighting
+    decided: dict[str, float | str]
+
+
+@dataclass(frozen=True)
+class Weighting:
+    """One way to weigh, the same for every network.
+
+    Attributes:
+        name: what it is called.
+        block: block of strengths -> weights, same shape.
+    """
+
+    name: str
+    block: Callable[[Block], Tensor]
+
+    def weigh(self, network: Network, seed: int = 0) -> Weighed:
+        """Turns the strengths of a network into weights.
+
+        Args:
+            network: strengths.
+            seed: of what is decided by held-out edges.
+        """
+        return Weighed(keep_connected(network.map(self.block), network), network, self, {})
+
+
+def keep_connected(weighted: Network, network: Network) -> Network:
+    """Gives features that lost all their edges to a weighting faint ones back.
+
+    Weightings that cut leave some features without any. They follow their strongest neighbours,
+    and are too faint to move those.
+    """
+    lost = torch.as_tensor(network.connected & ~weighted.connected)
+    if not lost.any():
+        return weighted
+    kept = {(block.source, block.target): block.weight for block in weighted.blocks}
+    offsets = network.offsets
+
+    def restore(block: Block) -> Tensor:
+        weight = kept.get((block.source, block.target), torch.zeros_like(block.weight))
+        into, out = (lost[offsets[k] : offsets[k + 1]] for k in (block.target, block.source))
+        faint = root_normalised(block) * (into[:, None] | out).to(weight)
+        total = weight.sum()
+        scale = constants.FAINT * total / faint.sum() if total > 0 and faint.sum() > 0 else 1.0
+        return weight + scale * faint
+
+    return network.map(restore)
 
 
 def raw(block: Block) -> Tensor:
@@ -94,8 +157,9 @@ def positive_information(weight: Tensor) -> Tensor:
     return ratio.clamp_min(1).log()
 
 
-BLOCK_WEIGHTINGS: MappingProxyType[str, Callable[[Block], Tensor]] = MappingProxyType(
-    {
+FORMULAS: dict[str, Weighting] = {
+    name: Weighting(name, formula)
+    for name, formula in {
         "raw": raw,
         "square_root": square_root,
         "logarithmic": logarithmic,
@@ -104,5 +168,5 @@ BLOCK_WEIGHTINGS: MappingProxyType[str, Callable[[Block], Tensor]] = MappingProx
         "pmi": pointwise_mutual_information,
         "information": information,
         "sharpened": sharpened,
-    }
-)
+    }.items()
+}

@@ -8,10 +8,11 @@ from communities.planted_graphs import graph_of, planted
 
 from interactgraph import InteractGraphError, find_modules
 from interactgraph.communities import adjusted_rand_index
-from interactgraph.communities.auto_resolution import RESOLUTIONS, auto_resolution
+from interactgraph.communities.auto_resolution import auto_resolution
+from interactgraph.communities.constants import RESOLUTIONS
 from interactgraph.communities.held_out import held_out
 from interactgraph.communities.network import Network
-from interactgraph.communities.weighting import root_normalised
+from interactgraph.communities.weighting import FORMULAS
 
 
 def two_halves(seed: int = 0):
@@ -49,9 +50,9 @@ def test_one_where_hidden_edges_do_not_care():
 
 def test_z_is_that_of_the_held_out_edges():
     network = Network.from_graph(planted(2, 3.0)[0])
-    _, z = auto_resolution(network, root_normalised, seed=1)
+    _, z = auto_resolution(network, FORMULAS["root_normalised"], seed=1)
     for resolution in (0.7, 1.2):
-        alone = held_out(network, lambda n: n.map(root_normalised), resolution,
+        alone = held_out(network, FORMULAS["root_normalised"], resolution,
                          n_folds=3, n_starts=2, seed=1)  # fmt: skip
         assert z[resolution] == pytest.approx(alone.z_score)
 

@@ -4,7 +4,7 @@ from communities.planted_graphs import planted
 
 from interactgraph.communities.held_out import contrast, folds_of, held_out, rank_one_fit
 from interactgraph.communities.network import Network
-from interactgraph.communities.weighting import root_normalised
+from interactgraph.communities.weighting import FORMULAS
 
 
 def test_each_entry_is_hidden_once():
@@ -31,7 +31,7 @@ def test_the_search_sees_nothing_of_what_is_hidden():
 def test_rank_one_graphs_leave_nothing():
     network = Network.from_graph(planted(0)[0])
     exact = network.map(lambda b: rank_one_fit(b.weight, torch.ones_like(b.weight) > 0))
-    result = held_out(exact, lambda n: n.map(root_normalised), n_folds=4, n_starts=2, seed=0)
+    result = held_out(exact, FORMULAS["root_normalised"], n_folds=4, n_starts=2, seed=0)
     assert abs(result.excess) < 1e-6
 
 
@@ -39,7 +39,7 @@ def test_excess_is_the_modularity_of_hidden_entries():
     """With modules that are certain, it is near the modularity of the roots under them."""
     graph, truth = planted(1, 10.0)
     network = Network.from_graph(graph)
-    result = held_out(network, lambda n: n.map(root_normalised), n_folds=5, n_starts=3, seed=0)
+    result = held_out(network, FORMULAS["root_normalised"], n_folds=5, n_starts=3, seed=0)
     parts = np.split(truth, [24, 72])
     expected = []
     for k, block in enumerate(network.blocks):

@@ -7,11 +7,10 @@ from interactgraph.communities.network import Block, Network
 from interactgraph.communities.noise_aware import (
     concentrate,
     effective_share,
-    noise_aware,
+    named_weighting,
     shrink,
 )
-from interactgraph.communities.weigh import weigh
-from interactgraph.communities.weighting import BLOCK_WEIGHTINGS
+from interactgraph.communities.weighting import FORMULAS
 
 
 def slow(name: str, w: np.ndarray) -> np.ndarray:
@@ -42,11 +41,11 @@ def slow(name: str, w: np.ndarray) -> np.ndarray:
     return result
 
 
-@pytest.mark.parametrize("name", BLOCK_WEIGHTINGS)
+@pytest.mark.parametrize("name", FORMULAS)
 def test_formula(name):
     w = np.random.default_rng(0).lognormal(size=(6, 9))
     w[2, 3] = w[:, 5] = 0
-    got = BLOCK_WEIGHTINGS[name](Block(0, 1, torch.as_tensor(w)))
+    got = FORMULAS[name].block(Block(0, 1, torch.as_tensor(w)))
     np.testing.assert_allclose(got.numpy(), slow(name, w), rtol=1e-12, atol=1e-15)
 
 
@@ -88,11 +87,13 @@ def test_concentration_is_the_least_that_leaves_few_features():
 
 
 def test_noise_compresses_and_concentration_sharpens():
-    noisy, _, decided = noise_aware(Network.from_graph(planted(0, 2.5, (64, 128, 64))[0]))
+    default = named_weighting("noise_aware")
+    weighed = default.weigh(Network.from_graph(planted(0, 2.5, (64, 128, 64))[0]))
+    noisy, decided = weighed.strengths, weighed.decided
     assert decided["edges"] == "information"
     draw = np.random.default_rng(0)
     few = np.outer(np.exp(4 * draw.normal(size=60)), np.exp(4 * draw.normal(size=50)))
-    _, _, decided = noise_aware(Network.from_graph(graph_of(few)))
+    decided = default.weigh(Network.from_graph(graph_of(few))).decided
     assert decided["edges"] == "concentrated"
     assert noisy.n_edges > 0
 
@@ -104,7 +105,7 @@ def test_edges_within_their_error_do_not_decide():
     cut = [np.where(b < np.median(b), 0, b) for b in blocks]
     noisy = Network.from_graph(graph_of(*blocks, errors=tuple(noise)))
     with_errors, without = (
-        weigh(network, "noise_aware").strengths
+        named_weighting("noise_aware").weigh(network).strengths
         for network in (noisy, Network.from_graph(graph_of(*cut)))
     )
     for a, b in zip(with_errors.blocks, without.blocks, strict=True):
@@ -113,13 +114,13 @@ def test_edges_within_their_error_do_not_decide():
 
 def test_features_without_weight_get_faint_edges():
     network = Network.from_graph(graph_of(np.ones((3, 4))))
-    weighted = weigh(network, "information").network
+    weighted = named_weighting("information").weigh(network).network
     assert weighted.connected.all()
     some = np.random.default_rng(0).lognormal(size=(12, 10))
     some[3] = some.sum(0) / 100  # exactly what strengths explain
     network = Network.from_graph(graph_of(some))
-    bare = network.map(BLOCK_WEIGHTINGS["pmi"])
-    weighted = weigh(network, "pmi").network
+    bare = network.map(FORMULAS["pmi"].block)
+    weighted = named_weighting("pmi").weigh(network).network
     assert weighted.connected.all()
     change = weighted.blocks[0].weight - bare.blocks[0].weight
     assert change.sum() < 2e-4 * bare.blocks[0].weight.sum()
@@ -129,13 +130,13 @@ def test_errors_that_are_not_known_take_nothing():
     """One sample has no standard error: NaN."""
     graph, _ = planted(0)
     weights = [graph.weights(*pair) for pair in graph.pairs]
-    plain = weigh(Network.from_graph(graph), "noise_aware")
+    plain = named_weighting("noise_aware").weigh(Network.from_graph(graph))
     unknown = [torch.full_like(weight, torch.nan) for weight in weights]
     partly = [torch.where(torch.arange(w.shape[1]) < 2, torch.nan, 0.0).expand_as(w)
               for w in weights]  # fmt: skip
     for errors in (unknown, partly):
         graph = graph_of(*(weight.numpy() for weight in weights), errors=tuple(errors))
-        weighed = weigh(Network.from_graph(graph), "noise_aware")
+        weighed = named_weighting("noise_aware").weigh(Network.from_graph(graph))
         assert weighed.decided == plain.decided
         for a, b in zip(weighed.network.blocks, plain.network.blocks, strict=True):
             torch.testing.assert_close(a.weight, b.weight)

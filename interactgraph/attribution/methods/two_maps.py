@@ -17,6 +17,8 @@ from .method import Tick, no_tick
 
 __all__ = ["TwoMaps"]
 
+_CACHE = 1 << 21  # bytes
+
 
 class TwoMaps(ClosedForm):
     """d_tgt d_hid d_src products for each sample, where a pass costs (d_src + d_tgt) d_hid."""
@@ -47,7 +49,9 @@ class TwoMaps(ClosedForm):
         entries = problem.n_targets * problem.n_sources
         reduced = entries * len(self.context.strengths) * (16 + 2 * problem.z.element_size())
         per_sample = maps.block_bytes(problem.path, problem.n_targets) + reduced
-        samples = max(1, self.context.sums.free // per_sample)
+        # On a CPU, what is computed of a few samples stays in the cache.
+        most = self.context.sums.free if problem.z.device.type != "cpu" else _CACHE
+        samples = max(1, min(most, self.context.sums.free) // per_sample)
         for here, a in maps.blocks(problem.path, slopes, samples):
             yield self.context.block(a, problem, samples=here)
         yield residual

@@ -1,0 +1,53 @@
+"""Every number that somebody chose, with the benchmark that it comes from.
+
+The tables are in `benchmarks/communities/README.md`; `python -m benchmarks.communities NAME`
+regenerates them. What was chosen on some graphs says nothing about others until it is tried there.
+"""
+
+from __future__ import annotations
+
+# --- weights (table "recovery") ------------------------------------------------------------------
+
+# Effective share of features below which weak ones are taken as noise: trained networks in which
+# few features carry everything lie below, planted graphs above.
+FEW = 0.25
+# Effective share of a block's features that concentrating its edges aims at.
+CONCENTRATED_SHARE = 0.12
+# Held-out excess of sharpened edges, over that of compressed ones, that suffices to prefer them.
+PREFERENCE = 0.9
+# Of a block's weight, for all edges that are given back to features that a weighting cut off.
+FAINT = 1e-4
+
+# --- resolution (table "recovery", row "default" against resolution 1) ---------------------------
+
+RESOLUTIONS = (0.35, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 1.5)
+# Share of the largest z of hidden edges from which resolution 1 stays.
+KEEPS_RESOLUTION_ONE = 0.75
+# Share of the largest z within which the resolution nearest to 1 is taken.
+AS_GOOD_RESOLUTION = 0.95
+# Largest z below which nothing speaks for another resolution.
+LEAST_Z = 2.0
+# Adjusted mutual information from which neighbouring partitions of a profile are one plateau.
+SAME_PLATEAU = 0.9
+
+# --- search (tables "algorithms" and "size") -----------------------------------------------------
+
+# Edges above which one start and one fold have to do, spectral starts agree, and threads pay.
+LARGE = 2_000_000
+# Groups of spectral starts, in turn.
+SPECTRAL_GROUPS = (100, 48)
+# Leading eigenvectors that are kept, rounds of subspace iteration, rounds of k-means.
+SPECTRAL_VECTORS, SPECTRAL_ROUNDS, KMEANS_ROUNDS = 24, 12, 12
+# Pairs of modules merged between two rounds of sweeps, as a share of the modules.
+MERGED = 0.05
+# Modules at the start of a run of sweeps.
+MOST_MODULES = 1024
+# Of the edges that networkit starts from, those largest against what is expected.
+NETWORKIT_SHARE = 0.03
+
+# --- significance (table "calibration") ----------------------------------------------------------
+
+# Features of the smaller layer up to which contrasts are solved for instead of fitted in rounds.
+SOLVED_CONTRASTS = 512
+# Features: smaller modules are not divided further.
+SMALLEST_DIVIDED = 8
