@@ -18,12 +18,12 @@ from communities import modular_addition as addition
 from page import write
 from torch import nn
 
+from interactgraph import fit_features
 from interactgraph.features import (
     PCA,
     FeatureMap,
     LocalInteractionBasis,
     Neurons,
-    fit_features,
 )
 from interactgraph.model import Runner, resolve_sites
 

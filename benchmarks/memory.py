@@ -48,7 +48,7 @@ def one(width: int, samples: int, engine: str, budget: float) -> None:
         *graph.blocks["input", "1"].values(), *graph.standard_errors["input", "1"].values()
     ]  # fmt: skip
     held = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-    print(f"{seconds} {after - before - held} {held} {graph.metadata['plans'][0]['way']}")
+    print(f"{seconds} {after - before - held} {held} {graph.metadata['plans'][0]['method']}")
 
 
 def main() -> None:
@@ -60,7 +60,7 @@ def main() -> None:
     lines = [
         "### Peak resident memory above the model and the graph itself",
         "",
-        "| case | way | samples | budget | peak above model and graph | graph | seconds |",
+        "| case | method | samples | budget | peak above model and graph | graph | seconds |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, case in CASES.items():
@@ -68,9 +68,9 @@ def main() -> None:
             [sys.executable, str(Path(__file__)), *map(str, case)],
             capture_output=True, text=True, check=True,
         )  # fmt: skip
-        seconds, peak, held, way = done.stdout.split(maxsplit=3)
+        seconds, peak, held, method = done.stdout.split(maxsplit=3)
         lines.append(
-            f"| {name} | {way.strip()} | {case[1]} | {case[3]:g} GiB | {float(peak) / GIB:.2f} GiB "
+            f"| {name} | {method.strip()} | {case[1]} | {case[3]:g} GiB | {float(peak) / GIB:.2f} GiB "
             f"| {float(held) / GIB:.2f} GiB | {float(seconds):.1f} |"
         )
     write("memory", lines)

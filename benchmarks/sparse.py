@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import interactgraph as itg
-from interactgraph.attribution import engine
+from interactgraph.attribution import packing
 from interactgraph.zoo import two_digits
 
 OVERCOMPLETE = 16
@@ -69,10 +69,10 @@ def main() -> None:
         activations = digits.model[:2](digits.images)
     dictionary = trained_dictionary(activations)
     data = digits.images[:SAMPLES].split(BATCH)
-    pack = engine.pack
+    pack = packing.pack
 
     def run(packed: bool) -> tuple[float, itg.InteractionGraph]:
-        engine.pack = pack if packed else lambda dz, by_position: None
+        packing.pack = pack if packed else lambda dz, by_position: None
         try:
             start = time.process_time()
             graph = itg.interaction_graph(
@@ -81,7 +81,7 @@ def main() -> None:
             )  # fmt: skip
             return time.process_time() - start, graph
         finally:
-            engine.pack = pack
+            packing.pack = pack
 
     run(True)
     times: dict[bool, list[float]] = {True: [], False: []}

@@ -12,7 +12,7 @@ from interactgraph.communities.auto_resolution import auto_resolution
 from interactgraph.communities.constants import RESOLUTIONS
 from interactgraph.communities.held_out import held_out
 from interactgraph.communities.network import Network
-from interactgraph.communities.weighting import FORMULAS
+from interactgraph.communities.weighting import FORMULAS, Weighting
 
 
 def two_halves(seed: int = 0):
@@ -85,7 +85,8 @@ def test_degenerate_graphs(block):
     assert found.resolution == 1.0
     assert math.isfinite(found.quality)
     resolution, z = auto_resolution(
-        Network.from_graph(graph_of(block)), lambda block: torch.ones_like(block.weight)
+        Network.from_graph(graph_of(block)),
+        Weighting("one", lambda block: torch.ones_like(block.weight)),
     )
     assert resolution == 1.0
     assert all(math.isnan(value) or abs(value) < 2 for value in z.values())
