@@ -149,7 +149,6 @@ def sampling() -> list[str]:
     for name, strength, engine in (
         ("importance", "rms", "forward"),
         ("uniform", "rms", "forward"),
-        ("signs", "mean", "forward"),
         ("signs", "rms", "reverse"),
     ):
         run(strengths=(strength,), engine=engine)

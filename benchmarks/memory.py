@@ -70,8 +70,8 @@ def main() -> None:
         )  # fmt: skip
         seconds, peak, held, method = done.stdout.split(maxsplit=3)
         lines.append(
-            f"| {name} | {method.strip()} | {case[1]} | {case[3]:g} GiB | {float(peak) / GIB:.2f} GiB "
-            f"| {float(held) / GIB:.2f} GiB | {float(seconds):.1f} |"
+            f"| {name} | {method.strip()} | {case[1]} | {case[3]:g} GiB "
+            f"| {float(peak) / GIB:.2f} GiB | {float(held) / GIB:.2f} GiB | {float(seconds):.1f} |"
         )
     write("memory", lines)
 

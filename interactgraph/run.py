@@ -88,14 +88,14 @@ def interaction_graph(
         pairs: (source, target) layers; default: consecutive layers.
         features: "neurons", another name of `interactgraph.features.NAMES` ("pca",
             "local_interaction_basis", ...), a `FeatureMap`, or {layer: one of these}.
-        method: "integrated_gradients"; "gradient" (gradient at the sample times z - z0);
+        method: what A is: "integrated_gradients"; "gradient" (at the sample, times z - z0);
             "ablation" (each source feature set to its baseline); "shapley" (sampled Shapley values,
-            `n_steps` random orders); or a captum attribution class that takes a forward function,
-            such as `captum.attr.FeatureAblation`.
+            `n_steps` random orders); another of `interactgraph.attribution.methods`; or a captum
+            attribution class that takes a forward function, such as `captum.attr.FeatureAblation`.
         baseline: "zero", "mean" (over samples and positions), a tensor, or {layer: one of these},
             in activation space.
-        strengths: of "rms" sqrt(mean A^2), "mean_abs" mean |A|, "mean" (signed), "max" max |A|; the
-            first is the default weight of the graph.
+        strengths: how A is averaged: "rms" sqrt(mean A^2), "mean" (signed), "max" max |A|, or
+            another of `interactgraph.attribution.strengths`; the first is the graph's default.
         n_steps: Gauss-Legendre nodes on the path, where a quadrature is used.
         tolerance: doubles the nodes on every batch until the completeness residual is below it.
         engine: "closed_form", "forward", "reverse", or "auto": the cheapest.
@@ -104,8 +104,8 @@ def interaction_graph(
             or sizes that is estimated below zero counts as zero), and the standard errors include
             the sampling. None: exact. A closed form that costs less than the draws is used instead.
         sampling: "importance" (by how much a feature moves on the sample and a running estimate of
-            its worth, mixed with uniform), "uniform", or "signs": `sources` random-sign probes,
-            over all source features for strengths=("mean",), over target positions for ("rms",).
+            its worth, mixed with uniform), "uniform", or "signs": `sources` Rademacher probes
+            (Hutchinson 1990) over target positions, for strengths=("rms",) in reverse mode.
         target_error: ends the run when the standard error of each of the 100 strongest edges of
             every pair is below this share of its strength: early, where the data suffices, and
             after up to 64 passes over the data with new draws, where `sources` are drawn. Data must

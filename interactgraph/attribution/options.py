@@ -169,8 +169,8 @@ class Options:
     )  # fmt: skip
     method: Any = option(
         "integrated_gradients", recipe=_name_of_method,
-        flag=Flag("integrated_gradients, gradient, ablation, shapley or captum.CLASS", "method",
-                  "NAME"),
+        flag=Flag("what A is: integrated_gradients, gradient, ablation, ... or captum.CLASS",
+                  "method", "NAME"),
     )  # fmt: skip
     baseline: Any = option(
         "zero", recipe=None, identity=_plain,

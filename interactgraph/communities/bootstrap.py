@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..attribution.strengths import STRENGTHS
 from ..checks import whole
 from ..errors import InteractGraphError
 from ..graph import InteractionGraph
@@ -111,16 +112,13 @@ def mean_graph(folds: Sequence[InteractionGraph]) -> InteractionGraph:
     blocks: dict[tuple[str, str], Mapping[str, Tensor]] = {}
     for pair in first.pairs:
         blocks[pair] = {
-            name: _combine(name, torch.stack([fold.blocks[pair][name] for fold in folds]), share)
+            name: _pooled(name, torch.stack([fold.blocks[pair][name] for fold in folds]), share)
             for name in first.strengths
         }
     return first.replace(blocks=blocks, standard_errors={})
 
 
-def _combine(strength: str, values: Tensor, share: Tensor) -> Tensor:
-    weights = share.to(values)[:, None, None]
-    if strength == "rms":
-        return (values.square() * weights).sum(0).sqrt()
-    if strength == "max":
-        return values.amax(0)
-    return (values * weights).sum(0)
+def _pooled(name: str, values: Tensor, share: Tensor) -> Tensor:
+    """By the strength's own rule; one that is not ours counts as a mean."""
+    strength = STRENGTHS.get(name, STRENGTHS["mean"])
+    return strength.pooled(values, share.to(values)[:, None, None])

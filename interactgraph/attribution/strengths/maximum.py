@@ -40,3 +40,6 @@ class Maximum(Strength):
 
     def combine(self, total: Tensor, other: Tensor) -> None:
         total.clamp_(min=other)
+
+    def pooled(self, values: Tensor, shares: Tensor) -> Tensor:
+        return values.amax(0)

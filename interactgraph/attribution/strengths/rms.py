@@ -23,6 +23,9 @@ class RMS(Strength):
     def entry(self, a: Tensor) -> Tensor:
         return a.square()
 
+    def pooled(self, values: Tensor, shares: Tensor) -> Tensor:
+        return (values.square() * shares).sum(0).sqrt()
+
     def value(self, mean: Tensor) -> Tensor:
         """See `Strength.value`; estimates from drawn features may fall below zero."""
         return mean.clamp_(min=0).sqrt_()

@@ -28,7 +28,8 @@ class Strength(ABC):
     Attributes:
         name: what it is called.
         has_error: whether it is a mean, which has a standard error.
-        degree: `entry(c a) = c^degree entry(a)` for positive c.
+        degree: 2 where squares of A are averaged, else 1: the power of displacements that draws go
+            by.
         per_sample: whether the mean is over samples instead of over samples and positions.
         outer: how it is found for A = left W right without forming A: "powers": it is a sum of
             products of powers; "maximum"; None: it is not.
@@ -84,6 +85,15 @@ class Strength(ABC):
     def combine(self, total: Tensor, other: Tensor) -> None:
         """Adds the total over other samples, in place."""
         total += other
+
+    def pooled(self, values: Tensor, shares: Tensor) -> Tensor:
+        """The strength over disjoint parts of the data.
+
+        Args:
+            values: of every part, `[parts, i, j]`.
+            shares: of the samples in every part, `[parts, 1, 1]`.
+        """
+        return (values * shares).sum(0)
 
     def value(self, mean: Tensor) -> Tensor:
         """The strength, from the mean (or the total of what is no mean); may overwrite it."""
