@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...errors import InteractGraphError
+from .exceedance import Exceedance
 from .maximum import Maximum
 from .mean import Mean
 from .mean_abs import MeanAbs
@@ -17,7 +18,7 @@ from .strength import Strength
 __all__ = ["STRENGTHS", "Strength", "check_strengths"]
 
 STRENGTHS: dict[str, Strength] = {
-    strength.name: strength for strength in (RMS(), MeanAbs(), Mean(), Maximum())
+    strength.name: strength for strength in (RMS(), MeanAbs(), Mean(), Maximum(), Exceedance())
 }
 
 
