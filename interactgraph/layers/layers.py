@@ -338,6 +338,7 @@ class Layers:
                 displacement=displacements[source],
                 y=segment(z) if source in self.incomplete else encoded.z[target],
                 mask=encoded.mask_of(target),
+                source_mask=encoded.mask_of(source),
                 fixed_baseline=encoded.mask is None and not self.maps[source].depends_on_sample,
                 cut=self.cut,
             )

@@ -26,6 +26,7 @@ class PairProblem:
             are.
         y: target features at the samples, `[b, t, i]`.
         mask: which target positions count, bool `[b, t]`; None: all.
+        source_mask: which source positions count, bool `[b, s]`; None: all.
         fixed_baseline: z0 is the same for every sample.
         cut: how the batch can be cut.
     """
@@ -35,6 +36,7 @@ class PairProblem:
     displacement: Tensor
     y: Tensor
     mask: Tensor | None = None
+    source_mask: Tensor | None = None
     fixed_baseline: bool = True
     cut: Cut = Cut()  # noqa: RUF009 (frozen)
 
@@ -95,5 +97,6 @@ class PairProblem:
                     displacement=self.displacement[here],
                     y=self.y[here],
                     mask=None if self.mask is None else self.mask[here],
+                source_mask=None if self.source_mask is None else self.source_mask[here],
                 ),
             )
