@@ -97,6 +97,6 @@ class PairProblem:
                     displacement=self.displacement[here],
                     y=self.y[here],
                     mask=None if self.mask is None else self.mask[here],
-                source_mask=None if self.source_mask is None else self.source_mask[here],
+                    source_mask=None if self.source_mask is None else self.source_mask[here],
                 ),
             )

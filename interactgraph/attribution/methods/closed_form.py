@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor
 
 from ...calculus.structure import NoClosedForm
@@ -17,7 +19,7 @@ class ClosedForm(Method):
     """A method that is exact: a residual that is no rounding shows where it does not hold."""
 
     engine = "closed_form"
-    definitions = ("integrated_gradients", "gradient")
+    definitions: ClassVar[tuple[str, ...]] = ("integrated_gradients", "gradient")
 
     @property
     def n_steps(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -32,7 +32,7 @@ class Differentiating(PassMethod):
             many or they differ.
     """
 
-    definitions = ("integrated_gradients", "gradient")
+    definitions: ClassVar[tuple[str, ...]] = ("integrated_gradients", "gradient")
 
     def __init__(self, context: PairContext, *, vmapped: bool = True) -> None:
         super().__init__(context)
