@@ -5,6 +5,7 @@ from .affine import Affine
 from .captum import Captum
 from .closed_passes import ClosedColumns, ClosedRows
 from .columns import Columns
+from .expected_gradients import ExpectedColumns, ExpectedRows
 from .method import DoesNotApply, Method, PairContext
 from .one_at_a_time import ColumnsOneByOne, RowsOneByOne
 from .rademacher_rows import RademacherRows
@@ -26,6 +27,8 @@ METHODS: tuple[type[Method], ...] = (
     Rows,
     ColumnsOneByOne,
     RowsOneByOne,
+    ExpectedColumns,
+    ExpectedRows,
     Ablation,
     Shapley,
     Captum,
