@@ -61,7 +61,7 @@ class Columns(Differentiating):
     def path_of(self, problem: PairProblem) -> SourcePath:
         """The path to differentiate along, recorded where that serves."""
         path = SourcePath.of(problem, vmapped=self.vmapped)
-        at_end = self.context.rule == at_sample()
+        at_end = self.rule == at_sample()
         return self.context.records.recorded(path, problem, at_end=at_end)
 
     def blocks(

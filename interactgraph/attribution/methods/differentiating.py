@@ -42,9 +42,21 @@ class Differentiating(PassMethod):
     # --- path nodes ------------------------------------------------------------------------------
 
     @property
+    def rule(self) -> PathRule:
+        """The path nodes, as long as none are added."""
+        if self.context.options.definition == "gradient":
+            return at_sample()
+        return gauss_legendre(self.context.options.n_steps)
+
+    @property
     def n_steps(self) -> int:
         """Path nodes, for the plan."""
-        return len(self.context.rule.nodes)
+        return len(self.rule.nodes)
+
+    @property
+    def integrates(self) -> bool:
+        """Whether nodes stand for an integral, which more of them approach."""
+        return self.context.options.definition != "gradient"
 
     def rule_for(self, problem: PairProblem, path: SourcePath) -> PathRule:
         """Path nodes for a batch: doubled until its residual is below the tolerance.
@@ -52,9 +64,9 @@ class Differentiating(PassMethod):
         sum_j A needs one JVP for each node, whatever the number of features, so that the residual
         is known before the expensive part.
         """
-        options, rule = self.context.options, self.context.rule
-        if options.tolerance is None or rule == at_sample():
-            return rule
+        options = self.context.options
+        if options.tolerance is None or not self.integrates:
+            return self.rule
         n_steps = max(options.n_steps, self.n_steps_used // 2)
         while True:
             rule = gauss_legendre(n_steps)

@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ...calculus.path import PathRule, at_sample, gauss_legendre
 from ...layers import PairProblem
 from ..accumulator import Accumulator
 from ..contributions import Contribution, Entries
@@ -63,13 +62,6 @@ class PairContext:
     def name(self) -> str:
         """The pair, for messages."""
         return " -> ".join(self.pair)
-
-    @property
-    def rule(self) -> PathRule:
-        """The path nodes of the method that is asked for, as long as none are added."""
-        if self.options.definition == "gradient":
-            return at_sample()
-        return gauss_legendre(self.options.n_steps)
 
     def note(self, text: str) -> None:
         """Notes something about the pair, once."""
