@@ -2,6 +2,7 @@
 
 from .ablation import Ablation
 from .affine import Affine
+from .baseline_gradient import AT_BASELINE
 from .captum import Captum
 from .closed_passes import ClosedColumns, ClosedRows
 from .columns import Columns
@@ -29,6 +30,7 @@ METHODS: tuple[type[Method], ...] = (
     RowsOneByOne,
     ExpectedColumns,
     ExpectedRows,
+    *AT_BASELINE,
     Ablation,
     Shapley,
     Captum,
