@@ -136,6 +136,15 @@ def interaction_graph(
 
     Raises:
         InteractGraphError: bad input; the message says what was found and how to mend it.
+
+    Example:
+        >>> import interactgraph as itg
+        >>> net = itg.zoo.planted_modules(widths=(8, 12, 8), n_modules=2, n_samples=128)
+        >>> graph = itg.interaction_graph(net.model, net.data, net.layers, progress=False)
+        >>> graph.weights("input", "1").shape  # [target features, source features]
+        torch.Size([12, 8])
+        >>> graph.completeness["input", "1"] < 1e-5
+        True
     """
     started = time.perf_counter()
     keep_heap()

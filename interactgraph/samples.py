@@ -78,6 +78,14 @@ def top_samples(
 
     Raises:
         InteractGraphError: too many edges, a graph of a perturbation method, or bad input.
+
+    Example:
+        >>> import interactgraph as itg
+        >>> net = itg.zoo.planted_modules(widths=(8, 12, 8), n_modules=2, n_samples=128)
+        >>> graph = itg.interaction_graph(net.model, net.data, net.layers, progress=False)
+        >>> found = itg.top_samples(graph.prune(top_k=5), net.model, net.data, k=3, progress=False)
+        >>> found["input", "1"].samples.shape  # [edges, k]
+        torch.Size([5, 3])
     """
     method = graph.metadata.get("method")
     if method not in ("integrated_gradients", "gradient"):

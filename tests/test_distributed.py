@@ -133,6 +133,7 @@ def test_dead_process_ends_the_run_and_leaves_checkpoints(code):
     assert_same(whole, again, exactly=False)
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments(code):
     """`KILLS=20 pytest tests/test_distributed.py -k random` for more of them."""
     kills = int(os.environ.get("KILLS", "2"))
@@ -170,6 +171,7 @@ def test_processes_share_the_error_that_ends_the_run(code):
     assert_same(one, two, exactly=False)
 
 
+@pytest.mark.slow
 def test_several_processes_draw_until_the_error_is_small(code):
     options = ["code.py:net", "code.py:slow", "--layers", "1", "4", "--no-progress"]
     options += ["--engine", "forward", "--n-steps", "1", "--sources", "1"]
@@ -196,6 +198,7 @@ def test_several_processes_draw_until_the_error_is_small(code):
     assert "leave one of the two out" in refused.stderr
 
 
+@pytest.mark.slow
 def test_every_pass_divides_the_batches_alike(code):
     """Five batches for two processes: a pass that gave others would count them as other draws."""
     exact = ["code.py:net", "code.py:data", "--layers", "1", "4", "--no-progress"]

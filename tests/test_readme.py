@@ -18,4 +18,4 @@ def test_python_block_runs(tmp_path, monkeypatch):
 def test_commands_are_one_line_each():
     text = (ROOT / "README.md").read_text()
     assert len(re.findall(r"^python -m venv .*interactgraph demo$", text, re.M)) == 1
-    assert len(re.findall(r"^python -m venv .*pytest$", text, re.M)) == 1
+    assert len(re.findall(r"^python -m venv .*pytest -q -n 2$", text, re.M)) == 1

@@ -51,6 +51,14 @@ def bootstrap(
 
     Raises:
         InteractGraphError: fewer than two folds, or folds of different graphs.
+
+    Example:
+        >>> import interactgraph as itg
+        >>> net = itg.zoo.planted_modules(widths=(8, 12, 8), n_modules=2, n_samples=128)
+        >>> graph = itg.interaction_graph(net.model, net.data, net.layers, folds=4, progress=False)
+        >>> partition = itg.bootstrap(graph, n_samples=3, n_runs=2)
+        >>> partition.confidence["input"].shape
+        (8,)
     """
     n_samples = whole("n_samples", n_samples)
     whole_graph = folds if isinstance(folds, InteractionGraph) else None

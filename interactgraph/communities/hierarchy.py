@@ -83,6 +83,14 @@ def module_tree(
 
     Raises:
         InteractGraphError: the partition is of another graph, or an option makes no sense.
+
+    Example:
+        >>> import interactgraph as itg
+        >>> net = itg.zoo.planted_modules(widths=(8, 12, 8), n_modules=2, n_samples=128)
+        >>> graph = itg.interaction_graph(net.model, net.data, net.layers, progress=False)
+        >>> tree = itg.module_tree(graph, itg.find_modules(graph, n_modules=2, n_runs=2), n_runs=2)
+        >>> len(tree.children)
+        2
     """
     n_runs, max_depth = whole("n_runs", n_runs), whole("max_depth", max_depth, 0)
     if not 0 <= number("level", level) <= 1:

@@ -93,6 +93,14 @@ def resolution_profile(
         weighting: as for `find_modules`.
         block_weight: as for `find_modules`.
         algorithm: as for `find_modules`.
+
+    Example:
+        >>> import interactgraph as itg
+        >>> net = itg.zoo.planted_modules(widths=(8, 12, 8), n_modules=2, n_samples=128)
+        >>> graph = itg.interaction_graph(net.model, net.data, net.layers, progress=False)
+        >>> profile = itg.resolution_profile(graph, resolutions=[0.7, 1.0], n_runs=2)
+        >>> [partition.resolution for partition in profile.partitions]
+        [0.7, 1.0]
     """
     n_runs, seed = check_runs(n_runs, seed, 1.0)
     given = np.geomspace(0.5, 2, 21).tolist() if resolutions is None else list(resolutions)

@@ -74,6 +74,16 @@ def find_modules(
 
     Raises:
         InteractGraphError: an option that is not known, or weights that are not finite.
+
+    Example:
+        >>> import interactgraph as itg
+        >>> net = itg.zoo.planted_modules(widths=(8, 12, 8), n_modules=2, n_samples=128)
+        >>> graph = itg.interaction_graph(net.model, net.data, net.layers, progress=False)
+        >>> partition = itg.find_modules(graph, n_modules=2, n_runs=2)
+        >>> partition.n_modules
+        2
+        >>> partition.membership["1"].shape
+        (12,)
     """
     if null not in NULLS:
         raise InteractGraphError(f"null model {null!r} is not known; choose {', '.join(NULLS)}")

@@ -61,6 +61,15 @@ def export(
     Raises:
         InteractGraphError: unknown suffix or strength, a partition of another graph, a weight that
             is not finite, or a path that cannot be written.
+
+    Example:
+        >>> import interactgraph as itg
+        >>> net = itg.zoo.planted_modules(widths=(8, 12, 8), n_modules=2, n_samples=128)
+        >>> graph = itg.interaction_graph(net.model, net.data, net.layers, progress=False)
+        >>> import tempfile, pathlib
+        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> [path.name for path in itg.export(graph.prune(top_k=20), folder / "graph.gexf")]
+        ['graph.gexf']
     """
     path = Path(path)
     writer = _WRITERS.get(path.suffix.lower())

@@ -47,6 +47,14 @@ def fit_features(
 
     Raises:
         InteractGraphError: a map does not fit its layer, or the data cannot be used.
+
+    Example:
+        >>> import interactgraph as itg
+        >>> net = itg.zoo.planted_modules(widths=(8, 12, 8), n_modules=2, n_samples=128)
+        >>> maps = {layer: itg.features.PCA() for layer in net.layers}
+        >>> fitted = itg.fit_features(net.model, net.data, maps, progress=False)
+        >>> fitted["1"].encode(net.model[:2](net.data)).shape
+        torch.Size([128, 12])
     """
     names = list(maps)
     chosen = list(pairwise(names)) if pairs is None else list(pairs)

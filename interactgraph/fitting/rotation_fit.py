@@ -82,6 +82,16 @@ def fit_sparse_rotations(
 
     Raises:
         InteractGraphError: bad input, or options that do not go together.
+
+    Example:
+        >>> import interactgraph as itg
+        >>> net = itg.zoo.planted_modules(widths=(8, 12, 8), n_modules=2, n_samples=128)
+        >>> options = itg.features.SparseRotation(steps=5, n_samples=32)
+        >>> fit = itg.fit_sparse_rotations(
+        ...     net.model, net.data, ["input", "1"], rotation=options, progress=False
+        ... )
+        >>> sorted(fit.sparsity["input", "1"])
+        ['after', 'before', 'random']
     """
     if len(layers) < 2 or order not in ("joint", "from_output", "from_input"):
         raise InteractGraphError(

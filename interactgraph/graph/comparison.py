@@ -84,6 +84,16 @@ def differences(
 
     Raises:
         InteractGraphError: no pair in common, other features, or a strength without standard error.
+
+    Example:
+        >>> import interactgraph as itg
+        >>> net = itg.zoo.planted_modules(widths=(8, 12, 8), n_modules=2, n_samples=128)
+        >>> graph = itg.interaction_graph(
+        ...     net.model, net.data, net.layers, groups=lambda x: x[:, 0] > 0, progress=False
+        ... )
+        >>> found = itg.differences(graph.groups["True"], graph.groups["False"], top_k=2)
+        >>> len(found)
+        2
     """
     strength = one.check_strength(strength)
     found: list[EdgeDifference] = []
@@ -130,6 +140,16 @@ def compare(
 
     Raises:
         InteractGraphError: no pair in common, or features that cannot be matched.
+
+    Example:
+        >>> import interactgraph as itg
+        >>> net = itg.zoo.planted_modules(widths=(8, 12, 8), n_modules=2, n_samples=128)
+        >>> graph = itg.interaction_graph(net.model, net.data, net.layers, progress=False)
+        >>> other = itg.interaction_graph(
+        ...     net.model, net.data, net.layers, method="gradient", progress=False
+        ... )
+        >>> len(itg.compare(graph, other))
+        2
     """
     strength = one.check_strength(strength)
     other.check_strength(strength)

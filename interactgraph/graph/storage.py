@@ -104,6 +104,16 @@ def load(path: str | os.PathLike[str]) -> InteractionGraph:
 
     Raises:
         InteractGraphError: the file is missing, truncated, or not an interaction graph.
+
+    Example:
+        >>> import interactgraph as itg
+        >>> net = itg.zoo.planted_modules(widths=(8, 12, 8), n_modules=2, n_samples=128)
+        >>> graph = itg.interaction_graph(net.model, net.data, net.layers, progress=False)
+        >>> import tempfile, pathlib
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "graph.safetensors"
+        >>> graph.save(path)
+        >>> itg.load(path)
+        InteractionGraph(input (8) -> 1 (12) -> 2 (8); 2 pairs, rms)
     """
     try:
         with safe_open(path, framework="pt") as file:

@@ -85,6 +85,18 @@ def ablate_modules(
 
     Raises:
         InteractGraphError: bad input; the message says what was found and how to mend it.
+
+    Example:
+        >>> import interactgraph as itg
+        >>> net = itg.zoo.planted_modules(widths=(8, 12, 8), n_modules=2, n_samples=128)
+        >>> graph = itg.interaction_graph(net.model, net.data, net.layers, progress=False)
+        >>> partition = itg.find_modules(graph, n_modules=2, n_runs=2)
+        >>> effects = itg.ablate_modules(
+        ...     graph, partition, net.model, net.data, measures="similarity", n_controls=1,
+        ...     progress=False,
+        ... )
+        >>> len(effects)
+        2
     """
     checked = _check_measures(measures)
     n_controls, seed = whole("n_controls", n_controls, 0), whole("seed", seed, 0)

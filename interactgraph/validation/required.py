@@ -89,6 +89,17 @@ def edges_required(
     Raises:
         InteractGraphError: bad input, or even all edges do not reach the tolerance: then the
             feature maps leave out what the model needs.
+
+    Example:
+        >>> import interactgraph as itg
+        >>> net = itg.zoo.planted_modules(widths=(8, 12, 8), n_modules=2, n_samples=128)
+        >>> graph = itg.interaction_graph(net.model, net.data, net.layers, progress=False)
+        >>> found = itg.edges_required(
+        ...     graph, net.model, net.data, "input", "1", measure="similarity", tolerance=0.1,
+        ...     progress=False,
+        ... )
+        >>> 0 < found.n_edges <= 8 * 12
+        True
     """
     if not tolerance >= 0:
         raise InteractGraphError(f"tolerance={tolerance} must be a number that is not negative")

@@ -56,6 +56,7 @@ def test_graph_from_scratch():
         assert error.max() < 1e-3
 
 
+@pytest.mark.slow
 def test_basis_of_embed_given_that_of_mid():
     """From scratch but for `mid`, see above: all of the 500 largest edges agree."""
     x, mid = published.train_data(), published.basis("mid")
@@ -101,6 +102,7 @@ def test_edges_required(pair, slack):
     assert fewer < intact - 0.001
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("pair", "slack"), [(("embed", "mid"), 2), (("mid", "final"), 0)])
 def test_edges_required_in_principal_components(pair, slack):
     """Within two of the published number, in a basis of our own that keeps every direction."""
