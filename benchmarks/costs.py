@@ -44,7 +44,14 @@ def seconds(width: int, positions: int, samples: int, depth: int, **options: obj
     def run(data: list) -> float:
         start = time.process_time()
         itg.interaction_graph(
-            model, data, layers, engine="forward", n_steps=1, progress=False, **options
+            model,
+            data,
+            layers,
+            engine="forward",
+            n_steps=1,
+            tolerance=None,
+            progress=False,
+            **options,
         )
         return time.process_time() - start
 
@@ -136,7 +143,13 @@ def sampling() -> list[str]:
     def run(**options: object) -> tuple[float, torch.Tensor]:
         start = time.process_time()
         graph = itg.interaction_graph(
-            model, data, ["0", "1"], n_steps=1, progress=False, **{"engine": "forward", **options}
+            model,
+            data,
+            ["0", "1"],
+            n_steps=1,
+            tolerance=None,
+            progress=False,
+            **{"engine": "forward", **options},
         )
         return time.process_time() - start, graph.weights("0", "1").double()
 

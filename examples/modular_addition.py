@@ -24,8 +24,6 @@ from interactgraph.features import (
     Neurons,
     RandomRotation,
     SparseRotation,
-    fit_features,
-    fit_sparse_rotations,
 )
 from interactgraph.validation import edges_required
 from interactgraph.zoo.modular_addition import (
@@ -50,13 +48,13 @@ def bases(
         ("local interaction basis", LocalInteractionBasis()),
     ):
         maps: dict[str, FeatureMap] = dict.fromkeys(HIDDEN, unfitted)
-        found[name] = fit_features(model, tokens, {**maps, "logits": Neurons()}, progress=False)
+        found[name] = itg.fit_features(model, tokens, {**maps, "logits": Neurons()}, progress=False)
     if quick:
         return {"PCA": found["PCA"]}
     # Where a unit step matters equally in every direction, turn until few edges are left; what the
     # logits read is settled, so `final` stays.
     lib = found["local interaction basis"]
-    turned = fit_sparse_rotations(
+    turned = itg.fit_sparse_rotations(
         model, tokens, LAYERS, keep={"final": lib["final"], "logits": lib["logits"]},
         rotation=SparseRotation(
             base="lib", of="strength", init="identity", rank=24, n_samples=384, batch_size=192,

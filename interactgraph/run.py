@@ -50,8 +50,8 @@ def interaction_graph(
     method: str | type = "integrated_gradients",
     baseline: Baseline = "zero",
     strengths: Sequence[str] = ("rms",),
-    n_steps: int = 8,
-    tolerance: float | None = None,
+    n_steps: int = 64,
+    tolerance: float | None = 0.02,
     engine: Literal["auto", "closed_form", "forward", "reverse"] = "auto",
     sources: int | None = None,
     sampling: Literal["importance", "uniform", "signs"] = "importance",
@@ -96,8 +96,10 @@ def interaction_graph(
             in activation space.
         strengths: how A is averaged: "rms" sqrt(mean A^2), "mean" (signed), "max" max |A|, or
             another of `interactgraph.attribution.strengths`; the first is the graph's default.
-        n_steps: Gauss-Legendre nodes on the path, where a quadrature is used.
-        tolerance: doubles the nodes on every batch until the completeness residual is below it.
+        n_steps: most nodes on the path, where a quadrature is used.
+        tolerance: relative error of the path integral, of its sum (the completeness residual) and
+            of single edges; nodes are placed on every batch where the path bends until the error is
+            below it, and a note says where it is not. None: exactly `n_steps` Gauss-Legendre nodes.
         engine: "closed_form", "forward", "reverse", or "auto": the cheapest.
         sources: source features drawn for each sample; the means are unbiased estimates then, with
             the steps of the features as control variates (`max` a lower bound; a mean of squares

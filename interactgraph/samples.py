@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .attribution.path_nodes import nodes_for
 from .attribution.source_path import SourcePath
 from .calculus.path import PathRule, at_sample, gauss_legendre
 from .checks import whole
@@ -105,12 +106,12 @@ def top_samples(
     if baseline is None and "tensor" in recorded.values():
         raise InteractGraphError("the graph was computed with a tensor as baseline; give baseline=")
     baselines = check_baseline(recorded if baseline is None else baseline, sources)
-    used = (plan.get("n_steps_used", 1) for plan in graph.metadata["plans"])
-    n_steps = max(int(graph.metadata["n_steps"]), *used)
-    rule = at_sample() if method == "gradient" else gauss_legendre(n_steps)
+    n_steps, tolerance = int(graph.metadata["n_steps"]), graph.metadata["tolerance"]
+    fixed = at_sample() if method == "gradient" else gauss_legendre(n_steps)
+    adaptive = None if method == "gradient" or tolerance is None else float(tolerance)
     runner = Runner.on(model, forward, device, dtype)
     sites = resolve_sites(model, graph.layers)
-    found = {pair: _Search(graph.weights(*pair) != 0, k, threshold, rule) for pair in graph.pairs}
+    found = {pair: _Search(graph.weights(*pair) != 0, k, threshold) for pair in graph.pairs}
     with prepared(runner.model), torch.no_grad():
         layers = Layers.look(
             runner, data, sites, graph.pairs, graph.features, baselines=baselines,
@@ -127,18 +128,21 @@ def top_samples(
         for number, batch in enumerate(layers.bar("samples")):
             problems = layers.problems(layers.encode(layers.runner.convert(batch), number))
             for pair, search in found.items():
-                search.add(problems[pair])
+                path, rule = SourcePath.of(problems[pair]), fixed
+                if adaptive is not None:
+                    rule = nodes_for(problems[pair], path, adaptive, n_steps, 0).rule
+                search.add(problems[pair], path, rule)
     return {pair: search.result() for pair, search in found.items()}
 
 
 class _Search:
     """The samples of largest |A| so far, for every edge of a pair."""
 
-    def __init__(self, kept: Tensor, k: int, threshold: float | None, rule: PathRule) -> None:
+    def __init__(self, kept: Tensor, k: int, threshold: float | None) -> None:
         self.target, self.source = kept.nonzero(as_tuple=True)
         order = self.source.argsort(stable=True)
         self.target, self.source = self.target[order], self.source[order]
-        self.k, self.threshold, self.rule = k, threshold, rule
+        self.k, self.threshold = k, threshold
         self.columns, self.place = self.source.unique(return_inverse=True)
         n = len(self.source)
         self.values = torch.zeros(n, 0, dtype=torch.float64)
@@ -146,10 +150,9 @@ class _Search:
         self.passed = torch.zeros(n, dtype=torch.int64)
         self.n_samples = 0
 
-    def add(self, problem: PairProblem) -> None:
+    def add(self, problem: PairProblem, path: SourcePath, rule: PathRule) -> None:
         """Looks at a batch."""
-        path = SourcePath.of(problem)
-        linear = [(path.linearize(u), weight) for u, weight in zip(*self.rule, strict=True)]
+        linear = [(path.linearize(u), weight) for u, weight in zip(*rule, strict=True)]
         values = torch.zeros(len(self.source), problem.n_samples, dtype=torch.float64)
         for start in range(0, len(self.columns), _AT_ONCE):
             columns = self.columns[start : start + _AT_ONCE].to(problem.z.device)

@@ -217,9 +217,10 @@ def test_batches_are_cut_along_samples_only(budget):
     batches = [
         {"scale": scale, "x": torch.randn(n, 20, 4, dtype=torch.float64)} for n in (25, 20, 3)
     ]
-    found = run(model, batches, ["a", "b"], memory_budget=budget)
+    nodes = {"n_steps": 8, "tolerance": None}
+    found = run(model, batches, ["a", "b"], memory_budget=budget, **nodes)
     assert found.metadata["n_samples"] == 48
-    exact = run(model, batches, ["a", "b"], engine="reverse")
+    exact = run(model, batches, ["a", "b"], engine="reverse", **nodes)
     torch.testing.assert_close(found.weights("a", "b"), exact.weights("a", "b"))
 
 

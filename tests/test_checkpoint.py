@@ -52,7 +52,7 @@ def nets():
 @pytest.mark.parametrize("name", list(nets()))
 def test_resumed_run_is_bit_identical(name, stop, tmp_path):
     model, batches, layers, options = nets()[name]
-    options = {"strengths": ALL, "n_steps": 2, "progress": False, **options}
+    options = {"strengths": ALL, "n_steps": 2, "tolerance": None, "progress": False, **options}
     whole = itg.interaction_graph(model, list(batches), layers, **options)
     saves = {"checkpoint": tmp_path / "state", "checkpoint_seconds": 0}
     with pytest.raises(KeyboardInterrupt):

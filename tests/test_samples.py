@@ -15,7 +15,13 @@ from interactgraph import InteractGraphError
 def test_against_all_of_a(name, method):
     case = networks.make(name)
     layers = [case.source, case.target]
-    options = {"n_steps": 3, "method": method, "strengths": ("max", "rms"), "progress": False}
+    options = {
+        "n_steps": 3,
+        "tolerance": None,
+        "method": method,
+        "strengths": ("max", "rms"),
+        "progress": False,
+    }
     graph = itg.interaction_graph(case.model, case.batches, layers, **options).prune(top_k=7)
     found = itg.top_samples(graph, case.model, case.batches, k=3, threshold=0.05, progress=False)[
         tuple(layers)

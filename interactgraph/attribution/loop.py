@@ -81,7 +81,7 @@ class BatchLoop:
                     break  # the samples themselves vary too much, whatever is drawn
                 self._in_pass = self._offset = self.n_samples = 0
             for run in self.runs.values():
-                run.sums.flush()
+                run.finish()
         precision.note(self.runs.values(), self.n_batches, stopped_early=self.stopped_early)
         self._gather()
 

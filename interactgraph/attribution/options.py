@@ -182,10 +182,12 @@ class Options:
         flag=Flag(f"of {', '.join(STRENGTHS)}; the first one is the default weight",
                   metavar="NAME", several=True, choices=tuple(STRENGTHS)),
     )  # fmt: skip
-    n_steps: int = option(8, check=_at_least(1), flag=Flag("path nodes", "int", "N"))
+    n_steps: int = option(64, check=_at_least(1), flag=Flag("most path nodes", "int", "N"))
     tolerance: float | None = option(
-        check=_positive_or_none, flag=Flag("largest completeness residual", "float", "X")
-    )
+        0.02, check=_positive_or_none,
+        flag=Flag("largest error of the path integral; none: exactly n-steps nodes",
+                  "float_or_none", "X"),
+    )  # fmt: skip
     engine: str = option(
         "auto", check=_one_of(*ENGINES),
         flag=Flag("the way to differentiate; auto: the cheapest", choices=ENGINES),

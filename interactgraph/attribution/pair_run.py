@@ -134,6 +134,13 @@ class PairRun:
         if not any(note.startswith(start) for note in self.context.notes):
             self.context.notes.append(f"{start}, at first with a {reason}")
 
+    def finish(self) -> None:
+        """Brings everything into the sums, and what the methods have to say into the notes."""
+        self.sums.flush()
+        for method in self.plan.methods:
+            for note in method.notes:
+                self.context.note(note)
+
     # --- all batches -----------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:

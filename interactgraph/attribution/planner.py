@@ -32,7 +32,8 @@ def check_method(options: Options) -> None:
     if options.definition != "captum":
         choice("method", options.method, [name for name in engines if name != "captum"])
     differentiates = engines[options.definition] != "perturbation"
-    if not differentiates and (options.engine != "auto" or options.sources or options.tolerance):
+    given = options.engine != "auto" or options.sources or options.tolerance not in (None, 0.02)
+    if not differentiates and given:
         raise InteractGraphError(
             f"method={getattr(options.method, '__name__', options.method)!r} differentiates "
             "nothing, so engine, sources and tolerance do not apply; leave them out"

@@ -50,4 +50,9 @@ class StraightPath:
 
     def at(self, u: float) -> Tensor:
         """The point u, `[b, s, j]`."""
-        return self.end if u == 1.0 else self.end + (u - 1.0) * self.displacement
+        if u == 1.0:
+            return self.end
+        # From the nearer end: at tiny u the other one would leave rounding alone.
+        if u < 0.5:
+            return self.start + u * self.displacement
+        return self.end + (u - 1.0) * self.displacement

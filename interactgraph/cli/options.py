@@ -103,6 +103,13 @@ def _dtype(text: str, flag: str) -> Any:
     return getattr(torch, text)
 
 
+def _float_or_none(text: str | float, flag: str) -> float | None:
+    try:
+        return None if text == "none" else float(text)
+    except ValueError:
+        raise InteractGraphError(f"{flag} {text!r} is no number and not none") from None
+
+
 def _pairs(texts: list[str], flag: str) -> list[tuple[str, str]]:
     return [split_pair(text) for text in texts]
 
@@ -164,6 +171,7 @@ def _by_layer(entries: list[str], flag: str, words: tuple[str, ...]) -> Any:
 # How the text of a flag of some kind becomes a value, when it is parsed and when the run begins.
 _TYPES: dict[str, Any] = {"int": int, "float": float, "bytes": n_bytes}
 _READERS: dict[str, Callable[[Any, str], Any]] = {
+    "float_or_none": _float_or_none,
     "pair": _pairs,
     "features": _features,
     "baseline": _baseline,

@@ -177,7 +177,13 @@ def test_wrong_structure_is_caught_and_replaced():
     x = torch.rand(6, 4, dtype=torch.float64)
     data = [{"x": x, "kind": torch.ones(6)}, {"x": -x, "kind": torch.zeros(6)}]
     graph = itg.interaction_graph(
-        model, data, ["input", "output"], strengths=("mean",), n_steps=30, progress=False
+        model,
+        data,
+        ["input", "output"],
+        strengths=("mean",),
+        n_steps=30,
+        tolerance=None,
+        progress=False,
     )
     assert graph.metadata["plans"][0]["engine"] == "closed_form"
     assert any("closed form fails" in note for note in graph.metadata["notes"])

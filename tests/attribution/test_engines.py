@@ -50,7 +50,7 @@ def test_agrees_with_reference(name, engine):
     case = networks.make(name)
     graph = itg.interaction_graph(
         case.model, case.batches, [case.source, case.target],
-        strengths=ALL, engine=engine, n_steps=3, progress=False,
+        strengths=ALL, engine=engine, n_steps=3, tolerance=None, progress=False,
     )  # fmt: skip
     plan = graph.metadata["plans"][0]
     assert engine in ("auto", plan["engine"])
@@ -76,7 +76,7 @@ def test_small_memory_budget_changes_nothing(name, monkeypatch):
     for engine in ("forward", "reverse"):
         graph = itg.interaction_graph(
             case.model, case.batches, [case.source, case.target], strengths=ALL,
-            engine=engine, n_steps=3, memory_budget=6000, progress=False,
+            engine=engine, n_steps=3, tolerance=None, memory_budget=6000, progress=False,
         )  # fmt: skip
         assert_agrees(graph, case, values)
 
@@ -87,7 +87,7 @@ def test_completeness_is_the_error_of_the_quadrature():
     baseline = torch.linspace(-1, 1, 6, dtype=torch.float64)
     for n_steps in (1, 3, 20):
         graph = itg.interaction_graph(
-            case.model, case.batches, [case.source, case.target], n_steps=n_steps,
+            case.model, case.batches, [case.source, case.target], n_steps=n_steps, tolerance=None,
             baseline=baseline, progress=False,
         )  # fmt: skip
         residuals.append(graph.completeness[case.source, case.target])
@@ -126,7 +126,7 @@ def test_position_mask_leaves_padding_out():
     values = {}
     for engine in ("forward", "reverse"):
         graph = itg.interaction_graph(
-            model, data, ["0", "1"], strengths=ALL, engine=engine, n_steps=3,
+            model, data, ["0", "1"], strengths=ALL, engine=engine, n_steps=3, tolerance=None,
             position_mask=lambda batch: batch[1], progress=False,
         )  # fmt: skip
         a, masks = [], []
@@ -179,7 +179,14 @@ def test_sequences_of_different_length_count_position_by_position():
     for layers in (["0", "1"], ["0", "2"], ["1", "2"], ["input", "output"]):
         for engine in ("auto", "forward", "reverse"):
             graph = itg.interaction_graph(
-                model, data, layers, strengths=ALL, engine=engine, n_steps=30, progress=False
+                model,
+                data,
+                layers,
+                strengths=ALL,
+                engine=engine,
+                n_steps=30,
+                tolerance=None,
+                progress=False,
             )
             start = 0 if layers[0] == "input" else int(layers[0]) + 1
             stop = 3 if layers[1] == "output" else int(layers[1]) + 1

@@ -57,7 +57,7 @@ def test_options_are_checked_once_and_frozen():
     with pytest.raises(AttributeError):
         options.n_steps = 3
     with pytest.raises(InteractGraphError, match="n_steps=0"):
-        Options(layers=["a", "b"], n_steps=0)
+        Options(layers=["a", "b"], n_steps=0, tolerance=None)
 
 
 def test_public_names_can_be_reached():

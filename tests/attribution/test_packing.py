@@ -42,7 +42,7 @@ def model(request):
 def run(model, batches, **options):
     return itg.interaction_graph(
         model, batches, ["act", "output"], strengths=ALL, engine="forward", n_steps=3,
-        progress=False, **options,
+        tolerance=None, progress=False, **options,
     )  # fmt: skip
 
 

@@ -138,7 +138,7 @@ def test_every_engine_is_right_or_says_that_it_cannot(name, engine):
         x = torch.randn(4, 5, dtype=torch.float64, generator=generator) * size
         extra = torch.tensor([2, 5, 4, 6]) if seed == 1 else torch.tensor([-9, 4, 1, 2])
         batches.append({"x": x, "extra": extra})
-    options = {"engine": engine, "n_steps": N_STEPS, "progress": False}
+    options = {"engine": engine, "n_steps": N_STEPS, "tolerance": None, "progress": False}
     if engine in REFUSED.get(name, ALWAYS_REFUSED):
         with pytest.raises(itg.InteractGraphError, match=r"engine='.*' or 'auto'|engine='auto'"):
             itg.interaction_graph(model, batches, ["a", "c"], **options)
@@ -203,7 +203,7 @@ def test_activations_in_another_dtype(dtype):
     torch.manual_seed(0)
     model = Upcast().to(dtype)
     x = torch.randn(40, 5).to(dtype)
-    graph = itg.interaction_graph(model, [x], ["a", "b"], progress=False)
+    graph = itg.interaction_graph(model, [x], ["a", "b"], n_steps=8, tolerance=None, progress=False)
     plain = nn.Sequential(model.a.double(), nn.Tanh(), model.b.double())
     exact = itg.interaction_graph(plain, [x.double()], ["0", "2"], progress=False)
     difference = graph.weights("a", "b").double() - exact.weights("0", "2")
@@ -230,7 +230,13 @@ def test_large_batches_are_cut_where_the_closed_form_fails():
     batches = [{"x": x[:100], "extra": torch.ones(100)}, {"x": x, "extra": -torch.ones(300)}]
     found = [
         itg.interaction_graph(
-            model, batches, ["a", "c"], memory_budget=budget, n_steps=30, progress=False
+            model,
+            batches,
+            ["a", "c"],
+            memory_budget=budget,
+            n_steps=30,
+            tolerance=None,
+            progress=False,
         )
         for budget in (None, 60_000)
     ]

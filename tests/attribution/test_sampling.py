@@ -24,8 +24,8 @@ def net():
 
 def run(model, x, **options):
     return itg.interaction_graph(
-        model, list(x.split(50)), ["0", "5"], engine="forward", n_steps=2, progress=False,
-        strengths=ALL, **options,
+        model, list(x.split(50)), ["0", "5"], engine="forward", n_steps=2, tolerance=None,
+        progress=False, strengths=ALL, **options,
     )  # fmt: skip
 
 
@@ -91,7 +91,8 @@ def test_sequences_with_masks_are_unbiased_too():
     keep = torch.arange(5) < torch.randint(1, 6, (60, 1))
     data = [(x, keep)]
     options = {
-        "strengths": ("mean",), "n_steps": 2, "engine": "forward", "progress": False,
+        "strengths": ("mean",), "n_steps": 2, "tolerance": None, "engine": "forward",
+        "progress": False,
         "position_mask": lambda batch: batch[1],
     }  # fmt: skip
     exact = itg.interaction_graph(model, data, ["0", "1"], **options).weights("0", "1")
@@ -107,7 +108,13 @@ def test_sequences_with_masks_are_unbiased_too():
 def test_exact_closed_form_is_taken_where_it_costs_less():
     case = networks.make("mlp")
     graph = itg.interaction_graph(
-        case.model, case.batches, ["input", "1"], sources=1, progress=False, n_steps=8
+        case.model,
+        case.batches,
+        ["input", "1"],
+        sources=1,
+        progress=False,
+        n_steps=8,
+        tolerance=None,
     )
     assert graph.metadata["plans"][0]["engine"] == "closed_form"
 
@@ -132,31 +139,38 @@ def test_options(options, match):
         itg.interaction_graph(model, x, ["0", "5"], progress=False, **options)
 
 
-def test_tolerance_doubles_path_nodes_until_the_residual_is_below_it():
+def test_tolerance_takes_as_many_nodes_as_it_needs():
     model, x = net()
-    options = {"engine": "forward", "n_steps": 1, "progress": False, "baseline": torch.ones(9)}
-    coarse = itg.interaction_graph(model, [x], ["0", "5"], **options)
+    options = {"progress": False, "baseline": torch.ones(9)}
+    coarse = itg.interaction_graph(
+        model, [x], ["0", "5"], engine="forward", n_steps=1, tolerance=None, **options
+    )
     assert coarse.completeness["0", "5"] > 1e-4
     for engine in ("forward", "reverse"):
-        options["engine"] = engine
-        fine = itg.interaction_graph(model, [x], ["0", "5"], tolerance=1e-5, **options)
-        assert fine.completeness["0", "5"] <= 1e-5
-        assert fine.metadata["notes"] == []
+        nodes = []
+        for tolerance in (0.02, 1e-3, 1e-5):
+            fine = itg.interaction_graph(
+                model, [x], ["0", "5"], engine=engine, tolerance=tolerance, **options
+            )
+            assert fine.completeness["0", "5"] <= tolerance
+            assert fine.metadata["notes"] == []
+            nodes.append(fine.metadata["plans"][0]["n_steps_used"])
+        assert nodes[0] < nodes[1] < nodes[2] <= 64
 
 
 def test_tolerance_that_cannot_be_reached_is_reported():
-    model, x = net()
+    _, x = net()
     model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 5), nn.ReLU()).double()
     graph = itg.interaction_graph(
-        model, [x[:5]], ["0", "3"], engine="reverse", tolerance=1e-13, progress=False
+        model, [x[:5]], ["0", "3"], engine="reverse", tolerance=1e-13, n_steps=40, progress=False
     )
-    assert "stays above tolerance=1e-13 with 512 path nodes" in graph.metadata["notes"][0]
+    assert "above tolerance=1e-13, with 40 of at most n_steps=40" in graph.metadata["notes"][0]
 
 
 @pytest.mark.parametrize("name", ["transformer", "mlp", "two_inputs"])
 def test_signs_are_unbiased_with_right_errors(name):
     case = networks.make(name)
-    options = {"engine": "reverse", "progress": False, "n_steps": 2}
+    options = {"engine": "reverse", "progress": False, "n_steps": 2, "tolerance": None}
     layers = [case.source, case.target]
     exact = itg.interaction_graph(case.model, case.batches, layers, **options).weights(*layers)
     draws = [
@@ -177,7 +191,7 @@ def test_signs_over_positions_cost_one_pass_for_each_target():
     case = networks.make("transformer")
     graph = itg.interaction_graph(
         case.model, case.batches, [case.source, case.target], engine="reverse", sources=1,
-        sampling="signs", progress=False, n_steps=2,
+        sampling="signs", progress=False, n_steps=2, tolerance=None,
     )  # fmt: skip
     costs = graph.metadata["plans"][0]["costs"]
     assert costs["reverse (rademacher_rows)"] == 2 * (6 * 2 + 1)
@@ -185,7 +199,7 @@ def test_signs_over_positions_cost_one_pass_for_each_target():
 
 def test_target_error_goes_on_over_the_data():
     model, x = net()
-    options = {"engine": "forward", "n_steps": 1, "progress": False}
+    options = {"engine": "forward", "n_steps": 1, "tolerance": None, "progress": False}
 
     def worst(graph):
         strength, error = (f("0", "5").flatten() for f in (graph.weights, graph.standard_error))
@@ -239,11 +253,25 @@ def test_target_error_ends_an_exact_run_early_and_says_so():
     model, x = net()
     data = torch.cat([x] * 40).split(8)
     graph = itg.interaction_graph(
-        model, data, ["0", "5"], engine="forward", n_steps=1, target_error=0.2, progress=False
+        model,
+        data,
+        ["0", "5"],
+        engine="forward",
+        n_steps=1,
+        tolerance=None,
+        target_error=0.2,
+        progress=False,
     )
     assert graph.metadata["n_batches"] < len(data)
     assert "the rest was not read" in graph.metadata["notes"][0]
     short = itg.interaction_graph(
-        model, data[:1], ["0", "5"], engine="forward", n_steps=1, target_error=1e-4, progress=False
+        model,
+        data[:1],
+        ["0", "5"],
+        engine="forward",
+        n_steps=1,
+        tolerance=None,
+        target_error=1e-4,
+        progress=False,
     )
     assert "above target_error=0.0001" in short.metadata["notes"][0]

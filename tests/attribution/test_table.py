@@ -37,7 +37,7 @@ def slow(case, nodes=2):
 def run(case, **options):
     layers = [case.source, case.target]
     graph = itg.interaction_graph(
-        case.model, case.batches, layers, n_steps=2, progress=False, **options
+        case.model, case.batches, layers, n_steps=2, tolerance=None, progress=False, **options
     )
     return graph, layers
 

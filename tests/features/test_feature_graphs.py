@@ -41,7 +41,7 @@ def test_strengths_in_fitted_bases():
     model, data = chain()
     graph = itg.interaction_graph(
         model, data, ["1", "3"], features={"1": LocalInteractionBasis(rank=4), "3": PCA(rank=3)},
-        n_steps=4, engine="forward", progress=False,
+        n_steps=4, tolerance=None, engine="forward", progress=False,
     )  # fmt: skip
     assert graph.n_features == {"1": 4, "3": 3}
     one, two = graph.features["1"], graph.features["3"]
@@ -79,8 +79,8 @@ def test_dictionaries_keep_completeness(engine):
     model, data = chain()
     one, two = dictionary(6, 9, 0), dictionary(7, 8, 1)
     graph = itg.interaction_graph(
-        model, data, ["1", "3"], features={"1": one, "3": two}, n_steps=60, engine=engine,
-        progress=False,
+        model, data, ["1", "3"], features={"1": one, "3": two}, n_steps=60,
+        tolerance=None, engine=engine, progress=False,
     )  # fmt: skip
     assert graph.n_features == {"1": 10, "3": 9}
     assert graph.completeness["1", "3"] < 1e-2  # the ReLU of the target's codes has kinks

@@ -24,7 +24,7 @@ ALL = ("rms", "mean_abs", "mean", "max")
 
 
 def _graph(case: networks.Case, **options: Any) -> itg.InteractionGraph:
-    options = {"strengths": ALL, "n_steps": 3, "progress": False, **options}
+    options = {"strengths": ALL, "n_steps": 3, "tolerance": None, "progress": False, **options}
     batches = options.pop("batches", case.batches)
     layers = options.pop("layers", [case.source, case.target])
     return itg.interaction_graph(case.model, batches, layers, **options)
@@ -161,7 +161,7 @@ def _features() -> dict[str, Callable[[], itg.InteractionGraph]]:
 
     found["packed"] = lambda: itg.interaction_graph(
         Sparse().double(), x.split(5), ["act", "output"], strengths=ALL, engine="forward",
-        n_steps=3, progress=False,
+        n_steps=3, tolerance=None, progress=False,
     )  # fmt: skip
     mlp = networks.make("mlp")
     many = torch.randn(40, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(7))

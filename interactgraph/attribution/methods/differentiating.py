@@ -12,15 +12,13 @@ from ...calculus.path import PathRule, at_sample, gauss_legendre
 from ...calculus.rounding import is_close
 from ...errors import InteractGraphError
 from ...layers import PairProblem
-from ..completeness import residual_of
+from ..path_nodes import nodes_for
 from ..segment_records import first_line
 from ..source_path import SourcePath
 from .method import DoesNotApply, PairContext
 from .pass_method import PassMethod
 
-__all__ = ["MAX_STEPS", "Differentiating"]
-
-MAX_STEPS = 512  # where doubling the path nodes gives up
+__all__ = ["Differentiating"]
 
 
 class Differentiating(PassMethod):
@@ -38,6 +36,9 @@ class Differentiating(PassMethod):
         super().__init__(context)
         self.vmapped = vmapped
         self.n_steps_used = 0
+        self.n_batches_seen = 0
+        self.worst_error = 0.0
+        self._found: PathRule | None = None
 
     # --- path nodes ------------------------------------------------------------------------------
 
@@ -59,37 +60,49 @@ class Differentiating(PassMethod):
         return self.context.options.definition != "gradient"
 
     def rule_for(self, problem: PairProblem, path: SourcePath) -> PathRule:
-        """Path nodes for a batch: doubled until its residual is below the tolerance.
+        """Path nodes for a batch: as many as the tolerance needs, where the path bends.
 
-        sum_j A needs one JVP for each node, whatever the number of features, so that the residual
-        is known before the expensive part.
+        See `path_nodes`.
         """
         options = self.context.options
         if options.tolerance is None or not self.integrates:
             return self.rule
-        n_steps = max(options.n_steps, self.n_steps_used // 2)
-        while True:
-            rule = gauss_legendre(n_steps)
-            relative = residual_of(path.along(rule), problem).relative
-            if relative <= options.tolerance or 2 * n_steps > MAX_STEPS:
-                break
-            n_steps *= 2
-        self.n_steps_used = max(n_steps, self.n_steps_used)
-        if relative > options.tolerance:
-            self.context.note(
-                f"the residual stays above tolerance={options.tolerance:g} with {n_steps} path "
-                "nodes on some batches"
-            )
-        return rule
+        self.n_batches_seen += 1
+        seen = self.n_batches_seen
+        if self.is_drawn and self._found is not None and seen & (seen - 1):
+            return self._found  # draws cost less than looking: looked again after 1, 2, 4, ...
+        seed = self.context.seed
+        found = nodes_for(problem, path, options.tolerance, options.n_steps, seed)
+        self._found = found.rule
+        self.n_steps_used = max(len(found.rule.nodes), self.n_steps_used)
+        self.worst_error = max(found.error, self.worst_error)
+        return found.rule
+
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know of the nodes that were used."""
+        tolerance = self.context.options.tolerance
+        if tolerance is None or self.worst_error <= tolerance:
+            return []
+        most = self.context.options.n_steps
+        return [
+            f"the path integral is off by {self.worst_error:.2g} on some batches, above "
+            f"tolerance={tolerance:g}, with {self.n_steps_used} of at most n_steps={most} nodes; "
+            "raise n_steps, or take a baseline away from where the segment bends or jumps"
+        ]
 
     def record(self) -> dict[str, Any]:
         return {"n_steps_used": self.n_steps_used} if self.n_steps_used else {}
 
     def state(self) -> dict[str, Any]:
-        return {"n_steps_used": self.n_steps_used}
+        found = None if self._found is None else [list(part) for part in self._found]
+        return {
+            "nodes": [self.n_steps_used, self.n_batches_seen, self.worst_error, found]
+        }  # fmt: skip
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.n_steps_used = state["n_steps_used"]
+        self.n_steps_used, self.n_batches_seen, self.worst_error, found = state["nodes"]
+        self._found = None if found is None else PathRule(*map(tuple, found))
 
     # --- the trial -------------------------------------------------------------------------------
 

@@ -163,6 +163,11 @@ class Method(ABC):
         """Path nodes, for the plan."""
         return 0
 
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know of how it went."""
+        return []
+
     def record(self) -> dict[str, Any]:
         """JSON values that the recipe keeps of how it went."""
         return {}

@@ -9,7 +9,7 @@ import interactgraph as itg
 from interactgraph import InteractGraphError
 from interactgraph.attribution.methods.expected_gradients import Reservoir
 
-OPTIONS = {"method": "expected_gradients", "n_steps": 3, "progress": False}
+OPTIONS = {"method": "expected_gradients", "n_steps": 3, "tolerance": None, "progress": False}
 
 
 def flat(case, batch):

@@ -38,7 +38,7 @@ def test_share_of_samples(name, engine):
     layers = [case.source, case.target]
     graph = itg.interaction_graph(
         case.model, case.batches, layers, strengths=("rms", "exceedance"), engine=engine,
-        n_steps=3, progress=False,
+        n_steps=3, tolerance=None, progress=False,
     )  # fmt: skip
     share, error = by_hand(case)
     np.testing.assert_allclose(graph.weights(*layers, "exceedance").numpy(), share, atol=1e-12)
@@ -55,7 +55,7 @@ def test_closed_forms_give_a_itself(layers):
     found = itg.interaction_graph(case.model, case.batches, layers, **options)
     assert found.metadata["plans"][0]["method"] == "two_maps"
     exact = itg.interaction_graph(
-        case.model, case.batches, layers, engine="forward", n_steps=60, **options
+        case.model, case.batches, layers, engine="forward", n_steps=60, tolerance=None, **options
     )
     assert torch.equal(found.weights(*layers), exact.weights(*layers))
     torch.testing.assert_close(found.standard_error(*layers), exact.standard_error(*layers))
@@ -80,7 +80,13 @@ def test_groups_and_draws():
     case = networks.make("mlp")
     x = torch.randn(300, 6, dtype=torch.float64)
     layers = ["input", "4"]
-    options = {"strengths": ("exceedance",), "engine": "forward", "n_steps": 3, "progress": False}
+    options = {
+        "strengths": ("exceedance",),
+        "engine": "forward",
+        "n_steps": 3,
+        "tolerance": None,
+        "progress": False,
+    }
     exact = itg.interaction_graph(
         case.model, x.split(50), layers, groups=[n % 2 for n in range(300)], **options
     )

@@ -112,7 +112,7 @@ def test_steps_that_are_far_off_are_left_to_the_draws():
     x[700:] *= 1e3
     data = x.split(50)
     layers = ["0", "2"]
-    options = {"engine": "forward", "progress": False, "n_steps": 4}
+    options = {"engine": "forward", "progress": False, "n_steps": 4, "tolerance": None}
     exact = itg.interaction_graph(model, data, layers, **options).weights(*layers)
     for seed in range(3):
         drawn = itg.interaction_graph(model, data, layers, sources=1, seed=seed, **options)

@@ -1,0 +1,50 @@
+"""The path nodes that a batch needs: its derivatives as `adaptive_rule` looks at them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..calculus.adaptive_path import AdaptiveRule, adaptive_rule
+from ..layers import PairProblem
+from .source_path import SourcePath
+
+__all__ = ["nodes_for"]
+
+_PROBES = 2  # sets of random signs
+_ENTRIES = 1 << 16  # of y that are looked at
+
+
+def nodes_for(
+    problem: PairProblem, path: SourcePath, tolerance: float, most: int, seed: int
+) -> AdaptiveRule:
+    """Path nodes for a batch: as many as the tolerance needs, where the path bends.
+
+    Looks at the derivative along the path, whose integral is y(z) - y(z0), and at those along its
+    features with random signs, which see the errors of single edges.
+
+    Args:
+        problem: the pair on the batch.
+        path: of its source.
+        tolerance: of the relative error of the integral.
+        most: nodes that may be used.
+        seed: of the signs.
+    """
+    b, _, j = path.displacement.shape
+    generator = torch.Generator().manual_seed(seed)
+    signs = torch.randint(0, 2, (_PROBES, b, 1, j), generator=generator).to(path.displacement)
+    features = torch.cat([path.displacement[None], (2 * signs - 1) * path.displacement])
+    tangents = features if path.entry is None else path.entry.spread(features)
+    counts = torch.ones_like(problem.y, dtype=torch.bool)
+    if problem.mask is not None:
+        counts = counts & problem.mask[..., None]
+    entries = counts.flatten().nonzero()[:, 0]
+    if len(entries) > _ENTRIES:
+        chosen = torch.randperm(len(entries), generator=generator)[:_ENTRIES]
+        entries = entries[chosen.to(entries.device)]
+
+    def derivative(u: float) -> Tensor:
+        return path.linearize(u)(tangents).flatten(1)[:, entries]
+
+    change = (problem.y - problem.y0.expand_as(problem.y)).flatten()[entries]
+    return adaptive_rule(derivative, change, tolerance, most)
