@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch.utils import _pytree as pytree
+from torch import Tensor
 from tqdm import tqdm
 
 from ..calculus.rounding import is_close, tolerance
@@ -59,6 +60,8 @@ class BatchLoop:
     _in_pass: int = 0  # batches of this pass so far
     _offset: int = 0  # samples of this pass so far, in all processes
     _added: list[str] = field(default_factory=list)  # fingerprints of the batches of a pass
+    _last_number: int = -1  # of the last batch that was added
+    _last: Mapping[str, Tensor] = field(default_factory=dict)  # activations of its first samples
 
     def run(self) -> None:
         """Adds every batch, in one pass or until the error is below `target_error`."""
@@ -86,6 +89,7 @@ class BatchLoop:
         self._gather()
 
     def _one_pass(self, precision: Precision, bar: tqdm) -> None:
+        number = -1
         for number, batch in enumerate(self.layers.data):
             if number < self._in_pass:
                 self._compare(batch, number)
@@ -101,6 +105,11 @@ class BatchLoop:
                 return
             if self.checkpoint is not None and self.checkpoint.due:
                 self.checkpoint.save(self.state())
+        if number + 1 < self._in_pass:
+            raise InteractGraphError(
+                f"the checkpoint belongs to another run: it has added {self._in_pass} batches, and "
+                f"the data has {number + 1} now; use another folder"
+            )
 
     def _add(self, batch: Any, bar: tqdm) -> None:
         """Adds one batch, where it belongs to this process."""
@@ -111,9 +120,10 @@ class BatchLoop:
             self._offset += self._count(batch, keys)
             self.n_batches += 1
             return
-        limit = min(run.max_samples for run in self.runs.values())
-        for piece in self.layers.cut.pieces(self.layers.runner.convert(batch), limit):
+        for piece in self.layers.cut.pieces(self.layers.runner.convert(batch), self._limit):
             encoded = self.layers.encode(piece, self.n_batches)
+            if self.checkpoint is not None and self._last_number != self._in_pass:
+                self._last_number, self._last = self._in_pass, _few(encoded.activations)
             if not self.independent and encoded.n_samples > 1:
                 self.independent = self.layers.check_segments(encoded)
             self.ranges.add(encoded)
@@ -125,6 +135,11 @@ class BatchLoop:
             self.n_samples += encoded.n_samples
             self._offset += encoded.n_samples
         self.n_batches += 1
+
+    @property
+    def _limit(self) -> int:
+        """Samples at a time."""
+        return min(run.max_samples for run in self.runs.values())
 
     def _count(self, batch: Any, keys: SampleKeys) -> int:
         """Samples of a batch that another process runs."""
@@ -169,10 +184,8 @@ class BatchLoop:
         return {
             "baselines": dict(self.layers.baselines),
             "budget": next(iter(self.runs.values())).sums.budget,
-            "activations": {
-                layer: activation[:_COMPARED]
-                for layer, activation in self.layers.activations.items()
-            },
+            "activations": _few(self.layers.activations),
+            "last": [self._last_number, self._last],
             "added": self._added,
             "ranges": self.ranges.state(),
             "counts": [self.n_samples, self.n_batches, self.n_passes, self._in_pass, self._offset],
@@ -185,15 +198,10 @@ class BatchLoop:
         Raises:
             InteractGraphError: the model gives other activations for the first samples.
         """
-        for layer, saved in state["activations"].items():
-            found = self.layers.activations[layer][:_COMPARED].cpu()
-            share = max(tolerance("products", found.dtype), 4 * torch.finfo(found.dtype).eps)
-            if found.shape != saved.shape or not is_close(found, saved, share):
-                raise InteractGraphError(
-                    f"the checkpoint belongs to another run: layer {layer!r} has other activations "
-                    "for the first samples, so the model, forward= or the first batch has changed; "
-                    "use another folder"
-                )
+        self._compare_activations(
+            state["activations"], self.layers.activations, "for the first samples"
+        )
+        self._last_number, self._last = state["last"]
         self._added = list(state["added"])
         self.ranges.restore(state["ranges"], self.layers.device)
         (self.n_samples, self.n_batches, self.n_passes, self._in_pass, self._offset) = state[
@@ -204,15 +212,15 @@ class BatchLoop:
 
     def _fingerprint(self, batch: Any) -> str:
         """A string that changes when the batch does, or what groups and masks make of it."""
-        leaves = {str(n): leaf for n, leaf in enumerate(pytree.tree_leaves(batch))}
-        keys = SampleKeys(self.options)
+        parts = {"batch": batch}
+        keys, converted = SampleKeys(self.options), self.layers.runner.convert(batch)
         n_samples = self.layers.cut.n_samples(batch)
         if keys.any and n_samples is not None:
-            leaves["keys"] = repr(keys.of(batch, n_samples, 0))
-        mask = self.layers.mask(batch)
+            parts["keys"] = repr(keys.of(converted, n_samples, 0))
+        mask = self.layers.mask(converted)
         if mask is not None:
-            leaves["mask"] = mask
-        return fingerprint(leaves)
+            parts["mask"] = mask
+        return fingerprint(parts)
 
     def _compare(self, batch: Any, number: int) -> None:
         """Compares a batch that was added before the run was resumed.
@@ -220,9 +228,38 @@ class BatchLoop:
         Raises:
             InteractGraphError: it is another one.
         """
-        if self.checkpoint is not None and self._fingerprint(batch) != self._added[number]:
+        if self.checkpoint is None:
+            return
+        if self._fingerprint(batch) != self._added[number]:
             raise InteractGraphError(
                 f"the checkpoint belongs to another run: batch {number}, which it has added, is "
                 "another one now (its samples, their order or number, groups or position_mask); "
                 "use another folder, or give the data that it was begun with"
             )
+        if number == self._last_number:
+            limit = self._limit
+            piece = next(iter(self.layers.cut.pieces(self.layers.runner.convert(batch), limit)))
+            found = self.layers.encode(piece, number).activations
+            self._compare_activations(self._last, found, f"for batch {number}")
+
+    def _compare_activations(
+        self, saved: Mapping[str, Tensor], found: Mapping[str, Tensor], where: str
+    ) -> None:
+        """Stops where the model gives other activations than before.
+
+        Raises:
+            InteractGraphError: it does.
+        """
+        for layer, expected in saved.items():
+            now = found[layer][:_COMPARED].cpu()
+            share = max(tolerance("products", now.dtype), 4 * torch.finfo(now.dtype).eps)
+            if now.shape != expected.shape or not is_close(now, expected.cpu(), share):
+                raise InteractGraphError(
+                    f"the checkpoint belongs to another run: layer {layer!r} has other activations "
+                    f"{where}, so the model, forward= or the batch has changed; use another folder"
+                )
+
+
+def _few(activations: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Of the first samples, to compare with when a run is resumed."""
+    return {layer: activation[:_COMPARED].clone() for layer, activation in activations.items()}

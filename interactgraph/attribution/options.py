@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..checks import choice, positive, whole, whole_or_none
+from ..checks import choice, number, positive, whole, whole_or_none
 from ..errors import InteractGraphError
 from .strengths import STRENGTHS, Strength, check_strengths
 
@@ -114,7 +114,7 @@ def _share_or_none(name: str, value: Any) -> float | None:
 
 
 def _not_negative(name: str, value: Any) -> float:
-    if not value >= 0:
+    if number(name, value) < 0:
         raise InteractGraphError(f"{name}={value!r}; it must not be negative")
     return float(value)
 
@@ -163,7 +163,7 @@ class Options:
         flag=Flag("default: consecutive layers", "pair", "SOURCE:TARGET", several=True),
     )
     features: Any = option(
-        "neurons", recipe=None, identity=_plain,
+        "neurons", recipe=None,
         flag=Flag("neurons, pca, lib, random_rotation, sparse_rotation or a feature map of your "
                   f"own, {_BY_LAYER}", "features", "[LAYER=]NAME|FILE.py:NAME", several=True),
     )  # fmt: skip
@@ -173,7 +173,7 @@ class Options:
                   "method", "NAME"),
     )  # fmt: skip
     baseline: Any = option(
-        "zero", recipe=None, identity=_plain,
+        "zero", recipe=None,
         flag=Flag(f"zero, mean or a tensor, {_BY_LAYER}", "baseline",
                   "[LAYER=]zero|mean|FILE.py:NAME", several=True),
     )  # fmt: skip
@@ -350,11 +350,15 @@ class Options:
 
     def identity(self) -> dict[str, Any]:
         """JSON values that a checkpoint compares besides the recipe."""
-        return {
+        found = {
             each.name: each.metadata["identity"](getattr(self, each.name))
             for each in fields(self)
             if each.metadata["identity"] is not None
         }
+        # However they were spelt.
+        found["features"] = _plain(self.feature_maps())
+        found["baseline"] = _plain(self.baselines())
+        return found
 
 
 def flags() -> dict[str, tuple[Flag, Any]]:

@@ -122,15 +122,15 @@ class PairRun:
                 self._add(piece, own, tick, others, [*reasons, str(error)])
                 continue
             if reasons:
-                self._note_fallback(reasons[0])
+                self._note_fallback(method, reasons[0])
             self.sums.begin(piece, own)
             for contribution in contributions:
                 self.sums.add(contribution)
 
-    def _note_fallback(self, reason: str) -> None:
+    def _note_fallback(self, method: Method, reason: str) -> None:
         """Notes once that another method than the planned one was used, whatever the figures."""
         first = self.plan.methods[0].engine.replace("_", " ")
-        start = f"{self.context.name}: quadrature where the {first} fails"
+        start = f"{self.context.name}: {method.name} where the planned {first} fails"
         if not any(note.startswith(start) for note in self.context.notes):
             self.context.notes.append(f"{start}, at first with a {reason}")
 

@@ -29,14 +29,26 @@ def check_method(options: Options) -> None:
     engines = {
         name: method.engine for method in METHODS for name in method.definitions
     }  # fmt: skip
-    if options.definition != "captum":
+    if options.definition != "captum" or isinstance(options.method, str):
         choice("method", options.method, [name for name in engines if name != "captum"])
+    named = getattr(options.method, "__name__", options.method)
     differentiates = engines[options.definition] != "perturbation"
     given = options.engine != "auto" or options.sources or options.tolerance not in (None, 0.02)
     if not differentiates and given:
         raise InteractGraphError(
-            f"method={getattr(options.method, '__name__', options.method)!r} differentiates "
-            "nothing, so engine, sources and tolerance do not apply; leave them out"
+            f"method={named!r} differentiates nothing, so engine, sources and tolerance do not "
+            "apply; leave them out"
+        )
+    serving = [method for method in METHODS if options.definition in method.definitions]
+    if options.sources is not None and not any(method.is_drawn for method in serving):
+        raise InteractGraphError(
+            f"method={named!r} computes all source features, so sources={options.sources} does not "
+            "apply; leave it out"
+        )
+    open_engines = list(dict.fromkeys(method.engine for method in serving))
+    if options.engine not in ("auto", *open_engines):
+        raise InteractGraphError(
+            f"method={named!r} has no engine={options.engine!r}; it has {', '.join(open_engines)}"
         )
 
 
@@ -106,7 +118,9 @@ def choose(context: PairContext, problem: PairProblem) -> Plan:
             failures.append(str(error))
             continue
         words = list(_words(context, cost, failures, obstacles, method))
-        methods = tuple(method for _, method in able[number:])
+        # A batch that fails to be computed exactly is no reason to estimate it.
+        later = (other for _, other in able[number + 1 :] if not other.is_drawn)
+        methods = (method, *later)
         return Plan(methods, cost, costs, "; ".join(words))
     raise InteractGraphError(_nothing(context, failures, obstacles))
 
@@ -138,7 +152,9 @@ def _nothing(context: PairContext, failures: list[str], obstacles: dict[str, str
             f"engine='closed_form' is not possible for {context.name}: {why}. "
             "Use engine='auto', 'forward' or 'reverse'"
         )
-    why = "; ".join(dict.fromkeys(failures or obstacles.values()))
+    if not failures:
+        return f"{context.name}: {'; '.join(dict.fromkeys(obstacles.values()))}"
+    why = "; ".join(dict.fromkeys(failures))
     hint = "method='ablation' needs no derivatives"
     if engine in ("forward", "reverse"):
         other = "reverse" if engine == "forward" else "forward"

@@ -283,8 +283,11 @@ def _is_part(tensor: Tensor) -> bool:
     return tensor.untyped_storage().nbytes() > tensor.numel() * tensor.element_size()
 
 
-class _SharedStorage(Exception):
-    """An operation in place changes a tensor whose values other tensors see as well."""
+class _SharedStorage(BaseException):
+    """An operation in place changes a tensor whose values other tensors see as well.
+
+    Not an Exception, so that no model and no wrapper around one takes it for a failure.
+    """
 
 
 class NoTape(Exception):
@@ -344,7 +347,7 @@ def record(function: Callable[..., Tensor], arguments: Sequence[Tensor]) -> Tape
                 out = function(*arguments)
     except InteractGraphError:
         raise
-    except Exception as error:
+    except (Exception, _SharedStorage) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise NoTape(f"the segment cannot be recorded ({reason})") from error
     output = recorder.of.get(id(out))

@@ -103,10 +103,8 @@ class _DrawnBaselines(Differentiating):
         self._reservoir = Reservoir(context.generator())
 
     def why_not(self, problem: PairProblem) -> str | None:
-        options = self.context.options
-        if options.sources is not None:
-            return "expected_gradients draws baselines and no source features; leave sources out"
-        if not (isinstance(options.baseline, str) and options.baseline == "zero"):
+        baseline = self.context.options.baseline
+        if not (isinstance(baseline, str) and baseline == "zero"):
             return "expected_gradients draws its baselines from the data; leave baseline out"
         return None
 

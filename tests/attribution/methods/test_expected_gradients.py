@@ -129,7 +129,7 @@ def test_resumed_run_is_bit_identical(tmp_path):
 
 @pytest.mark.parametrize(
     ("options", "match"),
-    [({"sources": 2}, "leave sources out"), ({"baseline": "mean"}, "leave baseline out")],
+    [({"sources": 2}, "sources=2 does not apply"), ({"baseline": "mean"}, "leave baseline out")],
 )
 def test_options_that_do_not_go_together(options, match):
     case = networks.make("mlp")
