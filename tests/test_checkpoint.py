@@ -256,3 +256,66 @@ def test_a_run_that_ended_early_ends_there_again(tmp_path, monkeypatch):
     again = itg.interaction_graph(model, batches, **options, **saves)
     assert again.metadata["n_batches"] == whole.metadata["n_batches"]
     assert torch.equal(again.weights("0", "2"), whole.weights("0", "2"))
+
+
+@pytest.mark.parametrize("option", ["groups", "position_mask"])
+def test_functions_are_given_the_converted_batch(tmp_path, option):
+    """Whatever is called on a batch sees the dtype of the run, with a checkpoint too."""
+    torch.manual_seed(0)
+    model, data = nn.Sequential(nn.Linear(4, 6), nn.GELU()), list(torch.randn(30, 5, 4).split(6))
+    ones = torch.ones(4, dtype=torch.float64)
+    function = {
+        "groups": lambda batch: (batch[:, 0] @ ones > 0).tolist(),
+        "position_mask": lambda batch: batch @ ones > 0,
+    }[option]
+    options = {option: function, "dtype": torch.float64, "progress": False}
+    whole = itg.interaction_graph(model, data, ["0", "1"], **options)
+    saves = {"checkpoint": tmp_path, "checkpoint_seconds": 0}
+    with pytest.raises(KeyboardInterrupt):
+        itg.interaction_graph(model, Interrupted(data, 3), ["0", "1"], **options, **saves)
+    again = itg.interaction_graph(model, data, ["0", "1"], **options, **saves)
+    assert torch.equal(again.weights("0", "1"), whole.weights("0", "1"))
+
+
+def test_array_that_changed_is_refused(tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.GELU())
+    data = [{"x": part.numpy()} for part in torch.randn(30, 4).split(6)]
+    options = {
+        "forward": lambda model, batch: model(torch.as_tensor(batch["x"])),
+        "checkpoint": tmp_path, "checkpoint_seconds": 0, "progress": False,
+    }  # fmt: skip
+    with pytest.raises(KeyboardInterrupt):
+        itg.interaction_graph(model, Interrupted(data, 3), ["0", "1"], **options)
+    data[1]["x"] = data[1]["x"] + 1
+    with pytest.raises(InteractGraphError, match="batch 1, which it has added"):
+        itg.interaction_graph(model, data, ["0", "1"], **options)
+
+
+def test_forward_that_differs_on_later_batches_is_refused(tmp_path):
+    """The last batch that was added is compared too, not only the first samples."""
+    torch.manual_seed(0)
+    model, batches = nn.Sequential(nn.Linear(4, 6), nn.GELU()), list(torch.rand(30, 4).split(6))
+    batches[2] = -batches[2]
+    saves = {"checkpoint": tmp_path, "checkpoint_seconds": 0, "progress": False}
+    with pytest.raises(KeyboardInterrupt):
+        itg.interaction_graph(model, Interrupted(batches, 3), ["0", "1"], **saves)
+    model[0].register_forward_hook(
+        lambda _, arguments, out: torch.where(arguments[0][:, :1] < 0, 2 * out, out)
+    )
+    with pytest.raises(InteractGraphError, match="other activations for batch 2"):
+        itg.interaction_graph(model, batches, ["0", "1"], **saves)
+
+
+def test_data_that_got_shorter_is_refused(interrupted):
+    model, batches, layers, saves = interrupted
+    with pytest.raises(InteractGraphError, match="has added 3 batches, and the data has 2 now"):
+        itg.interaction_graph(model, batches[:2], layers, **saves)
+
+
+def test_features_spelt_otherwise_are_the_same(interrupted):
+    model, batches, layers, saves = interrupted
+    whole = itg.interaction_graph(model, batches, layers, progress=False)
+    again = itg.interaction_graph(model, batches, layers, features={"1": "neurons"}, **saves)
+    for pair in whole.pairs:
+        assert torch.equal(again.weights(*pair), whole.weights(*pair))

@@ -160,8 +160,12 @@ def test_says_what_is_in_the_way(reason):
         read_structure(record(OBSTACLES[reason], [torch.ones(2, 1, 6)]))
 
 
-def test_wrong_structure_is_caught_and_replaced():
-    """A branch that Python takes on later batches makes the recorded structure wrong there."""
+@pytest.mark.parametrize("sources", [None, 2])
+def test_wrong_structure_is_caught_and_replaced(sources):
+    """A branch that Python takes on later batches makes the recorded structure wrong there.
+
+    What was to be exact stays so, also where source features might have been drawn.
+    """
 
     class Moody(nn.Module):
         def __init__(self):
@@ -183,6 +187,7 @@ def test_wrong_structure_is_caught_and_replaced():
         strengths=("mean",),
         n_steps=30,
         tolerance=None,
+        sources=sources,
         progress=False,
     )
     assert graph.metadata["plans"][0]["engine"] == "closed_form"

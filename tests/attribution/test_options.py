@@ -64,3 +64,21 @@ def test_public_names_can_be_reached():
     for name in itg.__all__:
         assert getattr(itg, name) is not None
     assert {"validation", "communities", "report", "exporters", "ablate_modules"} <= set(dir(itg))
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"method": "captum"}, "is unknown"),
+        ({"method": "expected_gradients", "engine": "closed_form"}, "has no engine='closed_form'"),
+        ({"method": "expected_gradients", "sources": 2}, "sources=2 does not apply"),
+        ({"method": "baseline_gradient", "sources": 2}, "sources=2 does not apply"),
+        ({"method": "ablation", "engine": "forward"}, "differentiates nothing"),
+        ({"checkpoint_seconds": "x"}, "checkpoint_seconds='x'"),
+        ({"checkpoint_seconds": -1}, "must not be negative"),
+    ],
+)
+def test_options_that_do_not_apply_are_refused(options, match):
+    model, data = torch.nn.Sequential(torch.nn.Linear(3, 2)), [torch.randn(4, 3)]
+    with pytest.raises(InteractGraphError, match=match):
+        itg.interaction_graph(model, data, ["input", "0"], progress=False, **options)

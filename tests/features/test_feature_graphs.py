@@ -164,3 +164,33 @@ def test_the_recipe_holds_options_and_ranks(tmp_path):
     text = describe_graph(graph)
     assert "input: 3 features (pca, 3 directions of 6)" in text
     assert "fire on the data" in text
+
+
+def test_dictionary_behind_attention_with_a_padding_mask():
+    """A mask that is changed in place is recorded, with the error feature's directions too."""
+
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Linear(6, 6)
+            self.attention = nn.MultiheadAttention(6, 2, batch_first=True)
+            self.last = nn.Linear(6, 7)
+
+        def forward(self, x):
+            padding = x[..., 0] > 1e9
+            padding[:, -1] = True
+            h = self.first(x)
+            return self.last(h + self.attention(h, h, h, key_padding_mask=padding)[0])
+
+    torch.manual_seed(0)
+    model, data = Attention().double().eval(), list(torch.randn(8, 4, 6).double().split(4))
+    graphs = [
+        itg.interaction_graph(
+            model, data, ["first", "last"], features={"first": dictionary(6, 9, 0)},
+            engine=engine, n_steps=8, tolerance=None, progress=False,
+        )
+        for engine in ("forward", "reverse")
+    ]  # fmt: skip
+    assert graphs[0].n_features["first"] == 10
+    forward, reverse = (graph.weights("first", "last") for graph in graphs)
+    torch.testing.assert_close(forward, reverse)
