@@ -189,8 +189,9 @@ def test_dictionary_behind_attention_with_a_padding_mask():
             model, data, ["first", "last"], features={"first": dictionary(6, 9, 0)},
             engine=engine, n_steps=8, tolerance=None, progress=False,
         )
-        for engine in ("forward", "reverse")
+        for engine in ("auto", "forward", "reverse")
     ]  # fmt: skip
     assert graphs[0].n_features["first"] == 10
-    forward, reverse = (graph.weights("first", "last") for graph in graphs)
+    auto, forward, reverse = (graph.weights("first", "last") for graph in graphs)
+    torch.testing.assert_close(auto, forward)
     torch.testing.assert_close(forward, reverse)
