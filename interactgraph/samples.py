@@ -163,8 +163,8 @@ class _Search:
             if problem.mask is not None:
                 a = a * problem.mask[..., None]
             size = a.abs().amax(2).double().cpu()  # [c, b, i]
-            here = ((self.place >= start) & (self.place < start + _AT_ONCE)).nonzero()[:, 0]
-            values[here] = size[self.place[here] - start, :, self.target[here]]
+            entries = ((self.place >= start) & (self.place < start + _AT_ONCE)).nonzero()[:, 0]
+            values[entries] = size[self.place[entries] - start, :, self.target[entries]]
         numbers = torch.arange(self.n_samples, self.n_samples + problem.n_samples)
         every = torch.cat([self.values, values], 1)
         samples = torch.cat([self.samples, numbers.expand(len(values), -1)], 1)

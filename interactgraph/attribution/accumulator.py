@@ -94,11 +94,11 @@ class Accumulator:
             ]
         self._positions = positions.to(self.device)
         self._known = {}
-        for key, here in self._members:
+        for key, samples in self._members:
             if key not in self.tables:
                 self._open(key)
                 self._check_memory()
-            counts = positions if here is None else positions[here.cpu()]
+            counts = positions if samples is None else positions[samples.cpu()]
             if self.tables[key].begins_to_vary(counts):
                 self._flush(key)
             self.tables[key].count(counts)
@@ -127,15 +127,15 @@ class Accumulator:
     def _add_draws(self, draws: Draws) -> None:
         known = {name: x[draws.samples, draws.features] for name, x in self._known.items()}
         positions = self._positions[draws.samples]
-        for key, here in self._members:
-            own = slice(None) if here is None else torch.isin(draws.samples, here)
-            sums = {name: x[own] for name, x in draws.sums.items()}
-            part = sums, draws.weights[own], draws.features[own]
+        for key, members in self._members:
+            drawn_for = slice(None) if members is None else torch.isin(draws.samples, members)
+            sums = {name: x[drawn_for] for name, x in draws.sums.items()}
+            part = sums, draws.weights[drawn_for], draws.features[drawn_for]
             if self._known:
-                steps = {name: x[own] for name, x in known.items()}
-                self._variates[key].add(*part, steps, positions[own])
+                steps = {name: x[drawn_for] for name, x in known.items()}
+                self._variates[key].add(*part, steps, positions[drawn_for])
             else:
-                self.tables[key].add_columns(*part, positions[own])
+                self.tables[key].add_columns(*part, positions[drawn_for])
 
     def _add_outer(self, product: OuterProduct) -> None:
         for key, take in self._parts(slice(None)):
@@ -147,22 +147,25 @@ class Accumulator:
     def _expect(self, displacements: Displacements) -> None:
         """Takes in how far the features of the batch move, before any are drawn."""
         self._known = {name: x.to(self.device) for name, x in displacements.known.items()}
-        for key, here in self._members:
+        for key, members in self._members:
             if key not in self._variates:
                 self._variates[key] = ControlVariate(self.tables[key])
-            own = self._known, self._positions
-            if here is not None:
-                own = {name: x[here] for name, x in self._known.items()}, self._positions[here]
-            self._variates[key].expect(*own)
+            known = self._known, self._positions
+            if members is not None:
+                known = (
+                    {name: x[members] for name, x in self._known.items()},
+                    self._positions[members],
+                )
+            self._variates[key].expect(*known)
 
     def _parts(self, samples: slice) -> list[tuple[Key, Callable[[Tensor], Tensor]]]:
         """For each group the function that takes its rows out of a tensor over the samples."""
         parts: list[tuple[Key, Callable[[Tensor], Tensor]]] = []
-        for key, here in self._members:
-            if here is None:
+        for key, members in self._members:
+            if members is None:
                 return [(key, lambda x: x)]
             start, stop, _ = samples.indices(len(self._positions))
-            inside = here[(here >= start) & (here < stop)] - start
+            inside = members[(members >= start) & (members < stop)] - start
             if len(inside):
                 parts.append((key, partial(torch.index_select, dim=0, index=inside)))
         return parts
@@ -216,9 +219,11 @@ class Accumulator:
             if key not in self.tables:
                 self.tables[key] = StrengthSums(self.strengths, self.shape, self.device)
             self.tables[key].gather(world)
-        own = self.completeness
-        parts = world.gather((own.missed, own.change))
-        own.missed, own.change = (sum(part[k] for part in parts) for k in range(2))
+        completeness = self.completeness
+        parts = world.gather((completeness.missed, completeness.change))
+        completeness.missed, completeness.change = (
+            sum(part[k] for part in parts) for k in range(2)
+        )
 
     def state(self) -> dict[str, Any]:
         """Everything that was added, for a checkpoint."""

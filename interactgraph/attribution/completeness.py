@@ -58,15 +58,15 @@ def residual_of(total: Tensor, problem: PairProblem) -> Residual:
     rows = max(1, _BLOCK // max(1, total[:1].numel()))
     y0 = problem.y0.expand_as(problem.y)
     for start in range(0, len(total), rows):
-        here = slice(start, start + rows)
-        change = problem.y[here] - y0[here]
-        residual = total[here] - change
+        span = slice(start, start + rows)
+        change = problem.y[span] - y0[span]
+        residual = total[span] - change
         if problem.mask is not None:
-            change *= problem.mask[here, :, None]
-            residual *= problem.mask[here, :, None]
+            change *= problem.mask[span, :, None]
+            residual *= problem.mask[span, :, None]
         missed += _square(residual)
         moved += _square(change)
-        size += _square(problem.y[here])
+        size += _square(problem.y[span])
     return Residual(missed, moved, size, total.dtype)
 
 

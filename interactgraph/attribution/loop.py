@@ -128,10 +128,10 @@ class BatchLoop:
                 self.independent = self.layers.check_segments(encoded)
             self.ranges.add(encoded)
             problems = self.layers.problems(encoded)
-            own = keys.of(piece, encoded.n_samples, self._offset)
+            piece_keys = keys.of(piece, encoded.n_samples, self._offset)
             for pair, run in self.runs.items():
                 bar.set_postfix_str(" -> ".join(pair), refresh=False)
-                run.add(problems[pair], own, bar.update)
+                run.add(problems[pair], piece_keys, bar.update)
             self.n_samples += encoded.n_samples
             self._offset += encoded.n_samples
         self.n_batches += 1

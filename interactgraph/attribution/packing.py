@@ -164,10 +164,10 @@ def packed_columns(
         if total is not None:
             total.add_(linear(path.path.displacement[None])[0], alpha=weight)
         for start in range(0, n_passes, at_once):
-            here = slice(start, min(start + at_once, n_passes))
-            tangents = path.chosen(packing.features[here], packing.used[here])
-            a[here].add_(linear(tangents), alpha=weight)
-            tick(here.stop - here.start)
+            span = slice(start, min(start + at_once, n_passes))
+            tangents = path.chosen(packing.features[span], packing.used[span])
+            a[span].add_(linear(tangents), alpha=weight)
+            tick(span.stop - span.start)
     return a
 
 

@@ -112,18 +112,18 @@ class PairRun:
                 f"every batch: {reasons[0]}. Use engine='auto' or 'forward'"
             )
         method, *others = methods
-        for here, piece in problem.pieces(method.max_samples(problem)):
-            own = keys and keys[here]
+        for span, piece in problem.pieces(method.max_samples(problem)):
+            piece_keys = keys and keys[span]
             try:
                 if reasons:
                     method.confirm(piece)
                 contributions = _confirmed(method.contributions(piece, tick))
             except DoesNotApply as error:
-                self._add(piece, own, tick, others, [*reasons, str(error)])
+                self._add(piece, piece_keys, tick, others, [*reasons, str(error)])
                 continue
             if reasons:
                 self._note_fallback(method, reasons[0])
-            self.sums.begin(piece, own)
+            self.sums.begin(piece, piece_keys)
             for contribution in contributions:
                 self.sums.add(contribution)
 

@@ -170,15 +170,15 @@ class DenseMaps:
             Which samples, and their A.
         """
         for start in range(0, len(path.end), samples):
-            here = slice(start, min(start + samples, len(path.end)))
-            yield here, self._jacobian(slopes, here) * path.displacement[here, :, None, :]
+            span = slice(start, min(start + samples, len(path.end)))
+            yield span, self._jacobian(slopes, span) * path.displacement[span, :, None, :]
 
-    def _jacobian(self, slopes: Slopes | None, here: slice) -> Tensor:
+    def _jacobian(self, slopes: Slopes | None, span: slice) -> Tensor:
         """The Jacobian of some samples with these slopes, `[b or 1, t or 1, i, j]`."""
         if slopes is None or self.before is None:
             assert self.skip is not None
             return self.skip[None, None]
-        g = slopes.g[here]
+        g = slopes.g[span]
         if self.after is None:
             through = g[..., None] * self.before
         else:

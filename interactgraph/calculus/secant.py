@@ -52,10 +52,10 @@ def secant_slope(phi: Pointwise, p0: Tensor, dp: Tensor, *, scalar: bool = True)
     p0 = p0.double()
     h0 = phi(p0) if common else None
     for start in range(0, len(dp), rows):
-        here = slice(start, start + rows)
-        begin = p0 if common else p0[here]
+        span = slice(start, start + rows)
+        begin = p0 if common else p0[span]
         value = phi(begin) if h0 is None else h0
-        slope[here] = _secant(phi, begin, value, dp[here], worst, scalar=True)
+        slope[span] = _secant(phi, begin, value, dp[span], worst, scalar=True)
     return slope
 
 

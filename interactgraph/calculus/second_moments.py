@@ -108,14 +108,14 @@ def _rows(y: Tensor, sources: list[Tensor], n: int, n_rows: int) -> Iterator[lis
     Every one of the n samples of the batch carries another row.
     """
     for start in range(0, n_rows, n):
-        here = min(n, n_rows - start)
+        n_block = min(n, n_rows - start)
         cotangents = y.new_zeros(n, n_rows)
-        cotangents[torch.arange(here), start + torch.arange(here)] = 1
+        cotangents[torch.arange(n_block), start + torch.arange(n_block)] = 1
         found = torch.autograd.grad(
             y, sources, cotangents.reshape(y.shape), retain_graph=True, allow_unused=True
         )
         yield [
-            (torch.zeros_like(source) if part is None else part).reshape(n, -1)[:here]
+            (torch.zeros_like(source) if part is None else part).reshape(n, -1)[:n_block]
             for source, part in zip(sources, found, strict=True)
         ]
 

@@ -48,8 +48,8 @@ def load_object(spec: str, what: str) -> Any:
 def _import(place: str, what: str) -> ModuleType:
     try:
         if not place.endswith(".py"):
-            if (here := str(Path.cwd())) not in sys.path:
-                sys.path.insert(0, here)
+            if (working_folder := str(Path.cwd())) not in sys.path:
+                sys.path.insert(0, working_folder)
             return importlib.import_module(place)
         path = Path(place).resolve()
         if not path.is_file():

@@ -129,9 +129,11 @@ def compare(
     moved, by_layer = {}, {}
     for layer in layers:
         x, y = first.membership[layer], there[layer]
-        here = (x >= 0) & (y >= 0)
-        moved[layer] = np.flatnonzero(here & (partner[x] != y))
-        by_layer[layer] = adjusted_mutual_information(x[here], y[here]) if here.any() else math.nan
+        placed = (x >= 0) & (y >= 0)
+        moved[layer] = np.flatnonzero(placed & (partner[x] != y))
+        by_layer[layer] = (
+            adjusted_mutual_information(x[placed], y[placed]) if placed.any() else math.nan
+        )
     some = bool(both.any())
     return Comparison(
         adjusted_mutual_information(a[both], b[both]) if some else math.nan,

@@ -14,9 +14,9 @@ __all__ = ["co_assignment", "set_apart"]
 def set_apart(labels: np.ndarray) -> np.ndarray:
     """The labels with a module of its own for every item that is in none (negative)."""
     nowhere = labels < 0
-    own = labels.max(initial=-1) + 1 + np.arange(np.count_nonzero(nowhere))
+    singles = labels.max(initial=-1) + 1 + np.arange(np.count_nonzero(nowhere))
     result = labels.copy()
-    result[nowhere] = own
+    result[nowhere] = singles
     return result
 
 
@@ -37,13 +37,13 @@ def co_assignment(labels: np.ndarray, others: Sequence[np.ndarray]) -> np.ndarra
     placed = labels >= 0
     if not others or not placed.any():
         return result
-    _, own = np.unique(labels[placed], return_inverse=True)
-    size = np.bincount(own)[own]
-    total = np.zeros(len(own))
+    _, codes = np.unique(labels[placed], return_inverse=True)
+    size = np.bincount(codes)[codes]
+    total = np.zeros(len(codes))
     for other in others:
         _, there = np.unique(set_apart(other[placed]), return_inverse=True)
-        table = contingency(own, there)
-        together = table[own, there]
+        table = contingency(codes, there)
+        together = table[codes, there]
         alone = table.sum(0)[there] == 1
         total += np.where(size > 1, (together - 1) / np.maximum(size - 1, 1), alone)
     result[placed] = total / len(others)

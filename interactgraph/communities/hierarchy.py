@@ -121,13 +121,13 @@ def _divide(
 ) -> ModuleNode:
     parts = split_layers(inside, network.n_features)
     features = {layer: np.flatnonzero(part) for layer, part in parts.items() if part.any()}
-    own = network.map(lambda block: _inside(block, network, inside))
-    if depth < 1 or inside.sum() < constants.SMALLEST_DIVIDED or not own.blocks:
+    subnetwork = network.map(lambda block: _inside(block, network, inside))
+    if depth < 1 or inside.sum() < constants.SMALLEST_DIVIDED or not subnetwork.blocks:
         return ModuleNode(features, 0.0, 1.0)
-    test = held_out_test(own, seed=partition.seed)
+    test = held_out_test(subnetwork, seed=partition.seed)
     if not test.p_value <= level:
         return ModuleNode(features, *test)
-    weighted = named_weighting(partition.weighting).weigh(own, partition.seed).network
+    weighted = named_weighting(partition.weighting).weigh(subnetwork, partition.seed).network
     objective = make_objective(weighted, "layered", 1.0)
     runs = search(objective, choose_algorithm("auto", objective), n_runs, partition.seed)
     labels = max(runs, key=objective.quality)

@@ -135,9 +135,9 @@ def find_plateaus(partitions: Sequence[Partition]) -> list[Plateau]:
     """Ranges of at least two resolutions whose neighbouring partitions agree."""
     groups: list[list[int]] = [[0]] if partitions else []
     for k in range(1, len(partitions)):
-        before, here = (partitions[i].labels for i in (k - 1, k))
-        placed = here >= 0
-        if adjusted_mutual_information(before[placed], here[placed]) >= constants.SAME_PLATEAU:
+        before, after = (partitions[i].labels for i in (k - 1, k))
+        placed = after >= 0
+        if adjusted_mutual_information(before[placed], after[placed]) >= constants.SAME_PLATEAU:
             groups[-1].append(k)
         else:
             groups.append([k])

@@ -89,14 +89,14 @@ class Sweeps:
         score = reference.new_zeros(n, len(modules[layer]))
         for k, term in enumerate(self._objective.terms):
             if term.target == layer:
-                rows, own, other, there = self._by_source[k], term.into, term.out, term.source
+                rows, near, far, end = self._by_source[k], term.into, term.out, term.source
             elif term.source == layer:
-                rows, own, other, there = self._by_target[k], term.out, term.into, term.target
+                rows, near, far, end = self._by_target[k], term.out, term.into, term.target
             else:
                 continue
-            score.index_add_(0, modules[there], rows)
-            expected = other.new_zeros(n).index_add_(0, modules[there], other)
-            score.addr_(expected, own, alpha=-self._gamma)
+            score.index_add_(0, modules[end], rows)
+            expected = far.new_zeros(n).index_add_(0, modules[end], far)
+            score.addr_(expected, near, alpha=-self._gamma)
         return score
 
     def _sweep(self, modules: list[Tensor]) -> list[Tensor]:

@@ -30,13 +30,13 @@ class Directions:
 
     Attributes:
         rows: the directions, `[j, size]`.
-        own: direction of one more, last feature, another one for each sample and position,
+        extra: direction of one more, last feature, another one for each sample and position,
             `[b, *positions, size]`; None: there is none.
         axis: the axis of the activation that they lie along.
     """
 
     rows: Tensor
-    own: Tensor | None
+    extra: Tensor | None
     axis: int
 
 

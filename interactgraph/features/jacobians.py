@@ -209,19 +209,21 @@ class MeanSquareJacobian:
         if known.shape != (s, d) or known.after.shape != (n_rows, width):
             return False
         # A random c for every sample: c'J of the segment itself tells whether this is its J.
-        here = closed.slopes(segment.point)
+        slopes_at_point = closed.slopes(segment.point)
         shape = (len(segment.point), n_rows)
         cotangents = torch.randn(shape, generator=self._generator).to(segment.point)
         shaped = cotangents.unflatten(1, (segment.n_positions, segment.n_targets))
         expected = _pull_back(segment)(shaped[None])[0].double()
-        found, scale = known.pulled_back(cotangents.double(), here)
+        found, scale = known.pulled_back(cotangents.double(), slopes_at_point)
         # For every sample and neuron, as far as rounding can tell: none may hide another.
         share = tolerance("maps", segment.point.dtype)
         if not bool(((found - expected).abs() <= share * scale).all()):
             return False
-        slopes = torch.zeros_like(here)
+        slopes = torch.zeros_like(slopes_at_point)
         for u, weight in zip(*self.rule, strict=True):
-            slopes += weight * (here if u == 1.0 else closed.slopes(_at(segment, u, self.origin)))
+            slopes += weight * (
+                slopes_at_point if u == 1.0 else closed.slopes(_at(segment, u, self.origin))
+            )
         self._moments, self.way = known, "closed form"
         known.add(slopes)
         return True
@@ -243,11 +245,11 @@ class MeanSquareJacobian:
         b, n_rows = len(segment.point), segment.n_positions * segment.n_targets
         rows = []
         for start in range(0, n_rows, b):
-            here = min(b, n_rows - start)
+            n_block = min(b, n_rows - start)
             cotangents = segment.point.new_zeros(b, n_rows)
-            cotangents[torch.arange(here), start + torch.arange(here)] = 1
+            cotangents[torch.arange(n_block), start + torch.arange(n_block)] = 1
             shaped = cotangents.unflatten(-1, (segment.n_positions, segment.n_targets))
-            rows.append(_pull_back(segment)(shaped[None])[0, :here])
+            rows.append(_pull_back(segment)(shaped[None])[0, :n_block])
         return torch.cat(rows)
 
 
@@ -311,9 +313,9 @@ def dense_jacobians(
     index = data.targets(source).index(target)
     for segments in data.segments(source, f"Jacobians {source} -> {target}"):
         segment = segments[index]
-        here = slice(max(0, skip - seen), max(0, skip - seen) + n_samples - count)
+        span = slice(max(0, skip - seen), max(0, skip - seen) + n_samples - count)
         seen += len(segment.point)
-        if here.start >= len(segment.point):
+        if span.start >= len(segment.point):
             continue
         products = _pull_back(segment)
         if chosen is None or not same_rows:
@@ -326,15 +328,15 @@ def dense_jacobians(
                 shape = (1, len(segment.point), segment.n_positions, segment.n_targets)
                 cotangent = segment.point.new_zeros(shape)
                 cotangent[:, :, position, i] = 1
-                rows.append(products(cotangent)[0][here])
+                rows.append(products(cotangent)[0][span])
             every = segment.point.new_ones(segment.point.shape[:2], dtype=torch.bool)
             source_mask = every if segment.source_mask is None else segment.source_mask
             target_mask = segment.target_mask
             counts = every[:, 0] if target_mask is None else target_mask[:, position]
-            blocks.append(torch.stack(rows, 2)[counts[here]])
-            points.append(segment.point[here][counts[here]])
-            masks.append(source_mask[here][counts[here]])
-        count += len(segment.point[here])
+            blocks.append(torch.stack(rows, 2)[counts[span]])
+            points.append(segment.point[span][counts[span]])
+            masks.append(source_mask[span][counts[span]])
+        count += len(segment.point[span])
         if count >= n_samples:
             break
     if not blocks:

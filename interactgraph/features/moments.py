@@ -35,13 +35,13 @@ def moments_of(batches: Iterable[Tensor]) -> Moments:
         if not len(rows):
             continue
         rows = rows.to(torch.float64)
-        here = rows.mean(0)
-        centred = rows - here
+        batch_mean = rows.mean(0)
+        centred = rows - batch_mean
         part = centred.mT @ centred
         if mean is None or scatter is None:
-            mean, scatter, count = here, part, len(rows)
+            mean, scatter, count = batch_mean, part, len(rows)
             continue
-        step, total = here - mean, count + len(rows)
+        step, total = batch_mean - mean, count + len(rows)
         scatter += part + torch.outer(step, step) * (count * len(rows) / total)
         mean = mean + step * (len(rows) / total)
         count = total

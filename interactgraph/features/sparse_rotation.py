@@ -106,8 +106,8 @@ class SparseRotation(LinearMap):
         based = self.based(layer, data)
         if not data.targets(layer):
             return based.to(dtype=data.dtype)
-        own = [pair for pair in data.pairs if pair[0] == layer]
-        data = data.changed(maps={layer: based}, pairs=own)
+        of_layer = [pair for pair in data.pairs if pair[0] == layer]
+        data = data.changed(maps={layer: based}, pairs=of_layer)
         turned, _ = learn(data, {layer: based}, self)
         return turned[layer]
 

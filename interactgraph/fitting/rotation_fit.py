@@ -159,11 +159,11 @@ def fit_sparse_rotations(
             ]
             if not chosen and position == 0 and len(sequence) > 1:
                 chosen = [pair for pair in pairs if layer in pair]
-            turned, own = learn(
+            turned, new_curves = learn(
                 fitting.changed(pairs=chosen), _rotations(fitting, [layer]), options, n_samples
             )
             fitting = fitting.changed(maps=turned)
-            curves += own
+            curves += new_curves
         learned = _rotations(fitting, free)
         return RotationFit(learned, curves, _held_out(fitting, learned, options, n_samples, total))
 
@@ -233,8 +233,8 @@ def _matchings(
             else:
                 start[layer] = random_orthogonal(size, options.seed + 100 + number, layer)
             start[layer] = start[layer].to(pair.jacobian)
-        own = [layer for layer in ends if layer in free]
-        matrices = run_search([pair], start, own, options)[0] if own else start
+        learned = [layer for layer in ends if layer in free]
+        matrices = run_search([pair], start, learned, options)[0] if learned else start
         found.setdefault(pair.target, {})["output"] = matrices[pair.target]
         found.setdefault(pair.source, {})["input"] = matrices[pair.source]
     return {

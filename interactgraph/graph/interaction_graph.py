@@ -251,14 +251,14 @@ class InteractionGraph:
         offsets = self.offsets
         values = np.zeros(len(edges.weight))
         for index, (source, target) in enumerate(self.pairs):
-            here = np.flatnonzero(edges.pair == index)
+            places = np.flatnonzero(edges.pair == index)
             matrix = table.get((source, target), {}).get(strength)
             if matrix is None and error:
-                values[here] = np.nan
+                values[places] = np.nan
                 continue
             block = table[source, target][strength].detach().cpu().numpy()
-            rows, columns = edges.target[here], edges.source[here]
-            values[here] = block[rows - offsets[target], columns - offsets[source]]
+            rows, columns = edges.target[places], edges.source[places]
+            values[places] = block[rows - offsets[target], columns - offsets[source]]
         return values
 
     def node_strength(self, strength: str | None = None) -> np.ndarray:

@@ -86,17 +86,17 @@ class PairProblem:
             yield slice(0, self.n_samples), self
             return
         for start in range(0, self.n_samples, size):
-            here = slice(start, min(start + size, self.n_samples))
-            piece = self.cut.take(self.segment.batch, here.start, here.stop)
+            span = slice(start, min(start + size, self.n_samples))
+            piece = self.cut.take(self.segment.batch, span.start, span.stop)
             yield (
-                here,
+                span,
                 replace(
                     self,
                     segment=self.segment.on(piece),
-                    z=self.z[here],
-                    displacement=self.displacement[here],
-                    y=self.y[here],
-                    mask=None if self.mask is None else self.mask[here],
-                    source_mask=None if self.source_mask is None else self.source_mask[here],
+                    z=self.z[span],
+                    displacement=self.displacement[span],
+                    y=self.y[span],
+                    mask=None if self.mask is None else self.mask[span],
+                    source_mask=None if self.source_mask is None else self.source_mask[span],
                 ),
             )

@@ -69,8 +69,8 @@ class FeatureSegment:
         def decode(z: Tensor) -> Tensor:
             return flatten_positions(self._decode(z).movedim(directions.axis, -1))
 
-        own = None if directions.own is None else flatten_positions(directions.own)
-        return ActivationSegment(function, decode, directions.rows.contiguous(), own)
+        extra = None if directions.extra is None else flatten_positions(directions.extra)
+        return ActivationSegment(function, decode, directions.rows.contiguous(), extra)
 
     def _decode(self, z: Tensor) -> Tensor:
         return self._source.decode(z.reshape(z.shape[0], *self.positions, z.shape[-1]))
@@ -112,19 +112,19 @@ class ActivationSegment:
         function: source activation `[b, s, d]` -> target features `[b, t, i]`.
         decode: source features `[b, s, j]` -> source activation `[b, s, d]`, affine.
         rows: directions of the features, `[j, d]`.
-        own: direction of one more, last feature, `[b, s, d]`; None: there is none.
+        extra: direction of one more, last feature, `[b, s, d]`; None: there is none.
     """
 
     function: Callable[[Tensor], Tensor]
     decode: Callable[[Tensor], Tensor]
     rows: Tensor
-    own: Tensor | None
+    extra: Tensor | None
 
     def spread(self, tangents: Tensor) -> Tensor:
         """Tangents of features `[c, b, s, j]` as tangents of the activation, `[c, b, s, d]`."""
-        if self.own is None:
+        if self.extra is None:
             return tangents @ self.rows
-        return tangents[..., :-1] @ self.rows + tangents[..., -1:] * self.own
+        return tangents[..., :-1] @ self.rows + tangents[..., -1:] * self.extra
 
     def along(self, features: Tensor, lengths: Tensor) -> Tensor:
         """Tangents of one feature at each place, `[c, b, s, d]`.
@@ -133,10 +133,10 @@ class ActivationSegment:
             features: numbers, int64 `[c, b, s]`.
             lengths: how far each moves, `[c, b, s]`.
         """
-        if self.own is None:
+        if self.extra is None:
             return self.rows[features] * lengths[..., None]
         last = len(self.rows)
         tangents = self.rows[features.clamp(max=last - 1)] * lengths[..., None]
         c, b, s = (features == last).nonzero(as_tuple=True)
-        tangents[c, b, s] = self.own[b, s] * lengths[c, b, s, None]
+        tangents[c, b, s] = self.extra[b, s] * lengths[c, b, s, None]
         return tangents

@@ -107,9 +107,11 @@ class Runner:
             if isinstance(leaf, Tensor)
         ]
         with every._own_buffers() as copies:
-            own = [(copy, copy._version, place) for copy, place in zip(copies, places, strict=True)]
+            watched = [
+                (copy, copy._version, place) for copy, place in zip(copies, places, strict=True)
+            ]
             call_model(self.model, batch, self.forward)
-            for copy, version, (module, name) in own:
+            for copy, version, (module, name) in watched:
                 if module._buffers[name] is not copy or copy._version != version:
                     written.append((module, name))
         changed = tuple(place for place, tensor, version in tensors if tensor._version != version)

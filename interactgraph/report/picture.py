@@ -62,8 +62,8 @@ def draw(
     largest = np.ones(len(graph.pairs))
     np.maximum.at(largest, edges.pair, 0)
     for pair in range(len(graph.pairs)):
-        here = edges.pair == pair
-        largest[pair] = weight[here].max() if here.any() else 1.0
+        of_pair = edges.pair == pair
+        largest[pair] = weight[of_pair].max() if of_pair.any() else 1.0
     share = weight / largest[edges.pair]
     order = np.argsort(share)
     source, target, share = edges.source[order], edges.target[order], share[order]

@@ -35,12 +35,14 @@ def matched_set(graph: InteractionGraph, masks: Masks, random: np.random.Generat
     strength, offsets = graph.node_strength(), graph.offsets
     drawn = {}
     for layer, mask in masks.items():
-        own = strength[offsets[layer] : offsets[layer] + len(mask)]
+        in_layer = strength[offsets[layer] : offsets[layer] + len(mask)]
         n_near = max(_NEAREST, len(mask) // 3)
-        order = np.argsort(own, kind="stable")
-        first = _windows(own[order], n_near)[np.argsort(order)]
+        order = np.argsort(in_layer, kind="stable")
+        first = _windows(in_layer[order], n_near)[np.argsort(order)]
         tries = [_near(order, first, n_near, mask, random) for _ in range(_TRIES)]
-        drawn[layer] = min(tries, key=lambda taken: abs(own[taken].sum() - own[mask].sum()))
+        drawn[layer] = min(
+            tries, key=lambda taken: abs(in_layer[taken].sum() - in_layer[mask].sum())
+        )
     return drawn
 
 
@@ -89,7 +91,7 @@ def relative_strength(graph: InteractionGraph, masks: Masks, controls: Sequence[
             for layer, mask in chosen.items()
         )
 
-    own = total(masks)
-    if not controls or not own:
+    of_module = total(masks)
+    if not controls or not of_module:
         return math.nan
-    return float(np.mean([total(drawn) for drawn in controls])) / own
+    return float(np.mean([total(drawn) for drawn in controls])) / of_module

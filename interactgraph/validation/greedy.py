@@ -123,8 +123,8 @@ class _State:
                 self.without[i, j] = (keys[i], changed[..., i].clone())
         result = torch.empty(len(edges), dtype=torch.float64)
         for index, (i, j) in enumerate(edges):
-            here = y.clone()
-            here[..., i] = self.without[i, j][1]
-            values = take(measure, piece.tail(here), piece.batch, piece.intact, piece.mask)
+            altered = y.clone()
+            altered[..., i] = self.without[i, j][1]
+            values = take(measure, piece.tail(altered), piece.batch, piece.intact, piece.mask)
             result[index] = float(values.sum(dtype=torch.float64))
         return result

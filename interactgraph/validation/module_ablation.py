@@ -59,8 +59,8 @@ def _at_baseline(mask: np.ndarray) -> _Change:
 
 def _replaced(mask: np.ndarray, values: Tensor) -> _Change:
     """Other values for some features."""
-    own = torch.from_numpy(mask).to(values.device)
-    return lambda z, z0: torch.where(own, values, z)
+    inside = torch.from_numpy(mask).to(values.device)
+    return lambda z, z0: torch.where(inside, values, z)
 
 
 @dataclass(eq=False)

@@ -93,8 +93,8 @@ def strongest_features(
     strength, offsets = graph.node_strength(), graph.offsets
     found = {}
     for layer, modules in partition.membership.items():
-        own = np.flatnonzero(modules == number)
-        order = own[np.argsort(-strength[own + offsets[layer]])][:5]
+        members = np.flatnonzero(modules == number)
+        order = members[np.argsort(-strength[members + offsets[layer]])][:5]
         found[layer] = [graph.labels[layer][j] for j in order]
     return found
 

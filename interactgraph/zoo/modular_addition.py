@@ -129,9 +129,9 @@ def published_model(tensors: Mapping[str, Tensor]) -> ModularAddition:
     }  # fmt: skip
     model = ModularAddition()
     try:
-        state = {own: tensors[theirs] for own, theirs in names.items()}
+        state = {name: tensors[published] for name, published in names.items()}
         # Their linear maps act from the right.
-        state = {own: t.T if own.endswith(".weight") else t for own, t in state.items()}
+        state = {name: t.T if name.endswith(".weight") else t for name, t in state.items()}
         model.load_state_dict(state)
     except (KeyError, RuntimeError) as error:
         raise InteractGraphError(f"this is no published modular-addition model: {error}") from None

@@ -51,26 +51,26 @@ class Reservoir:
             `[b, s, j]`, NaN at positions that do not count in the other sample.
         """
         key, n = str(z.shape[1]), len(z)
-        own = torch.where(counts[..., None], z, torch.nan)
-        pool = torch.cat([own, self.kept.get(key, own[:0]).to(own)])
+        points = torch.where(counts[..., None], z, torch.nan)
+        pool = torch.cat([points, self.kept.get(key, points[:0]).to(points)])
         if len(pool) == 1:
             drawn = torch.zeros(1, dtype=torch.int64)
         else:  # not itself: one of the others, which are numbered past it
             drawn = torch.randint(len(pool) - 1, (n,), generator=self.generator)
             drawn += drawn >= torch.arange(n)
         baseline = pool[drawn.to(z.device)]
-        self._take(key, own)
+        self._take(key, points)
         return baseline
 
-    def _take(self, key: str, own: Tensor) -> None:
-        kept, seen = self.kept.get(key, own[:0]).to(own), self.seen.get(key, 0)
+    def _take(self, key: str, points: Tensor) -> None:
+        kept, seen = self.kept.get(key, points[:0]).to(points), self.seen.get(key, 0)
         room = max(0, _KEPT - len(kept))
-        kept, rest = torch.cat([kept, own[:room]]), own[room:]
+        kept, rest = torch.cat([kept, points[:room]]), points[room:]
         for number, sample in enumerate(rest, seen + room + 1):
             place = int(torch.randint(number, (), generator=self.generator))
             if place < _KEPT:
                 kept[place] = sample
-        self.kept[key], self.seen[key] = kept, seen + len(own)
+        self.kept[key], self.seen[key] = kept, seen + len(points)
 
     def state(self) -> list[Any]:
         """For a checkpoint."""

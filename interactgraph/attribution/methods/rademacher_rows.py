@@ -91,8 +91,8 @@ class RademacherRows(Rows):
             yield rows, squares.mean(1).movedim(0, 1)
 
     def state(self) -> dict[str, Any]:
-        own = {"n_batches": self.n_batches, "generator": self._generator.get_state()}
-        return {**super().state(), **own}
+        counters = {"n_batches": self.n_batches, "generator": self._generator.get_state()}
+        return {**super().state(), **counters}
 
     def restore(self, state: dict[str, Any]) -> None:
         super().restore(state)

@@ -82,8 +82,8 @@ class SampledColumns(Columns):
             yield residual_of(whole, problem)
 
     def state(self) -> dict[str, Any]:
-        own = {"n_batches": self.n_batches, "sampler": self._sampler.state()}
-        return {**super().state(), **own}
+        counters = {"n_batches": self.n_batches, "sampler": self._sampler.state()}
+        return {**super().state(), **counters}
 
     def restore(self, state: dict[str, Any]) -> None:
         super().restore(state)

@@ -52,7 +52,7 @@ class TwoMaps(ClosedForm):
         # On a CPU, what is computed of a few samples stays in the cache.
         most = self.context.sums.free if problem.z.device.type != "cpu" else _CACHE
         samples = max(1, min(most, self.context.sums.free) // per_sample)
-        for here, a in maps.blocks(problem.path, slopes, samples):
-            yield self.context.block(a, problem, samples=here)
+        for span, a in maps.blocks(problem.path, slopes, samples):
+            yield self.context.block(a, problem, samples=span)
         yield residual
         tick(self.cost(problem))

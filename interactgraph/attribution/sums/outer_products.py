@@ -112,8 +112,8 @@ class OuterSums:
             self._best = left.new_zeros(left.shape[-1], right.shape[-1])
         self._best = max_products(left, right, self._best, self._scales)
         best = self._best.expand(self.sums.shape)
-        for here, weight in self._weights():
-            strength.combine(self.sums.first[strength.name][here], weight.abs_() * best[here])
+        for samples, weight in self._weights():
+            strength.combine(self.sums.first[strength.name][samples], weight.abs_() * best[samples])
 
     def _sums_of(
         self,

@@ -94,11 +94,11 @@ class RepeatedPasses:
                 differences, as if it came from `_PRIOR` of them.
             of_draws: whether the error of the draws is to be part of it.
         """
-        own = draws / (error.square() * self.number)
-        own = own.nan_to_num_(0.0).clamp_(max=1)
+        of_edge = draws / (error.square() * self.number)
+        of_edge = of_edge.nan_to_num_(0.0).clamp_(max=1)
         known = self.number - 1
-        own = torch.lerp(share.expand_as(own), own, known / (known + _PRIOR))
-        kept = 1 - own + (own / self.number if of_draws else 0)
+        of_edge = torch.lerp(share.expand_as(of_edge), of_edge, known / (known + _PRIOR))
+        kept = 1 - of_edge + (of_edge / self.number if of_draws else 0)
         return (kept * self.number).sqrt()
 
     def state(self) -> list[Any]:

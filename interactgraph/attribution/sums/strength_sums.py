@@ -94,8 +94,8 @@ class StrengthSums:
 
         What has been added until then must be in `first` before `count` is called.
         """
-        here = set(positions.tolist()) | ({self.per_sample} if self.n_samples else set())
-        return not self.cross and len(here) > 1
+        counts = set(positions.tolist()) | ({self.per_sample} if self.n_samples else set())
+        return not self.cross and len(counts) > 1
 
     def count(self, positions: Tensor) -> None:
         """Counts the samples of a batch; to be called before they are added.
