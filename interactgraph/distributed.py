@@ -73,9 +73,9 @@ class World:
         """The values of all processes, by rank."""
         if self.size == 1:
             return [value]
-        found: list[Any] = [None] * self.size
-        dist.all_gather_object(found, value)
-        return found
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
 
 
 def join_world(device: torch.device | str | None = None) -> World:

@@ -214,8 +214,8 @@ class Accumulator:
         """Adds what all processes have, which then all of them have; valid after `flush`."""
         if world.size == 1:
             return
-        found = world.gather(list(self.tables))
-        for key in dict.fromkeys(key for keys in found for key in keys):
+        keys_by_process = world.gather(list(self.tables))
+        for key in dict.fromkeys(key for keys in keys_by_process for key in keys):
             if key not in self.tables:
                 self.tables[key] = StrengthSums(self.strengths, self.shape, self.device)
             self.tables[key].gather(world)

@@ -155,7 +155,11 @@ class BatchLoop:
         """Adds what all processes have found."""
         for run in self.runs.values():
             run.sums.gather(self.world)
-            notes = [note for found in self.world.gather(run.context.notes) for note in found]
+            notes = [
+                note
+                for process_notes in self.world.gather(run.context.notes)
+                for note in process_notes
+            ]
             run.context.notes[:] = dict.fromkeys(notes)
         self.n_samples = sum(self.world.gather(self.n_samples))
         self.ranges.gather(self.world, self.layers.device)
@@ -239,8 +243,8 @@ class BatchLoop:
         if number == self._last_number:
             limit = self._limit
             piece = next(iter(self.layers.cut.pieces(self.layers.runner.convert(batch), limit)))
-            found = self.layers.encode(piece, number).activations
-            self._compare_activations(self._last, found, f"for batch {number}")
+            activations = self.layers.encode(piece, number).activations
+            self._compare_activations(self._last, activations, f"for batch {number}")
 
     def _compare_activations(
         self, saved: Mapping[str, Tensor], found: Mapping[str, Tensor], where: str

@@ -339,26 +339,26 @@ class Options:
 
     def recipe(self) -> dict[str, Any]:
         """JSON values that say how the graph was computed."""
-        found = {
+        recipe = {
             each.name: each.metadata["recipe"](getattr(self, each.name))
             for each in fields(self)
             if each.metadata["recipe"] is not None
         }
-        found["features"] = {layer: each.kind for layer, each in self.feature_maps().items()}
-        found["baseline"] = _named(self.baselines())
-        return found
+        recipe["features"] = {layer: each.kind for layer, each in self.feature_maps().items()}
+        recipe["baseline"] = _named(self.baselines())
+        return recipe
 
     def identity(self) -> dict[str, Any]:
         """JSON values that a checkpoint compares besides the recipe."""
-        found = {
+        identity = {
             each.name: each.metadata["identity"](getattr(self, each.name))
             for each in fields(self)
             if each.metadata["identity"] is not None
         }
         # However they were spelt.
-        found["features"] = _plain(self.feature_maps())
-        found["baseline"] = _plain(self.baselines())
-        return found
+        identity["features"] = _plain(self.feature_maps())
+        identity["baseline"] = _plain(self.baselines())
+        return identity
 
 
 def flags() -> dict[str, tuple[Flag, Any]]:

@@ -72,7 +72,7 @@ class Plan:
     def as_metadata(self) -> dict[str, Any]:
         """JSON values for the recipe: the plan, and what came of it."""
         method = self.methods[0]
-        found: dict[str, Any] = {
+        metadata: dict[str, Any] = {
             "engine": method.engine,
             "method": method.name,
             "n_steps": method.n_steps,
@@ -81,8 +81,8 @@ class Plan:
             "reason": self.reason,
         }
         for method in reversed(self.methods):
-            found.update(method.record())
-        return found
+            metadata.update(method.record())
+        return metadata
 
 
 def choose(context: PairContext, problem: PairProblem) -> Plan:

@@ -61,9 +61,9 @@ class Precision:
         if target is None:
             return
         for run in runs:
-            found = self.error(run)
-            text = f"standard error of the strongest edges at most {found:.2g}"
-            if found >= target:
+            error = self.error(run)
+            text = f"standard error of the strongest edges at most {error:.2g}"
+            if error >= target:
                 run.context.note(f"{text}, above target_error={target:g}")
             elif stopped_early:
                 run.context.note(f"{text} after {n_batches} batches, the rest was not read")

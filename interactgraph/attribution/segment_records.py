@@ -134,24 +134,24 @@ class SegmentRecords:
             NoTape: there is none.
         """
         key = (entered, tuple(point.shape), form_of(segment.batch))
-        found = self._tapes.get(key)
-        if isinstance(found, Tape) and found.decides:  # it was another batch's
-            self._closed.pop(found, None)
-            found = None
-        if found is None:
+        tape = self._tapes.get(key)
+        if isinstance(tape, Tape) and tape.decides:  # it was another batch's
+            self._closed.pop(tape, None)
+            tape = None
+        if tape is None:
             inputs, rebuild = tensors_of(segment.batch)
 
             def function(z: Tensor, *tensors: Tensor) -> Tensor:
                 return _function(segment.on(rebuild(tensors)), entered=entered)(z)
 
             try:
-                found = record(function, [point, *inputs])
+                tape = record(function, [point, *inputs])
             except NoTape as error:
-                found = error
-            self._tapes[key] = found
-        if isinstance(found, NoTape):
-            raise found
-        return found
+                tape = error
+            self._tapes[key] = tape
+        if isinstance(tape, NoTape):
+            raise tape
+        return tape
 
 
 def _function(segment: FeatureSegment, *, entered: bool) -> Callable[[Tensor], Tensor]:

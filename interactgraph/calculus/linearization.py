@@ -146,10 +146,10 @@ class Linearization:
         return result
 
     def _along(self, tangent: Tensor) -> Tensor:
-        found: dict[Node, Any] = {self._source: tangent}
+        derivatives: dict[Node, Any] = {self._source: tangent}
         for node, rule in self._rules:
-            found[node] = rule(found)
-        result: Tensor = found[self._output]
+            derivatives[node] = rule(derivatives)
+        result: Tensor = derivatives[self._output]
         return result
 
 

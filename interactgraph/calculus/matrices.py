@@ -308,15 +308,15 @@ def _matrix(
     """
     n_samples, n_positions, n_in = like.shape
     probe = torch.randn(like.shape, generator=generator).to(like)
-    found = linear(probe[None])[0]
-    if tuple(found.shape) != (n_samples, n_positions, n_out):
+    image = linear(probe[None])[0]
+    if tuple(image.shape) != (n_samples, n_positions, n_out):
         return None
 
     def agrees(expected: Tensor, level: str) -> bool:
         scale = expected.abs().max() + torch.finfo(like.dtype).tiny
-        return bool((found - expected).abs().max() <= tolerance(level, like.dtype) * scale)
+        return bool((image - expected).abs().max() <= tolerance(level, like.dtype) * scale)
 
-    if n_in == n_out and torch.equal(found, probe):
+    if n_in == n_out and torch.equal(image, probe):
         return torch.eye(n_in, dtype=like.dtype, device=like.device)
     for guess in guesses:
         for matrix in (guess, guess.mT):

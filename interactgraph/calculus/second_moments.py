@@ -111,12 +111,12 @@ def _rows(y: Tensor, sources: list[Tensor], n: int, n_rows: int) -> Iterator[lis
         n_block = min(n, n_rows - start)
         cotangents = y.new_zeros(n, n_rows)
         cotangents[torch.arange(n_block), start + torch.arange(n_block)] = 1
-        found = torch.autograd.grad(
+        gradients = torch.autograd.grad(
             y, sources, cotangents.reshape(y.shape), retain_graph=True, allow_unused=True
         )
         yield [
             (torch.zeros_like(source) if part is None else part).reshape(n, -1)[:n_block]
-            for source, part in zip(sources, found, strict=True)
+            for source, part in zip(sources, gradients, strict=True)
         ]
 
 
@@ -164,11 +164,11 @@ class SlopeMoments:
             Two float64 tensors `[b, s, d]`; rounding of c'J is relative to the second one.
         """
         terms = [cotangents, slopes.double(), self.before, self.after, self.around]
-        found, sizes = (
+        moments, sizes = (
             ((c @ after * g).unflatten(1, (-1, len(before))).sum(1) @ before + c @ around)
             for c, g, before, after, around in (terms, [term.abs() for term in terms])
         )
-        return found.unflatten(1, self.shape), sizes.unflatten(1, self.shape)
+        return moments.unflatten(1, self.shape), sizes.unflatten(1, self.shape)
 
     @property
     def total(self) -> Tensor:

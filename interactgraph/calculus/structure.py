@@ -89,14 +89,14 @@ class Structure:
 
     def coefficients(self, constants: Constants) -> list[Tensor]:
         """Every tensor that meets z: weights, and what `constants` gave."""
-        found: dict[int, Tensor] = {}
+        coefficients: dict[int, Tensor] = {}
         for node in self.tape.nodes:
             if node in self.dependent and node.function is not None:
                 leaves = pytree.tree_leaves((node.args, node.kwargs))
                 for leaf in (constants.get(x) if isinstance(x, Node) else x for x in leaves):
                     if isinstance(leaf, Tensor):
-                        found[id(leaf)] = leaf
-        return list(found.values())
+                        coefficients[id(leaf)] = leaf
+        return list(coefficients.values())
 
     def preactivation(self, z: Tensor, constants: Constants) -> Tensor:
         """The pre-activation p at z, shape as recorded."""
@@ -167,14 +167,14 @@ class Structure:
 
 def _ancestors(node: Node, within: frozenset[Node]) -> set[Node]:
     """The node and what it is computed from, without leaving `within`."""
-    found: set[Node] = set()
+    ancestors: set[Node] = set()
     stack = [node]
     while stack:
         node = stack.pop()
-        if node in within and node not in found:
-            found.add(node)
+        if node in within and node not in ancestors:
+            ancestors.add(node)
             stack.extend(node.inputs)
-    return found
+    return ancestors
 
 
 def read_structure(tape: Tape) -> Structure:

@@ -159,11 +159,11 @@ class Tape:
 
     def depending(self, source: Node) -> frozenset[Node]:
         """What is computed from a node, and the node itself."""
-        found = {source}
+        dependent = {source}
         for node in self.nodes:
-            if not found.isdisjoint(node.inputs):
-                found.add(node)
-        return frozenset(found)
+            if not dependent.isdisjoint(node.inputs):
+                dependent.add(node)
+        return frozenset(dependent)
 
     def constants(self, dependent: frozenset[Node], inputs: Sequence[Tensor]) -> dict[Node, Any]:
         """Values that do not depend on the first argument, where dependent nodes meet them.
@@ -182,15 +182,15 @@ class Tape:
 
     def needed(self, goal: Node, tables: Sequence[Mapping[Node, Any]]) -> list[Node]:
         """What must be computed for a node where the tables' nodes are known, in order."""
-        found: set[Node] = set()
+        nodes: set[Node] = set()
         stack = [goal]
         while stack:
             node = stack.pop()
-            if node in found or any(node in table for table in tables):
+            if node in nodes or any(node in table for table in tables):
                 continue
-            found.add(node)
+            nodes.add(node)
             stack.extend(node.inputs)
-        return [node for node in self.nodes if node in found]
+        return [node for node in self.nodes if node in nodes]
 
 
 class _Recorder(TorchDispatchMode):

@@ -105,16 +105,16 @@ def _modules(
     from ..communities import Partition
     from ..validation import ablate_modules
 
-    found = ablate_modules(
+    ablation = ablate_modules(
         graph, Partition.load(options.modules), measures=options.measure,
         **_asked(options, *_OF_MODULES), **given,
     )  # fmt: skip
-    for effect in found:
+    for effect in ablation:
         print(effect)
-    if not found:
+    if not ablation:
         print("no module has two features in these layers")
     if folder is not None:
-        effects = [_without_nan(dataclasses.asdict(effect)) for effect in found]
+        effects = [_without_nan(dataclasses.asdict(effect)) for effect in ablation]
         _write(folder / "ablation.json", json.dumps(effects, allow_nan=False))
 
 
@@ -125,14 +125,14 @@ def _edges(
     from .options import split_pair
 
     pairs = graph.pairs if not options.pairs else [split_pair(text) for text in options.pairs]
-    found = {}
+    curves = {}
     print(f"{'pair':<30} edges needed       of   intact     kept")
     for pair in pairs:
-        found[pair] = edges_required(
+        curves[pair] = edges_required(
             graph, source=pair[0], target=pair[1], measure=options.measure,
             **_asked(options, "tolerance", "ranking"), **given,
         )  # fmt: skip
-        one = found[pair]
+        one = curves[pair]
         print(
             f"{' -> '.join(pair):<30} {one.n_edges:>12} {one.kept.numel():>8} {one.intact:>8.4f} "
             f"{one.curve[one.n_edges]:>8.4f}",
@@ -143,10 +143,10 @@ def _edges(
             {"source": a, "target": b, "measure": options.measure, "tolerance": one.tolerance,
              "ranking": options.ranking or graph.strengths[0], "n_edges": one.n_edges,
              "intact": one.intact, "curve": list(one.curve.items())}
-            for (a, b), one in found.items()
+            for (a, b), one in curves.items()
         ]  # fmt: skip
         _write(folder / "ablation.json", json.dumps(table))
-        _picture(found, options.measure, folder / "ablation.png")
+        _picture(curves, options.measure, folder / "ablation.png")
 
 
 def _without_nan(value: Any) -> Any:

@@ -66,9 +66,9 @@ def execute(options: argparse.Namespace) -> None:
         one, other = (read_graph(options.graph, name) for name in options.groups)
     else:
         one, other = read_graph(options.graph), read_graph(options.other)
-    found = compare(one, other, strength=options.strength, top_k=options.top_k)
+    comparison = compare(one, other, strength=options.strength, top_k=options.top_k)
     print("pair                      rank correlation  strongest in common  relative difference")
-    for row in found:
+    for row in comparison:
         print(
             f"{' -> '.join(row.pair):<25} {row.rank_correlation:>16.4f}  "
             f"{row.overlap:>13.1%} of {row.k:<3}  {row.difference:>18.2%}"

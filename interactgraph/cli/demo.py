@@ -75,12 +75,14 @@ def compare(partition: Partition, task: TwoDigits) -> str:
 
     from ..communities import adjusted_rand_index
 
-    found = np.concatenate([partition.membership[layer] for layer in task.layers])
+    modules = np.concatenate([partition.membership[layer] for layer in task.layers])
     known = np.concatenate([task.truth[layer] for layer in task.layers])
-    both = (found >= 0) & (known >= 0)
-    counts = [np.bincount(known[both & (found == m)], minlength=2) for m in np.unique(found[both])]
+    both = (modules >= 0) & (known >= 0)
+    counts = [
+        np.bincount(known[both & (modules == m)], minlength=2) for m in np.unique(modules[both])
+    ]
     same = sum(int(count.max()) for count in counts)
-    score = adjusted_rand_index(known[both], found[both])
+    score = adjusted_rand_index(known[both], modules[both])
     hidden = sum(int((task.truth[layer] < 0).sum()) for layer in task.layers)
     return (
         f"of {int(both.sum())} features known to serve one half, {same} are in a module of that "

@@ -93,8 +93,8 @@ def _object(text: str, flag: str) -> Any:
 
 def _made(text: str, flag: str) -> Any:
     """The object itself, or what a function without arguments returns."""
-    found = _object(text, flag)
-    return found() if callable(found) else found
+    made = _object(text, flag)
+    return made() if callable(made) else made
 
 
 def _dtype(text: str, flag: str) -> Any:
@@ -130,10 +130,10 @@ def _method(name: str, flag: str) -> Any:
         return name
     import captum.attr
 
-    found = getattr(captum.attr, name.removeprefix("captum."), None)
-    if found is None:
+    method = getattr(captum.attr, name.removeprefix("captum."), None)
+    if method is None:
         raise InteractGraphError(f"{flag} {name}: captum.attr has no such class")
-    return found
+    return method
 
 
 def _groups(text: str, flag: str) -> Any:

@@ -34,15 +34,15 @@ def load_object(spec: str, what: str) -> Any:
             f"{what} {spec!r} is not of the form path/to/file.py:name or package.module:name"
         )
     module = _import(place, what)
-    found: Any = module
+    target: Any = module
     for part in name.split("."):
-        if not hasattr(found, part):
+        if not hasattr(target, part):
             public = [n for n in vars(module) if not n.startswith("_")][:15]
             raise InteractGraphError(
                 f"{what}: {place} has no {name!r}; it defines {', '.join(public) or 'nothing'}"
             )
-        found = getattr(found, part)
-    return found
+        target = getattr(target, part)
+    return target
 
 
 def _import(place: str, what: str) -> ModuleType:
@@ -83,15 +83,15 @@ def _made(spec: str, what: str) -> Any:
     """The object itself, or what a function without arguments returns."""
     from torch import nn
 
-    found = load_object(spec, what)
-    if callable(found) and not isinstance(found, nn.Module):
+    made = load_object(spec, what)
+    if callable(made) and not isinstance(made, nn.Module):
         try:
-            return found()
+            return made()
         except Exception as error:
             raise InteractGraphError(
                 f"{what}: calling {spec} without arguments failed: {type(error).__name__}: {error}"
             ) from error
-    return found
+    return made
 
 
 def load_model(spec: str) -> nn.Module:

@@ -44,16 +44,16 @@ def auto_resolution(
         if large:
             break
     z = {resolution: tally.z_score for resolution, tally in tallies.items()}
-    found = {resolution: value for resolution, value in z.items() if not math.isnan(value)}
-    largest = max(found.values(), default=0.0)
+    scores = {resolution: value for resolution, value in z.items() if not math.isnan(value)}
+    largest = max(scores.values(), default=0.0)
     if (
         largest < constants.LEAST_Z
-        or found.get(1.0, 0.0) >= constants.KEEPS_RESOLUTION_ONE * largest
+        or scores.get(1.0, 0.0) >= constants.KEEPS_RESOLUTION_ONE * largest
     ):
         return 1.0, z
     near = [
         resolution
-        for resolution, value in found.items()
+        for resolution, value in scores.items()
         if value >= constants.AS_GOOD_RESOLUTION * largest
     ]
     return min(near, key=lambda resolution: abs(math.log(resolution))), z

@@ -141,8 +141,8 @@ def contrast(inside: Tensor, weight: Tensor, n_rounds: int = 30) -> Tensor:
         y = _ratio(in_columns - x @ weight, columns)
         if bool((x - before).abs().max() < _ROUNDING / 10):
             break
-    found = inside.to(weight) - x[:, None] - y
-    return torch.where((weight > 0) & (found.abs() > _ROUNDING), found, 0)
+    excess = inside.to(weight) - x[:, None] - y
+    return torch.where((weight > 0) & (excess.abs() > _ROUNDING), excess, 0)
 
 
 def folds_of(network: Network, n_folds: int, seed: int) -> Iterator[Fold]:

@@ -95,10 +95,10 @@ def module_tree(
     n_runs, max_depth = whole("n_runs", n_runs), whole("max_depth", max_depth, 0)
     if not 0 <= number("level", level) <= 1:
         raise InteractGraphError(f"level={level!r} must be a p-value, from 0 to 1")
-    found = {layer: len(modules) for layer, modules in partition.membership.items()}
-    if list(found.items()) != list(graph.n_features.items()):
+    n_modules = {layer: len(modules) for layer, modules in partition.membership.items()}
+    if list(n_modules.items()) != list(graph.n_features.items()):
         raise InteractGraphError(
-            f"the partition is of another graph: its layers have {found} features, the graph's "
+            f"the partition is of another graph: its layers have {n_modules} features, the graph's "
             f"{dict(graph.n_features)}"
         )
     network = Network.from_graph(graph, partition.strength or None)

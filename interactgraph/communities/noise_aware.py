@@ -51,9 +51,9 @@ class NoiseAware(Weighting):
         if not network.blocks:
             return sharpened, {}
         share = sum(map(effective_share, network.blocks)) / len(network.blocks)
-        found: dict[str, float | str] = {"effective_share": round(share, 4)}
+        decision: dict[str, float | str] = {"effective_share": round(share, 4)}
         if share < constants.FEW:
-            return Weighting("concentrated", concentrate), {**found, "edges": "concentrated"}
+            return Weighting("concentrated", concentrate), {**decision, "edges": "concentrated"}
         excess = {
             weighting.name: held_out(
                 network, weighting, n_folds=3, n_starts=1 if network.is_large else 3, seed=seed
@@ -62,8 +62,8 @@ class NoiseAware(Weighting):
         }
         prefers = excess["sharpened"] > constants.PREFERENCE * excess["information"]
         best = sharpened if prefers else information
-        found |= {f"held_out_{name}": round(value, 6) for name, value in excess.items()}
-        return best, {**found, "edges": best.name}
+        decision |= {f"held_out_{name}": round(value, 6) for name, value in excess.items()}
+        return best, {**decision, "edges": best.name}
 
 
 def shrink(block: Block) -> Tensor:

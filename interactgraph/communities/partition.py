@@ -142,18 +142,18 @@ class Partition:
         if not self.n_modules:
             return "no modules: the graph has no edges"
         sizes = ", ".join(map(str, self.sizes[:12])) + (", ..." if self.n_modules > 12 else "")
-        found = f"{self.n_modules} modules (features: {sizes}), {self.null} quality "
-        found += f"{self.quality:.3f}"
+        text = f"{self.n_modules} modules (features: {sizes}), {self.null} quality "
+        text += f"{self.quality:.3f}"
         if not math.isnan(self.agreement):
             resampled = self.details.get("bootstrap_samples")
             of = f"with {resampled} resampled graphs" if resampled else f"of {self.n_runs} runs"
-            found += f", agreement {of} {self.agreement:.2f}"
+            text += f", agreement {of} {self.agreement:.2f}"
         if self.significant is None:
-            return "\n".join([found, *filter(None, [self.details.get("significance")])])
+            return "\n".join([text, *filter(None, [self.details.get("significance")])])
         test = f"held-out edges: z = {self.z_score:.1f}, p = {self.p_value:.2g}"
         if self.significant:
-            return f"{found}\n{test}"
-        return f"no modular structure found ({test})\nbest partition anyway: {found}"
+            return f"{text}\n{test}"
+        return f"no modular structure found ({test})\nbest partition anyway: {text}"
 
     def __repr__(self) -> str:
         return (

@@ -171,15 +171,15 @@ def resolution_for(
             f"n_modules={n_modules}, but the graph has {most} features; ask for fewer"
         )
     low, high = np.log(1e-3), np.log(1e3)
-    found: dict[float, np.ndarray] = {}
+    tried: dict[float, np.ndarray] = {}
     for step in range(16):
         middle = 0.0 if step == 0 else (low + high) / 2
         objective = make_objective(weighted, null, float(np.exp(middle)), block_weight)
         runs = search(objective, choose_algorithm(algorithm, objective), 3, seed)
-        labels = found[middle] = max(runs, key=objective.quality)
+        labels = tried[middle] = max(runs, key=objective.quality)
         number = count_modules(labels)
         if number == n_modules:
             break
         low, high = (middle, high) if number < n_modules else (low, middle)
-    nearest = min(found, key=lambda r: abs(count_modules(found[r]) - n_modules))
-    return float(np.exp(nearest)), found[nearest]
+    nearest = min(tried, key=lambda r: abs(count_modules(tried[r]) - n_modules))
+    return float(np.exp(nearest)), tried[nearest]

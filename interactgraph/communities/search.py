@@ -96,8 +96,8 @@ def find_modules(
     if resolution == "auto":
         resolution = 1.0
         if n_modules is None and null == "layered" and weighted.blocks:
-            resolution, found = auto_resolution(weighed.strengths, weighed.weighting, seed)
-            decided["resolutions"] = {str(r): round(z, 3) for r, z in found.items()}
+            resolution, automatic = auto_resolution(weighed.strengths, weighed.weighting, seed)
+            decided["resolutions"] = {str(r): round(z, 3) for r, z in automatic.items()}
     recorded: dict[str, Any] = {
         "null": null,
         "resolution": float(resolution),

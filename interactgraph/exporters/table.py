@@ -128,11 +128,11 @@ def _modules(graph: InteractionGraph, partition: Partition | None) -> np.ndarray
     """The module of each node, checked against the graph."""
     if partition is None:
         return None
-    found = {layer: len(modules) for layer, modules in partition.membership.items()}
-    if found != graph.n_features:
+    n_modules = {layer: len(modules) for layer, modules in partition.membership.items()}
+    if n_modules != graph.n_features:
         raise InteractGraphError(
             "the partition does not fit the graph: it covers "
-            f"{_sizes(found)}, the graph has {_sizes(graph.n_features)}; "
+            f"{_sizes(n_modules)}, the graph has {_sizes(graph.n_features)}; "
             "find the modules of the graph that is exported"
         )
     parts = [np.asarray(partition.membership[layer]) for layer in graph.layers]

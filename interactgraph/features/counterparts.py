@@ -59,12 +59,12 @@ def counterparts(
             "common; compare graphs of the same layers"
         )
     cosines = (a @ b.mT).numpy()
-    index, found = np.full(n_first, -1), np.full(n_first, np.nan)
+    index, similarity = np.full(n_first, -1), np.full(n_first, np.nan)
     rows, columns = linear_sum_assignment(-np.abs(cosines))
-    index[rows], found[rows] = columns, cosines[rows, columns]
+    index[rows], similarity[rows] = columns, cosines[rows, columns]
     if n_first > len(a) and n_second > len(b):  # both have an error
-        index[-1], found[-1] = n_second - 1, 1.0
-    return Counterparts(index, found)
+        index[-1], similarity[-1] = n_second - 1, 1.0
+    return Counterparts(index, similarity)
 
 
 def _equal(first: FeatureMap, second: FeatureMap) -> bool:

@@ -140,8 +140,8 @@ class Dictionary(FeatureMap):
             InteractGraphError: there are no such parameters, others remain that nothing says the
                 meaning of, or the module's codes are different.
         """
-        found, used = _parameters(module)
-        if not {"encoder", "decoder"} <= set({**found, **options}):
+        parameters, used = _parameters(module)
+        if not {"encoder", "decoder"} <= set({**parameters, **options}):
             raise InteractGraphError(
                 f"{type(module).__name__} holds neither W_enc and W_dec nor linear layers encoder "
                 "and decoder; give the tensors: Dictionary(encoder=..., decoder=...)"
@@ -149,11 +149,11 @@ class Dictionary(FeatureMap):
         asked = not _DECIDING.isdisjoint(options)
         counts = (getattr(module, name, None) for name in ("k", "topk", "top_k"))
         k = next((value for value in counts if isinstance(value, int)), None)
-        if "activation" not in options and "threshold" in found:
+        if "activation" not in options and "threshold" in parameters:
             options["activation"] = "jumprelu"
         elif "activation" not in options and k is not None:
             options = {"k": k, **options, "activation": "topk"}
-        plain = cls(**{**found, **options})
+        plain = cls(**{**parameters, **options})
         if asked:
             return plain
         given = _codes_of(module, plain)
@@ -167,7 +167,7 @@ class Dictionary(FeatureMap):
         x, codes = given[1], given[0].to(given[1])
         kinds = [plain]
         if plain.activation == "jumprelu" and k is not None:  # a threshold may be there for later
-            kinds.append(cls(**{**found, **options, "activation": "topk", "k": k}))
+            kinds.append(cls(**{**parameters, **options, "activation": "topk", "k": k}))
         shifted = [replace(kind, offset=kind.decoder_bias) for kind in kinds]
         # Of those that agree the nearest: in half precision a small shift is hard to see.
         apart = {
@@ -333,12 +333,12 @@ class Dictionary(FeatureMap):
 
 def _parameters(module: nn.Module) -> tuple[dict[str, Tensor], set[str]]:
     """Tensors of a module by their role in a dictionary, and the names of its parameters used."""
-    found: dict[str, Tensor] = {}
+    parameters: dict[str, Tensor] = {}
     used: set[str] = set()
 
     def take(role: str, name: str, tensor: Any, *, turned: bool = False) -> None:
-        if role not in found and isinstance(tensor, Tensor):
-            found[role] = tensor.detach().mT if turned else tensor.detach()
+        if role not in parameters and isinstance(tensor, Tensor):
+            parameters[role] = tensor.detach().mT if turned else tensor.detach()
             used.add(name)
 
     for role, name in (("encoder", "W_enc"), ("decoder", "W_dec")):
@@ -353,7 +353,7 @@ def _parameters(module: nn.Module) -> tuple[dict[str, Tensor], set[str]]:
     for role, several in names.items():
         for name in several:
             take(role, name, getattr(module, name, None))
-    return found, used
+    return parameters, used
 
 
 def _codes_of(module: nn.Module, dictionary: Dictionary) -> tuple[Tensor, Tensor] | None:

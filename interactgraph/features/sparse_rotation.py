@@ -113,19 +113,19 @@ class SparseRotation(LinearMap):
 
     def based(self, layer: str, data: FittingData) -> SparseRotation:
         """The map with R = 1."""
-        found: LinearMap
+        linear: LinearMap
         if self.base == "neurons":
             mean = moments_of(data.rows(layer, f"mean of {layer}")).mean
             eye = torch.eye(len(mean), dtype=mean.dtype, device=mean.device)
-            found = Linear(eye, eye, mean)
+            linear = Linear(eye, eye, mean)
         else:
-            found = (PCA() if self.base == "pca" else LocalInteractionBasis()).fit(layer, data)
-        assert found.encoder is not None
-        assert found.decoder is not None
-        n = len(found.encoder)
+            linear = (PCA() if self.base == "pca" else LocalInteractionBasis()).fit(layer, data)
+        assert linear.encoder is not None
+        assert linear.decoder is not None
+        n = len(linear.encoder)
         rotated = replace(
-            self, encoder=found.encoder, decoder=found.decoder, offset=found.offset,
-            rotation=torch.eye(n, dtype=torch.float64, device=found.encoder.device),
+            self, encoder=linear.encoder, decoder=linear.decoder, offset=linear.offset,
+            rotation=torch.eye(n, dtype=torch.float64, device=linear.encoder.device),
         )  # fmt: skip
         return rotated.to(dtype=data.dtype)
 

@@ -169,12 +169,12 @@ def fit_sparse_rotations(
 
 
 def _rotations(data: Layers, layers: Iterable[str]) -> dict[str, SparseRotation]:
-    found = {}
+    rotations = {}
     for layer in layers:
         feature_map = data.maps[layer]
         assert isinstance(feature_map, SparseRotation)
-        found[layer] = feature_map
-    return found
+        rotations[layer] = feature_map
+    return rotations
 
 
 def _held_out(
@@ -220,7 +220,7 @@ def _matchings(
     Both searches start from what only their own pair says, or at random: from one start they would
     agree before they have learned anything.
     """
-    found: dict[str, dict[str, Tensor]] = {}
+    matchings: dict[str, dict[str, Tensor]] = {}
     for number, whole in enumerate(pair_jacobians(data, options, n_samples)):
         pair = rotated_part(whole, dict.fromkeys(free, options.rank))
         ends = {pair.source: pair.jacobian.shape[-1], pair.target: pair.jacobian.shape[-2]}
@@ -235,10 +235,10 @@ def _matchings(
             start[layer] = start[layer].to(pair.jacobian)
         learned = [layer for layer in ends if layer in free]
         matrices = run_search([pair], start, learned, options)[0] if learned else start
-        found.setdefault(pair.target, {})["output"] = matrices[pair.target]
-        found.setdefault(pair.source, {})["input"] = matrices[pair.source]
+        matchings.setdefault(pair.target, {})["output"] = matrices[pair.target]
+        matchings.setdefault(pair.source, {})["input"] = matrices[pair.source]
     return {
         layer: match_rows(both["output"], both["input"], seed=options.seed)
-        for layer, both in found.items()
+        for layer, both in matchings.items()
         if len(both) == 2 and layer in free
     }

@@ -96,7 +96,7 @@ def differences(
         2
     """
     strength = one.check_strength(strength)
-    found: list[EdgeDifference] = []
+    edges: list[EdgeDifference] = []
     for row in compare(one, other, strength=strength, top_k=1):
         if row.cosines != (1.0, 1.0):
             raise InteractGraphError(
@@ -109,14 +109,14 @@ def differences(
         z = torch.where(a == b, torch.zeros_like(z), z.nan_to_num(0.0))
         for index in z.abs().flatten().topk(min(top_k, z.numel())).indices.tolist():
             i, j = divmod(index, z.shape[1])
-            found.append(
+            edges.append(
                 EdgeDifference(
                     one.labels[row.pair[0]][j], one.labels[row.pair[1]][i], row.pair,
                     float(a[i, j]), float(b[i, j]), float(z[i, j]),
                 )
             )  # fmt: skip
-    found.sort(key=lambda edge: -abs(edge.z))
-    return found[:top_k]
+    edges.sort(key=lambda edge: -abs(edge.z))
+    return edges[:top_k]
 
 
 def compare(
@@ -221,12 +221,12 @@ def _in_order_of(
 ) -> Tensor:
     """Weights of the other graph for the features of the first, zero without a counterpart."""
     rows, columns = (torch.as_tensor(side.index) for side in (target, source))
-    found = weight[rows.clamp_min(0)][:, columns.clamp_min(0)]
+    ordered = weight[rows.clamp_min(0)][:, columns.clamp_min(0)]
     # A target that points the other way has attributions of the other sign; a source has not.
-    sign = torch.as_tensor(target.cosines).nan_to_num(0).sign().to(found)
+    sign = torch.as_tensor(target.cosines).nan_to_num(0).sign().to(ordered)
     kept = (rows >= 0)[:, None] & (columns >= 0)
-    found = torch.where(kept, found, 0)
-    return found * sign[:, None] if signed else found
+    ordered = torch.where(kept, ordered, 0)
+    return ordered * sign[:, None] if signed else ordered
 
 
 def _mean_cosine(side: Counterparts) -> float:

@@ -159,11 +159,11 @@ def _read(header: dict[str, Any], tensors: dict[str, Tensor]) -> InteractionGrap
         features[layer] = from_state(config, parts)
 
     def blocks(prefix: str) -> tuple[_Blocks, _Blocks]:
-        found: _Blocks = {}
+        blocks: _Blocks = {}
         errors: _Blocks = {}
         for index, pair in enumerate(pairs):
             shape = (len(labels[pair[1]]), len(labels[pair[0]]))
-            found[pair] = {
+            blocks[pair] = {
                 name: _get(tensors, f"{prefix}weights/{index}/{name}", shape)
                 for name in header["strengths"]
             }
@@ -171,7 +171,7 @@ def _read(header: dict[str, Any], tensors: dict[str, Tensor]) -> InteractionGrap
                 name: _get(tensors, f"{prefix}errors/{index}/{name}", shape)
                 for name in header["error_strengths"][index]
             }
-        return found, errors
+        return blocks, errors
 
     strengths, errors = blocks("")
     graph = InteractionGraph(

@@ -247,9 +247,9 @@ class Layers:
         counts = dict.fromkeys(layers, 0)
         for number, batch in enumerate(self.bar("mean activations")):
             batch = self.runner.convert(batch)
-            found = self.runner.activations(batch, [self.sites[layer] for layer in layers])
-            check_finite(found, number)
-            for layer, activation in found.items():
+            activations = self.runner.activations(batch, [self.sites[layer] for layer in layers])
+            check_finite(activations, number)
+            for layer, activation in activations.items():
                 if getattr(self.maps[layer], "feature_dim", None) == "all":
                     part, count = activation.sum(0, dtype=torch.float64), len(activation)
                 else:
@@ -271,12 +271,14 @@ class Layers:
         Raises:
             InteractGraphError: they do not.
         """
-        batch, found = self.sample, self.activations
+        batch, activations = self.sample, self.activations
         if encoded is not None:
-            batch, found = encoded.batch, encoded.activations
+            batch, activations = encoded.batch, encoded.activations
         for source, target in self.pairs:
-            check_segment(self.runner, batch, self.sites[source], self.sites[target], dict(found))
-        return min(len(activation) for activation in found.values()) > 1
+            check_segment(
+                self.runner, batch, self.sites[source], self.sites[target], dict(activations)
+            )
+        return min(len(activation) for activation in activations.values()) > 1
 
     @property
     def device(self) -> torch.device:
@@ -303,12 +305,12 @@ class Layers:
                 the first batch.
         """
         sites = [*self.sites.values(), *([RESULT] if with_result else [])]
-        found = self.runner.activations(batch, sites, whole=with_result, number=number)
-        result = found.pop(RESULT.name, None)
-        check_finite(found, number)
-        maps = {layer: self.maps[layer].at(activation) for layer, activation in found.items()}
+        activations = self.runner.activations(batch, sites, whole=with_result, number=number)
+        result = activations.pop(RESULT.name, None)
+        check_finite(activations, number)
+        maps = {layer: self.maps[layer].at(activation) for layer, activation in activations.items()}
         positions, z, z0 = {}, {}, {}
-        for layer, activation in found.items():
+        for layer, activation in activations.items():
             encoded = maps[layer].encode(activation)
             if encoded.shape[-1] != self.sizes.get(layer, encoded.shape[-1]):
                 raise InteractGraphError(
@@ -323,7 +325,7 @@ class Layers:
                 start = place(self.baselines[layer], activation, self._feature_dim(layer), layer)
                 z0[layer] = flatten_positions(maps[layer].encode(start))
         mask = self.mask(batch)
-        return EncodedBatch(number, batch, found, maps, positions, z, z0, mask, result)
+        return EncodedBatch(number, batch, activations, maps, positions, z, z0, mask, result)
 
     def problems(self, encoded: EncodedBatch) -> dict[Pair, PairProblem]:
         """The batch as one problem for each pair."""
@@ -424,9 +426,9 @@ class Layers:
         """Activations at every sample and position that counts, `[n, d]`, in one pass."""
         for number, batch in enumerate(self.batches(text)):
             with torch.no_grad():
-                found = self.runner.activations(batch, [self.sites[layer]])
-            check_finite(found, number)
-            yield self._rows(batch, layer, found[layer])
+                activations = self.runner.activations(batch, [self.sites[layer]])
+            check_finite(activations, number)
+            yield self._rows(batch, layer, activations[layer])
 
     def segments(self, layer: str, text: str) -> Iterator[list[LocalSegment]]:
         """The segments from a layer to all its targets, batch by batch, in one pass.
@@ -437,16 +439,16 @@ class Layers:
         sites = [self.sites[name] for name in (layer, *targets)]
         for batch in self.batches(text):
             with torch.no_grad():
-                found = self.runner.activations(batch, sites)
-            yield [self._local(batch, layer, target, found) for target in targets]
+                activations = self.runner.activations(batch, sites)
+            yield [self._local(batch, layer, target, activations) for target in targets]
 
     def _local(
-        self, batch: Any, layer: str, target: str, found: Mapping[str, Tensor]
+        self, batch: Any, layer: str, target: str, activations: Mapping[str, Tensor]
     ) -> LocalSegment:
         neurons = self.neurons[layer]
-        encoded = neurons.encode(found[layer])
+        encoded = neurons.encode(activations[layer])
         point = flatten_positions(encoded)
-        y = self.maps[target].at(found[target]).encode(found[target])
+        y = self.maps[target].at(activations[target]).encode(activations[target])
         n_positions = y.shape[1:-1].numel()
         segment = FeatureSegment(
             self.runner, self.sites[layer], self.sites[target], neurons, self.maps[target], batch,

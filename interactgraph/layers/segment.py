@@ -88,8 +88,10 @@ class FeatureSegment:
         """
         maps = self.source_map, self.target_map
         if any(feature_map.depends_on_sample for feature_map in maps):
-            found = self.runner.activations(self.batch, [self.source, self.target])
-            return maps[0].at(found[self.source.name]), maps[1].at(found[self.target.name])
+            activations = self.runner.activations(self.batch, [self.source, self.target])
+            return maps[0].at(activations[self.source.name]), maps[1].at(
+                activations[self.target.name]
+            )
         return maps
 
     @property

@@ -64,13 +64,13 @@ def watched_modules(model: nn.Module) -> Iterator[list[_Call]]:
 
 def feature_axes(calls: list[_Call], activations: Mapping[str, Tensor]) -> dict[str, FeatureAxis]:
     """The feature axis of each activation of a pass in which `calls` were collected."""
-    found: dict[int, int] = {}
+    axis_of: dict[int, int] = {}
     for call in calls:
         axis = _axis_of(call.module)
         if axis is not None:
             for tensor in (*call.given[:1], *call.result[:1]):
                 if tensor.ndim >= 2:
-                    found.setdefault(id(tensor), axis % tensor.ndim)
+                    axis_of.setdefault(id(tensor), axis % tensor.ndim)
     # Modules that keep the shape, such as activation functions, keep the axis.
     keeping = [
         (call.given[0], call.result[0])
@@ -78,11 +78,11 @@ def feature_axes(calls: list[_Call], activations: Mapping[str, Tensor]) -> dict[
         if call.given and call.result and call.given[0].shape == call.result[0].shape
     ]
     for given, result in keeping:
-        if id(given) in found:
-            found.setdefault(id(result), found[id(given)])
+        if id(given) in axis_of:
+            axis_of.setdefault(id(result), axis_of[id(given)])
     for given, result in reversed(keeping):
-        if id(result) in found:
-            found.setdefault(id(given), found[id(result)])
+        if id(result) in axis_of:
+            axis_of.setdefault(id(given), axis_of[id(result)])
     known: dict[int, set[int]] = {}
     for call in calls:
         axis = _axis_of(call.module)
@@ -90,8 +90,8 @@ def feature_axes(calls: list[_Call], activations: Mapping[str, Tensor]) -> dict[
             if axis is not None and tensor.ndim >= 2:
                 known.setdefault(tensor.ndim, set()).add(axis % tensor.ndim)
     return {
-        name: FeatureAxis(found[id(value)], sure=True)
-        if id(value) in found
+        name: FeatureAxis(axis_of[id(value)], sure=True)
+        if id(value) in axis_of
         else _guess(value.ndim, known.get(value.ndim, set()))
         for name, value in activations.items()
     }

@@ -108,10 +108,10 @@ class Batches:
             if isinstance(leaf, Tensor) and _is_plain(leaf) and leaf.ndim and len(leaf):
                 ends = leaf[[0, -1]].detach().cpu().contiguous()
                 digest.update(ends.view(torch.uint8).numpy().tobytes())
-        found = digest.digest()
+        fingerprint = digest.digest()
         if number == len(self._samples):
-            self._samples.append(found)
-        elif number < len(self._samples) and self._samples[number] != found:
+            self._samples.append(fingerprint)
+        elif number < len(self._samples) and self._samples[number] != fingerprint:
             raise InteractGraphError(
                 f"{self._who} the same samples in every pass, and batch {number} holds others than "
                 "in an earlier one; give data that neither shuffles nor draws (augmentation)"

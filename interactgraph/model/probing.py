@@ -53,13 +53,13 @@ def probe(
     """
     try:
         with watched_modules(runner.model) as calls:
-            found = runner.activations(batch, sites, whole=True, number=batch_number)
+            activations = runner.activations(batch, sites, whole=True, number=batch_number)
     except InteractGraphError as error:
         if error.__cause__ is not None:
             _check_conversion(runner, batch)
         raise
-    axes = feature_axes(calls, found)
-    order = list(found)
+    axes = feature_axes(calls, activations)
+    order = list(activations)
     for source, target in pairs:
         if order.index(source) >= order.index(target):
             raise InteractGraphError(
@@ -67,7 +67,7 @@ def probe(
                 f"the model runs the layers in the order {order}"
             )
     sources = {source for source, _ in pairs}
-    for name, value in found.items():
+    for name, value in activations.items():
         if not value.is_floating_point():
             role = "a source" if name in sources else "a target"
             raise InteractGraphError(
@@ -75,16 +75,16 @@ def probe(
                 "strengths need real numbers. For token numbers use the embedding's output instead"
             )
     # Where the model works in place, a captured tensor changes afterwards: keep copies there.
-    clean = dataclasses.replace(runner, cloned=frozenset(found)).activations(
+    clean = dataclasses.replace(runner, cloned=frozenset(activations)).activations(
         batch, sites, whole=True
     )
-    if any(value.is_inference() for value in found.values()):
+    if any(value.is_inference() for value in activations.values()):
         raise InteractGraphError(
             "the model runs under torch.inference_mode(), in which nothing can be followed or "
             "differentiated; leave it out of forward= (gradients are switched off where they are "
             "not needed)"
         )
-    cloned = {name for name, v in found.items() if v._version or not _same(v, clean[name])}
+    cloned = {name for name, v in activations.items() if v._version or not _same(v, clean[name])}
     check_finite(clean, batch_number)
     return Probe(dataclasses.replace(runner, cloned=frozenset(cloned)), clean, axes)
 
@@ -128,7 +128,7 @@ def check_finite(activations: dict[str, Tensor], batch_number: int) -> None:
 
 
 def check_segment(
-    runner: Runner, batch: Any, source: Site, target: Site, found: dict[str, Tensor]
+    runner: Runner, batch: Any, source: Site, target: Site, activations: dict[str, Tensor]
 ) -> None:
     """Checks that the segment repeats the forward pass and treats samples independently.
 
@@ -137,12 +137,12 @@ def check_segment(
         batch: the first batch, converted.
         source: the source site.
         target: the target site.
-        found: activations of that batch.
+        activations: of that batch.
 
     Raises:
         InteractGraphError: it does not.
     """
-    z, y = found[source.name], found[target.name]
+    z, y = activations[source.name], activations[target.name]
     segment = runner.segment(batch, source, target)
     again = segment(z)
     if not _close(again, y):

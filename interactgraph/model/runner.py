@@ -190,18 +190,18 @@ class Runner:
             InteractGraphError: a site is not executed, executed twice or holds no tensor; the
                 model fails.
         """
-        found: dict[str, Tensor] = {}
+        activations: dict[str, Tensor] = {}
 
         def keep(site: Site) -> _Handler:
             def handle(value: Tensor) -> None:
-                if site.name in found:
+                if site.name in activations:
                     raise InteractGraphError(
                         f"layer {site.name!r} is executed twice in one forward pass; only layers "
                         "that run once have one activation. Give each use a module of its own, or "
                         "choose a neighbouring layer"
                     )
-                found[site.name] = value.clone() if site.name in self.cloned else value
-                if not whole and len(found) == len(sites):
+                activations[site.name] = value.clone() if site.name in self.cloned else value
+                if not whole and len(activations) == len(sites):
                     raise _Stop
 
             return handle
@@ -216,13 +216,13 @@ class Runner:
                 f"the model fails on batch {number} (tensors of shape {shapes}): "
                 f"{type(error).__name__}: {error}"
             ) from error
-        missing = [site.name for site in sites if site.name not in found]
+        missing = [site.name for site in sites if site.name not in activations]
         if missing:
             raise InteractGraphError(
                 f"layer {missing[0]!r} is not executed when the model runs on a batch of the data; "
                 "choose one that is"
             )
-        return found
+        return activations
 
     def output(self, batch: Any, changes: Mapping[Site, Callable[[Tensor], Tensor]]) -> Tensor:
         """The result (its first tensor) with activations changed on the way, see `RESULT`.

@@ -114,8 +114,8 @@ def _right(output: Tensor, answer: Tensor, mask: Tensor | None) -> Tensor:
 
 def _log_probability(output: Tensor, answer: Tensor, mask: Tensor | None) -> Tensor:
     """Log-probability of the answer, mean over positions, `[b]`."""
-    found = F.log_softmax(_logits(output).double(), -1).gather(-1, answer[..., None])
-    return _mean(found[..., 0], output, mask)
+    log_probability = F.log_softmax(_logits(output).double(), -1).gather(-1, answer[..., None])
+    return _mean(log_probability[..., 0], output, mask)
 
 
 def _mean(values: Tensor, output: Tensor, mask: Tensor | None) -> Tensor:

@@ -142,21 +142,21 @@ class ModuleAblation:
         return pairs
 
     def _classes(self, batch: Any, n_samples: int) -> list[str]:
-        found: Any = None
+        labels: Any = None
         if self.classes is not None:
-            found = self.classes(batch)
-            if not hasattr(found, "__len__") or len(found) != n_samples:
+            labels = self.classes(batch)
+            if not hasattr(labels, "__len__") or len(labels) != n_samples:
                 raise InteractGraphError(
-                    f"classes gives {repr(found)[:60]} for a batch of {n_samples} samples; it must "
-                    "give one class for each"
+                    f"classes gives {repr(labels)[:60]} for a batch of {n_samples} samples; it "
+                    "must give one class for each"
                 )
         elif isinstance(batch, (tuple, list)) and len(batch) > 1 and isinstance(batch[1], Tensor):
-            found = batch[1]
-            if found.ndim != 1 or found.dtype.is_floating_point:
+            labels = batch[1]
+            if labels.ndim != 1 or labels.dtype.is_floating_point:
                 return []
-        if found is None or len(found) != n_samples:
+        if labels is None or len(labels) != n_samples:
             return []
-        return [str(value) for value in (found.tolist() if hasattr(found, "tolist") else found)]
+        return [str(value) for value in (labels.tolist() if hasattr(labels, "tolist") else labels)]
 
     def max_activating_samples(self, sets: Mapping[int, Masks]) -> dict[int, list[int]]:
         """The samples on which the features of each set are furthest from the baseline.
@@ -173,10 +173,10 @@ class ModuleAblation:
         for layer, parts in distances.items():
             whole = torch.cat(parts).double().cpu()
             scaled[layer] = whole / whole.mean(0).clamp(min=1e-300)
-        found = {}
+        samples = {}
         for number, masks in sets.items():
             score = torch.stack(
                 [scaled[layer][:, torch.from_numpy(mask)].sum(1) for layer, mask in masks.items()]
             ).sum(0)
-            found[number] = score.topk(min(_LISTED, len(score))).indices.tolist()
-        return found
+            samples[number] = score.topk(min(_LISTED, len(score))).indices.tolist()
+        return samples

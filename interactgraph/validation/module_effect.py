@@ -91,12 +91,12 @@ def strongest_features(
 ) -> dict[str, list[str]]:
     """Layer -> labels of the five strongest features of a module."""
     strength, offsets = graph.node_strength(), graph.offsets
-    found = {}
+    features = {}
     for layer, modules in partition.membership.items():
         members = np.flatnonzero(modules == number)
         order = members[np.argsort(-strength[members + offsets[layer]])][:5]
-        found[layer] = [graph.labels[layer][j] for j in order]
-    return found
+        features[layer] = [graph.labels[layer][j] for j in order]
+    return features
 
 
 def share_inside(graph: InteractionGraph, partition: Partition, number: int) -> float:

@@ -120,18 +120,18 @@ def edges_required(
     )  # fmt: skip
     pair = ablation(data=data, baseline=baseline)
     scores = check_scores(ranking if isinstance(ranking, Tensor) else strength, strength.shape)
-    found = _bisect(pair, scores, measure, tolerance)
+    required = _bisect(pair, scores, measure, tolerance)
     if ranking != "greedy":
-        return found
+        return required
     other = pair if ranking_data is None else ablation(data=ranking_data, baseline=pair.baseline)
     # What the plain ranking needs, and half as many again, is where elimination starts.
-    n_start = max(1, min(scores.numel(), found.n_edges + found.n_edges // 2))
+    n_start = max(1, min(scores.numel(), required.n_edges + required.n_edges // 2))
     if ranking_measure is None:
         ranking_measure = _SMOOTH.get(measure, measure) if isinstance(measure, str) else measure
     scores = greedy_ranking(
         other, scores, measure=ranking_measure, n_start=n_start, progress=progress
     )
-    return min(_bisect(pair, scores, measure, tolerance), found, key=lambda one: one.n_edges)
+    return min(_bisect(pair, scores, measure, tolerance), required, key=lambda one: one.n_edges)
 
 
 # What a greedy ranking follows in the place of a measure that is not smooth.

@@ -199,8 +199,8 @@ def train_modular_addition(
 
 @torch.no_grad()
 def _accuracy(model: ModularAddition, tokens: Tensor) -> float:
-    found = model(tokens)[:, : model.modulus].argmax(-1)
-    return float((found == (tokens[:, 0] + tokens[:, 1]) % model.modulus).float().mean())
+    answers = model(tokens)[:, : model.modulus].argmax(-1)
+    return float((answers == (tokens[:, 0] + tokens[:, 1]) % model.modulus).float().mean())
 
 
 def frequency_shares(features: Tensor, tokens: Tensor, modulus: int) -> Tensor:

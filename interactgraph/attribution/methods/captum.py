@@ -90,8 +90,8 @@ def _rows(problem: PairProblem, method: Any, seed: int, tick: Tick) -> Iterator[
             for t in range(n_positions):
                 target = t * n_targets + i
                 with torch.enable_grad(), _seeded(seed + target):
-                    found = explainer.attribute(problem.z.clone(), target=target, **options)
-                rows.append(found.detach().sum(1))
+                    attributions = explainer.attribute(problem.z.clone(), target=target, **options)
+                rows.append(attributions.detach().sum(1))
                 tick(1)
             yield i, torch.stack(rows, 1)
     except (AssertionError, AttributeError, TypeError, RuntimeError, ValueError) as error:

@@ -110,11 +110,11 @@ class Columns(Differentiating):
         yield residual_of(total, problem)
 
     def record(self) -> dict[str, Any]:
-        found = super().record()
+        record = super().record()
         if self.n_passes_packed:
-            found["passes_packed"] = self.n_passes_packed
-            found["positions_packed"] = self.context.packer.positions_apart
-        return found
+            record["passes_packed"] = self.n_passes_packed
+            record["positions_packed"] = self.context.packer.positions_apart
+        return record
 
     def state(self) -> dict[str, Any]:
         return {

@@ -72,11 +72,11 @@ class Differentiating(PassMethod):
         if self.is_drawn and self._found is not None and seen & (seen - 1):
             return self._found  # draws cost less than looking: looked again after 1, 2, 4, ...
         seed = self.context.seed
-        found = nodes_for(problem, path, options.tolerance, options.n_steps, seed)
-        self._found = found.rule
-        self.n_steps_used = max(len(found.rule.nodes), self.n_steps_used)
-        self.worst_error = max(found.error, self.worst_error)
-        return found.rule
+        placed = nodes_for(problem, path, options.tolerance, options.n_steps, seed)
+        self._found = placed.rule
+        self.n_steps_used = max(len(placed.rule.nodes), self.n_steps_used)
+        self.worst_error = max(placed.error, self.worst_error)
+        return placed.rule
 
     @property
     def notes(self) -> list[str]:
@@ -95,14 +95,14 @@ class Differentiating(PassMethod):
         return {"n_steps_used": self.n_steps_used} if self.n_steps_used else {}
 
     def state(self) -> dict[str, Any]:
-        found = None if self._found is None else [list(part) for part in self._found]
+        rule = None if self._found is None else [list(part) for part in self._found]
         return {
-            "nodes": [self.n_steps_used, self.n_batches_seen, self.worst_error, found]
+            "nodes": [self.n_steps_used, self.n_batches_seen, self.worst_error, rule]
         }  # fmt: skip
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.n_steps_used, self.n_batches_seen, self.worst_error, found = state["nodes"]
-        self._found = None if found is None else PathRule(*map(tuple, found))
+        self.n_steps_used, self.n_batches_seen, self.worst_error, rule = state["nodes"]
+        self._found = None if rule is None else PathRule(*map(tuple, rule))
 
     # --- the trial -------------------------------------------------------------------------------
 
@@ -117,7 +117,7 @@ class Differentiating(PassMethod):
             DoesNotApply: torch cannot take them, or not so many at a time.
         """
         try:
-            found = self.two_derivatives(problem, vmapped=self.vmapped)
+            derivatives = self.two_derivatives(problem, vmapped=self.vmapped)
         except InteractGraphError:
             raise
         except FAILURES as error:
@@ -128,7 +128,7 @@ class Differentiating(PassMethod):
         if self.vmapped:
             with contextlib.suppress(*FAILURES):
                 alone = self.two_derivatives(problem, vmapped=False)
-        if alone is not None and not is_close(found, alone):
+        if alone is not None and not is_close(derivatives, alone):
             raise DoesNotApply(f"{self.engine} mode many at a time differs from one at a time")
 
     def confirm_either_way(self, problem: PairProblem) -> None:

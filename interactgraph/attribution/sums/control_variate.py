@@ -166,10 +166,10 @@ class ControlVariate:
         sure = self.draws / (self.draws + _PRIOR)
         for name, gain in self.gain.items():
             for rows in row_slices(self.table.shape):
-                found = self.products[name][rows] * sure / self.seen[name]
+                renewed = self.products[name][rows] * sure / self.seen[name]
                 # Nothing is expected where a feature has not moved, or beyond the range.
-                found = found.float()
-                gain[rows] = torch.where(found.isfinite(), found, 0.0)
+                renewed = renewed.float()
+                gain[rows] = torch.where(renewed.isfinite(), renewed, 0.0)
             self._look_at_sizes(name)
 
     def _look_at_sizes(self, name: str) -> None:

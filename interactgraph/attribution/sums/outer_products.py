@@ -157,22 +157,22 @@ class OuterSums:
 
         There the spread that makes the standard error is a small difference of large sums.
         """
-        found = _Sums(*(x[rows].double() for x in sums))
+        precise = _Sums(*(x[rows].double() for x in sums))
         if left.dtype == torch.float64:
-            return found
+            return precise
         total, squares = int(positions.sum()), int(positions.square().sum())
-        mean = found.first / max(total, 1)
-        cross = found.cross if self.sums.cross else found.first * (squares / max(total, 1))
-        spread = found.second.addcmul(mean, cross, value=-2).addcmul_(mean, mean, value=squares)
-        close = (spread < _CLOSE * found.second).any(0)
+        mean = precise.first / max(total, 1)
+        cross = precise.cross if self.sums.cross else precise.first * (squares / max(total, 1))
+        spread = precise.second.addcmul(mean, cross, value=-2).addcmul_(mean, mean, value=squares)
+        close = (spread < _CLOSE * precise.second).any(0)
         if bool(close.any()):
             assert self._scales is not None
             some = left[..., rows].double(), right[..., close].double()
             scales = self._scales[0][rows], self._scales[1][close]
             again = self._sums_of([strength], *some, positions, scales)[strength.name]
-            for x, y in zip(found, again, strict=True):
+            for x, y in zip(precise, again, strict=True):
                 x[:, close] = y
-        return found
+        return precise
 
     def _weights(self) -> Iterator[tuple[slice, Tensor]]:
         """Some rows of W / scales at a time, float64, so that temporary values stay small."""
@@ -211,11 +211,11 @@ def _of_single(
             if 4 in needed:
                 products[4].addmm_(l.square_().mT, r.square_())
     # A sample without a position that counts has X_b = 0, so that X_b n_b = X_b.
-    found = {}
+    sums = {}
     for strength in strengths:
         first, second = (products[power] for power in strength.powers)
-        found[strength.name] = _Sums(first, second, first)
-    return found
+        sums[strength.name] = _Sums(first, second, first)
+    return sums
 
 
 def _of_sequences(
@@ -224,7 +224,7 @@ def _of_sequences(
     """Several positions; `positions` None: the cross sums are not needed."""
     bytes_per_sample = 2 * left.element_size() * left.shape[2] * right.shape[2]
     chunk = max(1, _SAMPLE_BYTES // bytes_per_sample)
-    found = {}
+    sums = {}
     for strength in strengths:
         l, r = strength.entry(left), strength.entry(right)  # noqa: E741
         first = l.flatten(0, 1).mT @ r.flatten(0, 1)
@@ -236,8 +236,8 @@ def _of_sequences(
         if positions is not None:
             weighted = l * positions.to(l.dtype)[:, None, None]
             cross = weighted.flatten(0, 1).mT @ r.flatten(0, 1)
-        found[strength.name] = _Sums(first, second, cross)
-    return found
+        sums[strength.name] = _Sums(first, second, cross)
+    return sums
 
 
 def max_products(
@@ -260,8 +260,8 @@ def max_products(
         `[i, j]`, at least `best`.
     """
     if left.shape[1] == 1 or right.shape[1] == 1:
-        found = (left * right).abs_().amax(0).view_as(best)
-        return torch.maximum(best, found if scales is None else found * torch.outer(*scales))
+        products = (left * right).abs_().amax(0).view_as(best)
+        return torch.maximum(best, products if scales is None else products * torch.outer(*scales))
     best = best.clone()
     # Nothing can be left out of the first rows, so that these are few.
     for start, end in pairwise((0, *range(_BLOCK // 4, len(left), _BLOCK), len(left))):
