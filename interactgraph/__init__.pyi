@@ -2,8 +2,7 @@
 
 __version__: str
 
-# the main job
-# rooms of the house
+# the parts
 from . import communities as communities
 from . import exporters as exporters
 from . import features as features
@@ -22,7 +21,7 @@ from .communities import resolution_profile as resolution_profile
 from .errors import InteractGraphError as InteractGraphError
 from .errors import InteractGraphWarning as InteractGraphWarning
 
-# output
+# the main job and what it gives
 from .exporters import export as export
 from .fitting import fit_features as fit_features
 from .fitting import fit_sparse_rotations as fit_sparse_rotations

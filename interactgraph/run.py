@@ -90,8 +90,9 @@ def interaction_graph(
             "local_interaction_basis", ...), a `FeatureMap`, or {layer: one of these}.
         method: what A is: "integrated_gradients"; "gradient" (at the sample, times z - z0);
             "ablation" (each source feature set to its baseline); "shapley" (sampled Shapley values,
-            `n_steps` random orders); another of `interactgraph.attribution.methods`; or a captum
-            attribution class that takes a forward function, such as `captum.attr.FeatureAblation`.
+            `n_steps` random orders); "baseline_gradient" (the slope at the baseline);
+            "expected_gradients" (baselines drawn from the data); or a captum attribution class that
+            takes a forward function, such as `captum.attr.FeatureAblation`.
         baseline: "zero", "mean" (over samples and positions), a tensor, or {layer: one of these},
             in activation space.
         strengths: how A is averaged: "rms" sqrt(mean A^2), "mean" (signed), "max" max |A|, or
@@ -167,24 +168,27 @@ def interaction_graph(
     runner = Runner.on(model, forward, world.device(device), dtype)
     with prepared(runner.model), torch.no_grad():
         saves, saved = _checkpoint(options, recipe, world)
-        looked = Layers.look(
+        prepared_layers = Layers.look(
             runner, batches, sites, options.pair_list, maps, baselines=baselines,
             position_mask=position_mask, progress=progress and not world.rank,
         ).fitted()  # fmt: skip
-        independent = looked.check_segments()
+        independent = prepared_layers.check_segments()
         if saved is None:
-            looked = looked.with_means()
-            budget = options.memory_budget or default_budget(looked.device)
+            prepared_layers = prepared_layers.with_means()
+            budget = options.memory_budget or default_budget(prepared_layers.device)
         else:
-            looked, budget = looked.with_baselines(saved["baselines"]), saved["budget"]
-        encoded = looked.encode(looked.sample)
+            prepared_layers, budget = (
+                prepared_layers.with_baselines(saved["baselines"]),
+                saved["budget"],
+            )
+        encoded = prepared_layers.encode(prepared_layers.sample)
         runs = {
             pair: PairRun.planned(
                 pair, problem, options, budget, options.seed + number + _STRIDE * world.rank
             )
-            for number, (pair, problem) in enumerate(looked.problems(encoded).items())
+            for number, (pair, problem) in enumerate(prepared_layers.problems(encoded).items())
         }
-        loop = BatchLoop(options, looked, runs, world, independent, saves)
+        loop = BatchLoop(options, prepared_layers, runs, world, independent, saves)
         loop.ranges.add(encoded)
         if saved is not None:
             loop.restore(saved)

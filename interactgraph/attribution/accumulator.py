@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import assert_never
 
 from ..distributed import World
 from ..errors import InteractGraphError
@@ -116,6 +117,8 @@ class Accumulator:
                 self._expect(contribution)
             case Residual():
                 self.completeness.add(contribution)
+            case _:
+                assert_never(contribution)
 
     def _add_entries(self, entries: Entries) -> None:
         for key, take in self._parts(entries.samples):

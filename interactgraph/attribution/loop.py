@@ -59,9 +59,11 @@ class BatchLoop:
     stopped_early: bool = False
     _in_pass: int = 0  # batches of this pass so far
     _offset: int = 0  # samples of this pass so far, in all processes
-    _added: list[str] = field(default_factory=list)  # fingerprints of the batches of a pass
-    _last_number: int = -1  # of the last batch that was added
-    _last: Mapping[str, Tensor] = field(default_factory=dict)  # activations of its first samples
+    _fingerprints: list[str] = field(default_factory=list)  # fingerprints of the batches of a pass
+    _last_batch: int = -1  # of the last batch that was added
+    _last_activations: Mapping[str, Tensor] = field(
+        default_factory=dict
+    )  # activations of its first samples
 
     def run(self) -> None:
         """Adds every batch, in one pass or until the error is below `target_error`."""
@@ -114,16 +116,19 @@ class BatchLoop:
     def _add(self, batch: Any, bar: tqdm) -> None:
         """Adds one batch, where it belongs to this process."""
         keys = SampleKeys(self.options)
-        if self.checkpoint is not None and len(self._added) <= self._in_pass:
-            self._added.append(self._fingerprint(batch))
+        if self.checkpoint is not None and len(self._fingerprints) <= self._in_pass:
+            self._fingerprints.append(self._fingerprint(batch))
         if not self.world.takes(self._in_pass):  # the same ones in every pass
             self._offset += self._count(batch, keys)
             self.n_batches += 1
             return
-        for piece in self.layers.cut.pieces(self.layers.runner.convert(batch), self._limit):
+        for piece in self.layers.cut.pieces(self.layers.runner.convert(batch), self._max_samples):
             encoded = self.layers.encode(piece, self.n_batches)
-            if self.checkpoint is not None and self._last_number != self._in_pass:
-                self._last_number, self._last = self._in_pass, _few(encoded.activations)
+            if self.checkpoint is not None and self._last_batch != self._in_pass:
+                self._last_batch, self._last_activations = (
+                    self._in_pass,
+                    _first_samples(encoded.activations),
+                )
             if not self.independent and encoded.n_samples > 1:
                 self.independent = self.layers.check_segments(encoded)
             self.ranges.add(encoded)
@@ -137,7 +142,7 @@ class BatchLoop:
         self.n_batches += 1
 
     @property
-    def _limit(self) -> int:
+    def _max_samples(self) -> int:
         """Samples at a time."""
         return min(run.max_samples for run in self.runs.values())
 
@@ -188,9 +193,9 @@ class BatchLoop:
         return {
             "baselines": dict(self.layers.baselines),
             "budget": next(iter(self.runs.values())).sums.budget,
-            "activations": _few(self.layers.activations),
-            "last": [self._last_number, self._last],
-            "added": self._added,
+            "activations": _first_samples(self.layers.activations),
+            "last": [self._last_batch, self._last_activations],
+            "added": self._fingerprints,
             "ranges": self.ranges.state(),
             "counts": [self.n_samples, self.n_batches, self.n_passes, self._in_pass, self._offset],
             "runs": [run.state() for run in self.runs.values()],
@@ -205,8 +210,8 @@ class BatchLoop:
         self._compare_activations(
             state["activations"], self.layers.activations, "for the first samples"
         )
-        self._last_number, self._last = state["last"]
-        self._added = list(state["added"])
+        self._last_batch, self._last_activations = state["last"]
+        self._fingerprints = list(state["added"])
         self.ranges.restore(state["ranges"], self.layers.device)
         (self.n_samples, self.n_batches, self.n_passes, self._in_pass, self._offset) = state[
             "counts"
@@ -234,17 +239,17 @@ class BatchLoop:
         """
         if self.checkpoint is None:
             return
-        if self._fingerprint(batch) != self._added[number]:
+        if self._fingerprint(batch) != self._fingerprints[number]:
             raise InteractGraphError(
                 f"the checkpoint belongs to another run: batch {number}, which it has added, is "
                 "another one now (its samples, their order or number, groups or position_mask); "
                 "use another folder, or give the data that it was begun with"
             )
-        if number == self._last_number:
-            limit = self._limit
+        if number == self._last_batch:
+            limit = self._max_samples
             piece = next(iter(self.layers.cut.pieces(self.layers.runner.convert(batch), limit)))
             activations = self.layers.encode(piece, number).activations
-            self._compare_activations(self._last, activations, f"for batch {number}")
+            self._compare_activations(self._last_activations, activations, f"for batch {number}")
 
     def _compare_activations(
         self, saved: Mapping[str, Tensor], found: Mapping[str, Tensor], where: str
@@ -264,6 +269,6 @@ class BatchLoop:
                 )
 
 
-def _few(activations: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _first_samples(activations: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Of the first samples, to compare with when a run is resumed."""
     return {layer: activation[:_COMPARED].clone() for layer, activation in activations.items()}

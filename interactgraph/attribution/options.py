@@ -80,7 +80,7 @@ def option(
         check: (name, value) -> the value as it is used; raises for what makes no sense.
         recipe: what the graph's metadata keep of it; None: nothing.
         identity: what a checkpoint compares besides the recipe; None: nothing.
-        flag: on the command line; None: it has none.
+        flag: on the command line.
     """
     return field(
         default=default,
@@ -249,7 +249,7 @@ class Options:
                 object.__setattr__(self, each.name, check(each.name, getattr(self, each.name)))
         object.__setattr__(self, "pairs", _check_pairs(list(self.layers), self.pairs))
         self._check_draws()
-        if self.target_error is not None and not self.strength_objects[0].has_error:
+        if self.target_error is not None and not self.strength_objects[0].is_mean:
             raise InteractGraphError(
                 f"target_error needs a strength with an error first, not {self.strengths[0]!r}"
             )

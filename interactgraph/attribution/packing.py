@@ -197,7 +197,7 @@ def sums_of_pairs(
     sums = {}
     for strength in strengths:
         total = values.new_zeros(len(pairs), n_targets)
-        strength.gather_positions(total, where, strength.entry(values))
+        strength.scatter_positions(total, where, strength.entry(values))
         sums[strength.name] = total
     return sums, pairs // n_features, pairs % n_features
 

@@ -94,7 +94,7 @@ class PairRun:
         keys: Sequence[Key] | None,
         tick: Tick,
         methods: Sequence[Method],
-        reasons: list[str],
+        failures: list[str],
     ) -> None:
         """Adds a batch in pieces that fit into memory; where a method fails, the next one goes on.
 
@@ -103,26 +103,26 @@ class PairRun:
             keys: group and fold of each sample.
             tick: told the number of passes done.
             methods: those that may be used, the first one first.
-            reasons: why those before them do not hold on the batch.
+            failures: why those before them do not hold on the batch.
         """
         if not methods:
             first = self.plan.methods[0]
             raise InteractGraphError(
                 f"the {first.engine.replace('_', ' ')} of {self.context.name} does not hold on "
-                f"every batch: {reasons[0]}. Use engine='auto' or 'forward'"
+                f"every batch: {failures[0]}. Use engine='auto' or 'forward'"
             )
-        method, *others = methods
+        method, *fallbacks = methods
         for span, piece in problem.pieces(method.max_samples(problem)):
             piece_keys = keys and keys[span]
             try:
-                if reasons:
+                if failures:
                     method.confirm(piece)
-                contributions = _confirmed(method.contributions(piece, tick))
+                contributions = _with_first_computed(method.contributions(piece, tick))
             except DoesNotApply as error:
-                self._add(piece, piece_keys, tick, others, [*reasons, str(error)])
+                self._add(piece, piece_keys, tick, fallbacks, [*failures, str(error)])
                 continue
-            if reasons:
-                self._note_fallback(method, reasons[0])
+            if failures:
+                self._note_fallback(method, failures[0])
             self.sums.begin(piece, piece_keys)
             for contribution in contributions:
                 self.sums.add(contribution)
@@ -141,7 +141,7 @@ class PairRun:
             for note in method.notes:
                 self.context.note(note)
 
-    # --- all batches -----------------------------------------------------------------------------
+    # --- checkpoints -----------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
         """Everything that was added, for a checkpoint."""
@@ -159,11 +159,11 @@ class PairRun:
         self.context.notes[:] = state["notes"]
 
 
-def _confirmed(contributions: Iterator[Contribution]) -> Iterator[Contribution]:
-    """The same contributions, the first of which has been computed.
+def _with_first_computed(contributions: Iterator[Contribution]) -> Iterator[Contribution]:
+    """The same contributions; the first is computed now, so that what does not apply raises here.
 
     Raises:
-        DoesNotApply: there is none.
+        DoesNotApply: the method does not hold on the batch.
     """
     first = next(contributions, None)
     return iter(()) if first is None else chain([first], contributions)

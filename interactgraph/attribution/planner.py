@@ -8,7 +8,7 @@ or row instead of one for each column or row and path node, and with explicit ma
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from ..checks import choice
@@ -26,29 +26,29 @@ def check_method(options: Options) -> None:
     Raises:
         InteractGraphError: it does not.
     """
-    engines = {
-        name: method.engine for method in METHODS for name in method.definitions
-    }  # fmt: skip
+    definitions = dict.fromkeys(name for method in METHODS for name in method.definitions)
     if options.definition != "captum" or isinstance(options.method, str):
-        choice("method", options.method, [name for name in engines if name != "captum"])
-    named = getattr(options.method, "__name__", options.method)
-    differentiates = engines[options.definition] != "perturbation"
-    given = options.engine != "auto" or options.sources or options.tolerance not in (None, 0.02)
-    if not differentiates and given:
+        choice("method", options.method, [name for name in definitions if name != "captum"])
+    asked = getattr(options.method, "__name__", options.method)
+    candidates = [method for method in METHODS if options.definition in method.definitions]
+    engines = list(dict.fromkeys(method.engine for method in candidates))
+    default = next(each.default for each in fields(Options) if each.name == "tolerance")
+    for_derivatives = (
+        options.engine != "auto" or options.sources or options.tolerance not in (None, default)
+    )
+    if engines == ["perturbation"] and for_derivatives:
         raise InteractGraphError(
-            f"method={named!r} differentiates nothing, so engine, sources and tolerance do not "
+            f"method={asked!r} differentiates nothing, so engine, sources and tolerance do not "
             "apply; leave them out"
         )
-    serving = [method for method in METHODS if options.definition in method.definitions]
-    if options.sources is not None and not any(method.is_drawn for method in serving):
+    if options.sources is not None and not any(method.is_drawn for method in candidates):
         raise InteractGraphError(
-            f"method={named!r} computes all source features, so sources={options.sources} does not "
+            f"method={asked!r} computes all source features, so sources={options.sources} does not "
             "apply; leave it out"
         )
-    open_engines = list(dict.fromkeys(method.engine for method in serving))
-    if options.engine not in ("auto", *open_engines):
+    if options.engine not in ("auto", *engines):
         raise InteractGraphError(
-            f"method={named!r} has no engine={options.engine!r}; it has {', '.join(open_engines)}"
+            f"method={asked!r} has no engine={options.engine!r}; it has {', '.join(engines)}"
         )
 
 
@@ -96,36 +96,36 @@ def choose(context: PairContext, problem: PairProblem) -> Plan:
         InteractGraphError: none can that the user allows.
     """
     engine = context.options.engine
-    able: list[tuple[float, Method]] = []
+    by_cost: list[tuple[float, Method]] = []
     obstacles: dict[str, str] = {}
-    for method in (each(context) for each in METHODS):
+    for method in (method_class(context) for method_class in METHODS):
         if context.options.definition not in method.definitions:
             continue
         if engine not in ("auto", method.engine):
             continue
-        reason = method.why_not(problem)
-        if reason is None:
-            able.append((method.cost(problem), method))
+        obstacle = method.why_not(problem)
+        if obstacle is None:
+            by_cost.append((method.cost(problem), method))
         else:
-            obstacles.setdefault(method.engine, reason)
-    able.sort(key=lambda entry: entry[0])
-    costs = {f"{method.engine} ({method.name})": cost for cost, method in able}
+            obstacles.setdefault(method.engine, obstacle)
+    by_cost.sort(key=lambda entry: entry[0])
+    costs = {f"{method.engine} ({method.name})": cost for cost, method in by_cost}
     failures: list[str] = []
-    for number, (cost, method) in enumerate(able):
+    for rank, (cost, method) in enumerate(by_cost):
         try:
             method.confirm(problem)
         except DoesNotApply as error:
             failures.append(str(error))
             continue
-        words = list(_words(context, cost, failures, obstacles, method))
+        words = list(_why_chosen(context, cost, failures, obstacles, method))
         # A batch that fails to be computed exactly is no reason to estimate it.
-        later = (other for _, other in able[number + 1 :] if not other.is_drawn)
-        methods = (method, *later)
+        fallbacks = (other for _, other in by_cost[rank + 1 :] if not other.is_drawn)
+        methods = (method, *fallbacks)
         return Plan(methods, cost, costs, "; ".join(words))
-    raise InteractGraphError(_nothing(context, failures, obstacles))
+    raise InteractGraphError(_no_method(context, failures, obstacles))
 
 
-def _words(
+def _why_chosen(
     context: PairContext,
     cost: float,
     failures: list[str],
@@ -143,7 +143,7 @@ def _words(
         yield obstacles["closed_form"]
 
 
-def _nothing(context: PairContext, failures: list[str], obstacles: dict[str, str]) -> str:
+def _no_method(context: PairContext, failures: list[str], obstacles: dict[str, str]) -> str:
     """What to say where no method can serve."""
     engine = context.options.engine
     if engine == "closed_form":

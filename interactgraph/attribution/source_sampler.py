@@ -23,9 +23,7 @@ from torch import Tensor
 from ..layers import PairProblem
 from .packing import Packing
 
-__all__ = ["SAMPLINGS", "SourceSampler"]
-
-SAMPLINGS = ("importance", "uniform", "signs")
+__all__ = ["SourceSampler"]
 
 _UNIFORM = 0.1
 

@@ -80,7 +80,7 @@ class EncodedBatch:
         return layer_mask(self.mask, self.z[layer].shape[1], layer)
 
     def displacement(self, layer: str) -> Tensor:
-        """Z - z0, `[b, p, j]`, zero at positions that do not count."""
+        """The displacement z - z0, `[b, p, j]`, zero at positions that do not count."""
         z, z0, mask = self.z[layer], self.z0[layer], self.mask_of(layer)
         step = z - z0 if z0.any() else z
         return step if mask is None else step * mask[..., None]
@@ -100,7 +100,7 @@ class Layers:
         baselines: layer -> "zero", "mean" or an activation; sources need one.
         cut: how batches can be cut.
         sample: a few samples of the first batch, converted; all where it cannot be cut.
-        activations: layer -> activation of these.
+        activations: layer -> activation of the sample.
         position_mask: which positions count, see `read_mask`.
         sizes: layer -> number of features; of fitted maps.
         incomplete: source layers whose features do not hold all of the activation.

@@ -82,3 +82,21 @@ def test_options_that_do_not_apply_are_refused(options, match):
     model, data = torch.nn.Sequential(torch.nn.Linear(3, 2)), [torch.randn(4, 3)]
     with pytest.raises(InteractGraphError, match=match):
         itg.interaction_graph(model, data, ["input", "0"], progress=False, **options)
+
+
+def test_every_parameter_reaches_the_options(monkeypatch):
+    given = {}
+
+    def options(**values):
+        given.update(values)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("interactgraph.run.Options", options)
+    parameters = {
+        name: object() for name in inspect.signature(itg.interaction_graph).parameters
+        if name not in ("model", "data", "layers")
+    }  # fmt: skip
+    model, data = torch.nn.Sequential(torch.nn.Linear(3, 2)), [torch.randn(4, 3)]
+    with pytest.raises(KeyboardInterrupt):
+        itg.interaction_graph(model, data, ["input", "0"], **parameters)
+    assert given == {"layers": ["input", "0"], **parameters}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ...calculus.matrices import DenseMaps
 from ...layers import PairProblem
 from ..completeness import residual_of
 from ..contributions import Contribution, OuterProduct
@@ -30,11 +31,11 @@ class Affine(ClosedForm):
         return f"{', '.join(whole)} needs A itself" if whole else None
 
     def cost(self, problem: PairProblem) -> float:
-        return 1.0 + sum(1 + strength.has_error for strength in self.context.strengths)
+        return 1.0 + sum(1 + strength.is_mean for strength in self.context.strengths)
 
     def contributions(self, problem: PairProblem, tick: Tick = no_tick) -> Iterator[Contribution]:
         closed = self.closed(problem, by_matrices=True)
-        maps = closed.maps
+        maps: DenseMaps | None = closed.maps
         assert maps is not None
         assert maps.one_map is not None
         problem = closed.known(problem)

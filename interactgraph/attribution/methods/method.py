@@ -107,7 +107,7 @@ class Method(ABC):
     Costs are counted in forward passes of the segment on a batch.
 
     Attributes:
-        name: of the method, in plans.
+        name: of the method, in plans; every class has one, as it has an engine and definitions.
         engine: the value of the option `engine` that asks for it.
         definitions: values of the option `method` that it computes.
         is_drawn: whether strengths are estimates from drawn features or signs.
@@ -154,8 +154,11 @@ class Method(ABC):
             problem: the pair on the batch.
             tick: told the number of passes done.
 
+        Yields:
+            Entries of A, products or draws, in any order, and one `Residual`.
+
         Raises:
-            DoesNotApply: before anything is given.
+            DoesNotApply: only before the first yield.
         """
 
     @property

@@ -1,13 +1,14 @@
 """The closed form with two matrices: A = (W2 diag(g) W1 + W3) (z - z0), position by position.
 
 g are the secant slopes of the nonlinearity between the two; A is formed for a few samples at a
-time.
+time, in `calculus.matrices.DenseMaps.blocks`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ...calculus.matrices import DenseMaps
 from ...layers import PairProblem
 from ..completeness import residual_of
 from ..contributions import Contribution
@@ -38,7 +39,7 @@ class TwoMaps(ClosedForm):
 
     def contributions(self, problem: PairProblem, tick: Tick = no_tick) -> Iterator[Contribution]:
         closed = self.closed(problem, by_matrices=True)
-        maps = closed.maps
+        maps: DenseMaps | None = closed.maps
         assert maps is not None
         problem = closed.known(problem)
         slopes = maps.slopes(problem.path)

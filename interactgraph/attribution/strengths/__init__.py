@@ -1,6 +1,6 @@
 """Strengths: what becomes of A over samples and target positions. One file for each.
 
-This room imports no torch, so that the command line can name the strengths at once.
+This package imports no torch, so that the command line can name the strengths at once.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ class Exceedance(Strength):
     def over_positions(self, entries: Tensor, dim: int) -> Tensor:
         return entries.amax(dim)
 
-    def gather_positions(self, total: Tensor, where: Tensor, entries: Tensor) -> None:
+    def scatter_positions(self, total: Tensor, where: Tensor, entries: Tensor) -> None:
         total.scatter_reduce_(0, where[:, None].expand_as(entries), entries, "amax")
 
     def joined(self, one: Tensor, other: Tensor) -> Tensor:

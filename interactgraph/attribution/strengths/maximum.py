@@ -16,7 +16,7 @@ class Maximum(Strength):
     """max |A| over samples and positions; a lower bound where source features are drawn."""
 
     name = "max"
-    has_error = False
+    is_mean = False
     outer = "maximum"
 
     def entry(self, a: Tensor) -> Tensor:
@@ -25,16 +25,16 @@ class Maximum(Strength):
     def over_positions(self, entries: Tensor, dim: int) -> Tensor:
         return entries.amax(dim)
 
-    def gather_positions(self, total: Tensor, where: Tensor, entries: Tensor) -> None:
+    def scatter_positions(self, total: Tensor, where: Tensor, entries: Tensor) -> None:
         total.scatter_reduce_(0, where[:, None].expand_as(entries), entries, "amax")
 
     def joined(self, one: Tensor, other: Tensor) -> Tensor:
         return one.maximum(other)
 
-    def fold(self, total: Tensor, x: Tensor) -> None:
+    def add_samples(self, total: Tensor, x: Tensor) -> None:
         total.clamp_(min=x.amax(0).to(total.dtype))
 
-    def fold_columns(self, total: Tensor, features: Tensor, x: Tensor) -> None:
+    def add_sampled_columns(self, total: Tensor, features: Tensor, x: Tensor) -> None:
         rows = features.expand(x.shape[1], -1)
         total.scatter_reduce_(1, rows, x.mT.contiguous(), "amax")
 

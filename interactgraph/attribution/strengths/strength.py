@@ -27,7 +27,8 @@ class Strength(ABC):
 
     Attributes:
         name: what it is called.
-        has_error: whether it is a mean, which has a standard error.
+        is_mean: whether it is a mean, which has a standard error; else it is a maximum, over
+            samples and over processes.
         degree: 2 where squares of A are averaged, else 1: the power of displacements that draws go
             by.
         per_sample: whether the mean is over samples instead of over samples and positions.
@@ -37,7 +38,7 @@ class Strength(ABC):
     """
 
     name: ClassVar[str]
-    has_error: ClassVar[bool] = True
+    is_mean: ClassVar[bool] = True
     degree: ClassVar[int] = 1
     per_sample: ClassVar[bool] = False
     outer: ClassVar[Literal["powers", "maximum"] | None] = None
@@ -60,7 +61,7 @@ class Strength(ABC):
         """X_b from what `entry` gave."""
         return entries.sum(dim)
 
-    def gather_positions(self, total: Tensor, where: Tensor, entries: Tensor) -> None:
+    def scatter_positions(self, total: Tensor, where: Tensor, entries: Tensor) -> None:
         """As `over_positions`, of entries `[n, i]` that belong to rows `where` of the total."""
         total.index_add_(0, where, entries)
 
@@ -74,11 +75,11 @@ class Strength(ABC):
 
     # --- over samples ----------------------------------------------------------------------------
 
-    def fold(self, total: Tensor, x: Tensor) -> None:
+    def add_samples(self, total: Tensor, x: Tensor) -> None:
         """Adds X_b of samples `[b, i, j]` to the total `[i, j]`, in place."""
         total += x.sum(0)
 
-    def fold_columns(self, total: Tensor, features: Tensor, x: Tensor) -> None:
+    def add_sampled_columns(self, total: Tensor, features: Tensor, x: Tensor) -> None:
         """Adds X_b `[n, i]` of one source feature each, int64 `[n]`, to the total, in place."""
         total.index_add_(1, features, x.mT)
 

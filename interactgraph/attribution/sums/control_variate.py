@@ -45,7 +45,7 @@ def known_parts(displacement: Tensor, strengths: Sequence[Strength]) -> dict[str
         strengths: which.
     """
     dz = displacement.double()
-    return {strength.name: strength.known(dz) for strength in strengths if strength.has_error}
+    return {strength.name: strength.known(dz) for strength in strengths if strength.is_mean}
 
 
 @dataclass(eq=False)
@@ -93,7 +93,7 @@ class ControlVariate:
     @staticmethod
     def bytes_for(strengths: Sequence[Strength], shape: tuple[int, int]) -> int:
         """Memory that it takes."""
-        return 12 * shape[0] * shape[1] * sum(strength.has_error for strength in strengths)
+        return 12 * shape[0] * shape[1] * sum(strength.is_mean for strength in strengths)
 
     def _none(self) -> Tensor:
         return torch.zeros(self.table.shape[1], dtype=torch.float64, device=self.table.device)

@@ -77,12 +77,12 @@ class StrengthSums:
 
     def __post_init__(self) -> None:
         self.first = {strength.name: self._zeros() for strength in self.strengths}
-        self.second = {s.name: self._zeros() for s in self.strengths if s.has_error}
+        self.second = {s.name: self._zeros() for s in self.strengths if s.is_mean}
 
     @staticmethod
     def bytes_for(strengths: Sequence[Strength], shape: tuple[int, int]) -> int:
         """Memory that the sums take."""
-        return 8 * shape[0] * shape[1] * sum(1 + strength.has_error for strength in strengths)
+        return 8 * shape[0] * shape[1] * sum(1 + strength.is_mean for strength in strengths)
 
     def _zeros(self) -> Tensor:
         return torch.zeros(self.shape, dtype=torch.float64, device=self.device)
@@ -134,13 +134,13 @@ class StrengthSums:
         for strength in self.strengths:
             name = strength.name
             x = sums[name]
-            if strength.has_error:
+            if strength.is_mean:
                 x = x.to(torch.float64)
                 self.second[name][rows, columns] += x.square().sum(0)
                 if self.cross:
                     counts = positions.to(torch.float64)
                     self.cross[name][rows, columns] += torch.einsum("bij,b->ij", x, counts)
-            strength.fold(self.first[name][rows, columns], x)
+            strength.add_samples(self.first[name][rows, columns], x)
 
     def add_columns(
         self,
@@ -165,7 +165,7 @@ class StrengthSums:
         for strength in self.strengths:
             name = strength.name
             x = sums[name][used].to(torch.float64)
-            if strength.has_error:
+            if strength.is_mean:
                 if expected:
                     known = expected[name][used].to(torch.float64)
                     x = (x - known) * weights
@@ -176,7 +176,7 @@ class StrengthSums:
                 self.second[name].index_add_(1, features, squares.mT)
                 if self.cross:
                     self.cross[name].index_add_(1, features, (x * positions[:, None]).mT)
-            strength.fold_columns(self.first[name], features, x)
+            strength.add_sampled_columns(self.first[name], features, x)
 
     def end_pass(self, number: int) -> None:
         """Notes what one of several passes over the same samples, drawn anew, has added.
@@ -220,7 +220,7 @@ class StrengthSums:
         if (len(each) > 1 or any(cross for *_, cross in parts)) and not self.cross:
             self._open_cross()
         for strength in self.strengths:
-            world.add(self.first[strength.name], largest=not strength.has_error)
+            world.add(self.first[strength.name], largest=not strength.is_mean)
         for table in (self.second, self.cross):
             for total in table.values():
                 world.add(total)
@@ -236,7 +236,7 @@ class StrengthSums:
     def strength(self, name: str, dtype: torch.dtype = torch.float64) -> Tensor:
         """The strength, `[i, j]`."""
         strength = self._strength(name)
-        total = self._counts(strength)[0] if strength.has_error else 1
+        total = self._counts(strength)[0] if strength.is_mean else 1
         result = torch.empty(self.shape, dtype=dtype, device=self.device)
         for rows in row_slices(self.shape):
             result[rows] = strength.value(self.first[name][rows] / max(total, 1))
@@ -256,7 +256,7 @@ class StrengthSums:
                 without is what infinitely many passes would leave.
         """
         strength = self._strength(name)
-        if not strength.has_error:
+        if not strength.is_mean:
             return None
         result = torch.empty(self.shape, dtype=dtype, device=self.device)
         total = max(self._counts(strength)[0], 1)
