@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -26,22 +28,16 @@ def with_config(arguments: Sequence[str]) -> list[str]:
     Raises:
         InteractGraphError: the file cannot be read or holds something else.
     """
-    arguments = list(arguments)
-    place = next((n for n, a in enumerate(arguments) if a.split("=")[0] == "--config"), None)
-    if place is None or not arguments or arguments[0].startswith("-"):
-        return arguments
-    if "=" in arguments[place]:
-        path = arguments[place].split("=", 1)[1]
-        rest = arguments[:place] + arguments[place + 1 :]
-    elif place + 1 < len(arguments):
-        path = arguments[place + 1]
-        rest = arguments[:place] + arguments[place + 2 :]
-    else:
-        return arguments
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--config", nargs="?")  # without a value the command's parser complains
+    asked, rest = finder.parse_known_args(arguments)
+    if asked.config is None or not rest:
+        return list(arguments)
+    command, *given = rest
     try:
-        table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        table = tomllib.loads(Path(asked.config).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InteractGraphError(f"cannot read --config {path}: {error}") from error
+        raise InteractGraphError(f"cannot read --config {asked.config}: {error}") from error
     positional, flags = [], []
     for key, value in table.items():
         values = [_text(key, v) for v in (value if isinstance(value, list) else [value])]
@@ -51,23 +47,9 @@ def with_config(arguments: Sequence[str]) -> list[str]:
             flags.append(f"--{key.replace('_', '-')}")
         elif value is not False:
             flags += [f"--{key.replace('_', '-')}", *values]
-    command, given = rest[0], rest[1:]
-    named = [] if given and not given[0].startswith("-") else positional
-    return (
-        [command, *named, *flags, *given]
-        if named
-        else [command, *_front(given), *flags, *_back(given)]
-    )
-
-
-def _front(given: list[str]) -> list[str]:
-    """Positional arguments, which come first."""
-    stop = next((n for n, a in enumerate(given) if a.startswith("-")), len(given))
-    return given[:stop]
-
-
-def _back(given: list[str]) -> list[str]:
-    return given[len(_front(given)) :]
+    # Positional arguments come first: a flag that takes several values would swallow them.
+    first = list(takewhile(lambda argument: not argument.startswith("-"), given))
+    return [command, *(first or positional), *flags, *given[len(first) :]]
 
 
 def _text(key: str, value: Any) -> str:
