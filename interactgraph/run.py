@@ -177,10 +177,8 @@ def interaction_graph(
             prepared_layers = prepared_layers.with_means()
             budget = options.memory_budget or default_budget(prepared_layers.device)
         else:
-            prepared_layers, budget = (
-                prepared_layers.with_baselines(saved["baselines"]),
-                saved["budget"],
-            )
+            prepared_layers = prepared_layers.with_baselines(saved["baselines"])
+            budget = saved["budget"]
         encoded = prepared_layers.encode(prepared_layers.sample)
         runs = {
             pair: PairRun.planned(

@@ -152,14 +152,17 @@ class _Search:
 
     def add(self, problem: PairProblem, path: SourcePath, rule: PathRule) -> None:
         """Looks at a batch."""
-        linear = [(path.linearize(u), weight) for u, weight in zip(*rule, strict=True)]
+        derivatives = {u: path.linearize(u) for u in rule.nodes}
+
+        def columns_along(tangents: Tensor) -> Tensor:
+            return rule.integral(lambda u: derivatives[u](tangents))
+
         values = torch.zeros(len(self.source), problem.n_samples, dtype=torch.float64)
         for start in range(0, len(self.columns), _AT_ONCE):
             columns = self.columns[start : start + _AT_ONCE].to(problem.z.device)
             chosen = columns[:, None, None].expand(-1, problem.n_samples, 1)
             tangents = path.chosen(chosen, torch.ones_like(chosen, dtype=torch.bool))
-            a = sum(derivative(tangents) * weight for derivative, weight in linear)
-            assert isinstance(a, Tensor)
+            a = columns_along(tangents)
             if problem.mask is not None:
                 a = a * problem.mask[..., None]
             size = a.abs().amax(2).double().cpu()  # [c, b, i]

@@ -220,7 +220,7 @@ class Accumulator:
         keys_by_process = world.gather(list(self.tables))
         for key in dict.fromkeys(key for keys in keys_by_process for key in keys):
             if key not in self.tables:
-                self.tables[key] = StrengthSums(self.strengths, self.shape, self.device)
+                self._open(key)
             self.tables[key].gather(world)
         completeness = self.completeness
         parts = world.gather((completeness.missed, completeness.change))

@@ -61,9 +61,7 @@ class BatchLoop:
     _offset: int = 0  # samples of this pass so far, in all processes
     _fingerprints: list[str] = field(default_factory=list)  # fingerprints of the batches of a pass
     _last_batch: int = -1  # of the last batch that was added
-    _last_activations: Mapping[str, Tensor] = field(
-        default_factory=dict
-    )  # activations of its first samples
+    _last_activations: Mapping[str, Tensor] = field(default_factory=dict)  # of its first samples
 
     def run(self) -> None:
         """Adds every batch, in one pass or until the error is below `target_error`."""
@@ -125,10 +123,8 @@ class BatchLoop:
         for piece in self.layers.cut.pieces(self.layers.runner.convert(batch), self._max_samples):
             encoded = self.layers.encode(piece, self.n_batches)
             if self.checkpoint is not None and self._last_batch != self._in_pass:
-                self._last_batch, self._last_activations = (
-                    self._in_pass,
-                    _first_samples(encoded.activations),
-                )
+                self._last_batch = self._in_pass
+                self._last_activations = _first_samples(encoded.activations)
             if not self.independent and encoded.n_samples > 1:
                 self.independent = self.layers.check_segments(encoded)
             self.ranges.add(encoded)
@@ -221,14 +217,15 @@ class BatchLoop:
 
     def _fingerprint(self, batch: Any) -> str:
         """A string that changes when the batch does, or what groups and masks make of it."""
-        parts = {"batch": batch}
-        keys, converted = SampleKeys(self.options), self.layers.runner.convert(batch)
-        n_samples = self.layers.cut.n_samples(batch)
-        if keys.any and n_samples is not None:
-            parts["keys"] = repr(keys.of(converted, n_samples, 0))
-        mask = self.layers.mask(converted)
-        if mask is not None:
-            parts["mask"] = mask
+        parts, keys = {"batch": batch}, SampleKeys(self.options)
+        if keys.any or self.layers.position_mask is not None:
+            converted, n_samples = (
+                self.layers.runner.convert(batch),
+                self.layers.cut.n_samples(batch),
+            )
+            if n_samples is not None:
+                parts["keys"] = repr(keys.of(converted, n_samples, 0))
+            parts["mask"] = self.layers.mask(converted)
         return fingerprint(parts)
 
     def _compare(self, batch: Any, number: int) -> None:

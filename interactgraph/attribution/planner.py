@@ -8,7 +8,7 @@ or row instead of one for each column or row and path node, and with explicit ma
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from ..checks import choice
@@ -32,9 +32,10 @@ def check_method(options: Options) -> None:
     asked = getattr(options.method, "__name__", options.method)
     candidates = [method for method in METHODS if options.definition in method.definitions]
     engines = list(dict.fromkeys(method.engine for method in candidates))
-    default = next(each.default for each in fields(Options) if each.name == "tolerance")
     for_derivatives = (
-        options.engine != "auto" or options.sources or options.tolerance not in (None, default)
+        options.engine != "auto"
+        or options.sources
+        or options.tolerance not in (None, Options.tolerance)
     )
     if engines == ["perturbation"] and for_derivatives:
         raise InteractGraphError(

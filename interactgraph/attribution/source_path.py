@@ -77,12 +77,7 @@ class SourcePath:
 
     def along(self, rule: PathRule) -> Tensor:
         """sum_j A[b,t,i,j], `[b, t, i]`: the derivative along the path itself, one JVP per node."""
-        total: Tensor | None = None
-        for u, weight in zip(*rule, strict=True):
-            part = self.linearize(u)(self.path.displacement[None])[0] * weight
-            total = part if total is None else total.add_(part)
-        assert total is not None
-        return total
+        return rule.integral(lambda u: self.linearize(u)(self.path.displacement[None])[0])
 
     def columns(self, start: int, stop: int) -> Tensor:
         """Tangents that move source features start to stop, one at a time, `[j, b, s, d]`."""

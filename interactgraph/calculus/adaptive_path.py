@@ -62,12 +62,7 @@ class _Panel:
     @cached_property
     def integral(self) -> Tensor:
         """By its own nodes, float64 `[c, n]`."""
-        total: Tensor | None = None
-        for u, weight in zip(*self.rule, strict=True):
-            part = self.derivative(u).double() * weight
-            total = part if total is None else total.add_(part)
-        assert total is not None
-        return total
+        return self.rule.integral(lambda u: self.derivative(u).double())
 
     @cached_property
     def halves(self) -> tuple[_Panel, _Panel]:

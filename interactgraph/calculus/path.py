@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -17,6 +18,14 @@ class PathRule(NamedTuple):
 
     nodes: tuple[float, ...]
     weights: tuple[float, ...]
+
+    def integral(self, function: Callable[[float], Tensor]) -> Tensor:
+        """The integral of a function of u, whose values are tensors of one shape."""
+        (first, *others), (weight, *weights) = self
+        total = function(first) * weight
+        for u, weight in zip(others, weights, strict=True):
+            total.add_(function(u) * weight)
+        return total
 
 
 @lru_cache

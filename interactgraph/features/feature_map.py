@@ -154,13 +154,24 @@ class FittingData(Protocol):
     """
 
     @property
-    def pairs(self) -> Sequence[tuple[str, str]]: ...  # noqa: D102
+    def pairs(self) -> Sequence[tuple[str, str]]:
+        """(source, target) layers."""
+        ...
+
     @property
-    def maps(self) -> Mapping[str, FeatureMap]: ...  # noqa: D102
+    def maps(self) -> Mapping[str, FeatureMap]:
+        """Layer -> bound feature map."""
+        ...
+
     @property
-    def dtype(self) -> torch.dtype: ...  # noqa: D102
+    def dtype(self) -> torch.dtype:
+        """What the model computes in."""
+        ...
+
     @property
-    def progress(self) -> bool: ...  # noqa: D102
+    def progress(self) -> bool:
+        """Whether to show progress bars."""
+        ...
 
     def changed(
         self,

@@ -103,12 +103,7 @@ class MeanSquareJacobian:
 
     def _averaged_rows(self, segment: LocalSegment, cotangents: Tensor) -> Tensor:
         """Products c'J averaged over the path, `[c, b, s, d]`."""
-        total: Tensor | None = None
-        for u, weight in zip(*self.rule, strict=True):
-            part = _pull_back(segment, u, self.origin)(cotangents) * weight
-            total = part if total is None else total.add_(part)
-        assert total is not None
-        return total
+        return self.rule.integral(lambda u: _pull_back(segment, u, self.origin)(cotangents))
 
     def _all_rows(self, segment: LocalSegment, n_rows: int) -> Iterator[Tensor]:
         """All rows of J, averaged over the path, some at a time: `[c, b, s, d]`."""
@@ -138,14 +133,15 @@ class MeanSquareJacobian:
         for position in range(s):
             tangents = segment.point.new_zeros(d, b, s, d)
             tangents[:, :, position] = eye[:, None]
-            total: Tensor | None = None
-            for u, weight in zip(*self.rule, strict=True):
-                point = _at(segment, u, self.origin)
-                moved = _masked(tangents, segment.source_mask)
-                part = jvps(segment.function, point, moved) * weight
-                total = part if total is None else total.add_(part)
-            assert total is not None
-            yield _masked(total, segment.target_mask)
+            moved = _masked(tangents, segment.source_mask)
+            columns = self._averaged_columns(segment, moved)
+            yield _masked(columns, segment.target_mask)
+
+    def _averaged_columns(self, segment: LocalSegment, tangents: Tensor) -> Tensor:
+        """Products J t averaged over the path, `[c, b, t, i]`."""
+        return self.rule.integral(
+            lambda u: jvps(segment.function, _at(segment, u, self.origin), tangents)
+        )
 
     def _add_affine(self, segment: LocalSegment) -> bool:
         """Adds the batch if J is the same for all samples of all batches so far."""
@@ -219,11 +215,9 @@ class MeanSquareJacobian:
         share = tolerance("maps", segment.point.dtype)
         if not bool(((found - expected).abs() <= share * scale).all()):
             return False
-        slopes = torch.zeros_like(slopes_at_point)
-        for u, weight in zip(*self.rule, strict=True):
-            slopes += weight * (
-                slopes_at_point if u == 1.0 else closed.slopes(_at(segment, u, self.origin))
-            )
+        slopes = self.rule.integral(
+            lambda u: slopes_at_point if u == 1.0 else closed.slopes(_at(segment, u, self.origin))
+        )
         self._moments, self.way = known, "closed form"
         known.add(slopes)
         return True

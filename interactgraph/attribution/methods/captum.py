@@ -56,7 +56,7 @@ class Captum(PassMethod):
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Torch's and numpy's global generators with a seed; the caller's state comes back."""
+    """Torch's and numpy's global generators, which captum draws from; the old state comes back."""
     state = np.random.get_state()  # noqa: NPY002
     try:
         with torch.random.fork_rng(devices=[]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from abc import abstractmethod
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -19,6 +20,8 @@ from .method import DoesNotApply, PairContext
 from .pass_method import PassMethod
 
 __all__ = ["Differentiating"]
+
+_COMPLETENESS_EVERY = 4  # batches
 
 
 class Differentiating(PassMethod):
@@ -38,7 +41,7 @@ class Differentiating(PassMethod):
         self.n_steps_used = 0
         self.n_batches_seen = 0
         self.worst_error = 0.0
-        self._found: PathRule | None = None
+        self._last_rule: PathRule | None = None
 
     # --- path nodes ------------------------------------------------------------------------------
 
@@ -65,15 +68,15 @@ class Differentiating(PassMethod):
         See `path_nodes`.
         """
         options = self.context.options
+        self.n_batches_seen += 1
         if options.tolerance is None or not self.integrates:
             return self.rule
-        self.n_batches_seen += 1
         seen = self.n_batches_seen
-        if self.is_drawn and self._found is not None and seen & (seen - 1):
-            return self._found  # draws cost less than looking: looked again after 1, 2, 4, ...
+        if self.is_drawn and self._last_rule is not None and seen & (seen - 1):
+            return self._last_rule  # draws cost less than looking: looked again after 1, 2, 4, ...
         seed = self.context.seed
         placed = nodes_for(problem, path, options.tolerance, options.n_steps, seed)
-        self._found = placed.rule
+        self._last_rule = placed.rule
         self.n_steps_used = max(len(placed.rule.nodes), self.n_steps_used)
         self.worst_error = max(placed.error, self.worst_error)
         return placed.rule
@@ -95,20 +98,25 @@ class Differentiating(PassMethod):
         return {"n_steps_used": self.n_steps_used} if self.n_steps_used else {}
 
     def state(self) -> dict[str, Any]:
-        rule = None if self._found is None else [list(part) for part in self._found]
+        rule = None if self._last_rule is None else [list(part) for part in self._last_rule]
         return {
             "nodes": [self.n_steps_used, self.n_batches_seen, self.worst_error, rule]
         }  # fmt: skip
 
     def restore(self, state: dict[str, Any]) -> None:
         self.n_steps_used, self.n_batches_seen, self.worst_error, rule = state["nodes"]
-        self._found = None if rule is None else PathRule(*map(tuple, rule))
+        self._last_rule = None if rule is None else PathRule(*map(tuple, rule))
+
+    @property
+    def sums_columns(self) -> bool:
+        """Whether a method that draws looks at completeness on this batch: it takes more passes."""
+        return (self.n_batches_seen - 1) % _COMPLETENESS_EVERY == 0
 
     # --- the trial -------------------------------------------------------------------------------
 
+    @abstractmethod
     def two_derivatives(self, problem: PairProblem, *, vmapped: bool) -> Tensor:
         """The first two columns or rows of A at the samples, without any record."""
-        raise NotImplementedError
 
     def confirm(self, problem: PairProblem) -> None:
         """Takes two derivatives. Where many at a time give other numbers, one by one is right.

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...calculus.derivatives import pull_back
 from ...calculus.path import PathRule
 from ...layers import PairProblem
 from ..completeness import residual_of
@@ -21,11 +20,9 @@ from ..contributions import Contribution, Entries
 from ..source_path import SourcePath
 from ..sums.strength_sums import at_least_single
 from .method import VJP, PairContext, Tick, no_tick
-from .rows import Rows
+from .rows import Rows, integrated_products
 
 __all__ = ["RademacherRows"]
-
-_COMPLETENESS_EVERY = 4  # batches: it takes passes of its own
 
 
 class RademacherRows(Rows):
@@ -36,7 +33,6 @@ class RademacherRows(Rows):
 
     def __init__(self, context: PairContext) -> None:
         super().__init__(context)
-        self.n_batches = 0
         self._generator = context.generator()
 
     def why_not(self, problem: PairProblem) -> str | None:
@@ -57,9 +53,8 @@ class RademacherRows(Rows):
         assert n_probes is not None
         path = SourcePath.in_features(problem, vmapped=self.vmapped)
         rule = self.rule_for(problem, path)
-        if self.n_batches % _COMPLETENESS_EVERY == 0:
+        if self.sums_columns:
             yield residual_of(path.along(rule), problem)
-        self.n_batches += 1
         chunk = max(1, self.row_chunk(problem, problem.n_targets * n_probes) // n_probes)
         (strength,) = self.context.strengths
         for rows, squares in self._squares(problem, rule, n_probes, chunk, tick):
@@ -80,21 +75,15 @@ class RademacherRows(Rows):
             cotangents = problem.y.new_zeros(n_rows, n_probes, *problem.y.shape)
             number = torch.arange(n_rows, device=signs.device)
             cotangents[number, ..., number + rows.start] = signs
-            total: Tensor | None = None
-            for u, weight in zip(*rule, strict=True):
-                vjp = pull_back(problem.segment, problem.path.at(u), vmapped=self.vmapped)
-                part = (vjp(cotangents.flatten(0, 1)) * problem.displacement).sum(-2) * weight
-                total = part if total is None else total.add_(part)
-                tick(n_rows * n_probes)
-            assert total is not None
+            total = integrated_products(
+                problem, problem.segment, rule, cotangents.flatten(0, 1), tick, vmapped=self.vmapped
+            )
             squares = at_least_single(total).unflatten(0, (n_rows, n_probes)).square()
             yield rows, squares.mean(1).movedim(0, 1)
 
     def state(self) -> dict[str, Any]:
-        counters = {"n_batches": self.n_batches, "generator": self._generator.get_state()}
-        return {**super().state(), **counters}
+        return {**super().state(), "generator": self._generator.get_state()}
 
     def restore(self, state: dict[str, Any]) -> None:
         super().restore(state)
-        self.n_batches = state["n_batches"]
         self._generator.set_state(state["generator"])

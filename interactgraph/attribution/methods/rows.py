@@ -99,15 +99,37 @@ def row_blocks(
         for t in range(0, n_positions, positions):
             where = slice(t, min(t + positions, n_positions))
             cotangents = _one_hot(problem.y, rows, where)
-            total: Tensor | None = None
-            for u, weight in zip(*rule, strict=True):
-                gradients = pull_back(function, problem.path.at(u), vmapped=vmapped)(cotangents)
-                part = (gradients * problem.displacement).sum(-2) * weight
-                total = part if total is None else total.add_(part)
-                tick(len(cotangents))
-            assert total is not None
+            total = integrated_products(problem, function, rule, cotangents, tick, vmapped=vmapped)
             block = total.unflatten(0, (rows.stop - rows.start, where.stop - where.start))
             yield rows, where, block.permute(2, 1, 0, 3)
+
+
+def integrated_products(
+    problem: PairProblem,
+    function: Callable[[Tensor], Tensor],
+    rule: PathRule,
+    cotangents: Tensor,
+    tick: Tick,
+    *,
+    vmapped: bool,
+) -> Tensor:
+    """sum_s (z - z0)[b,s,j] times the integral of c'dy/dz over the path, `[c, b, j]`.
+
+    Args:
+        problem: the pair on a batch.
+        function: of the source features.
+        rule: path nodes.
+        cotangents: c, `[c, b, t, i]`.
+        tick: told the number of passes done.
+        vmapped: many derivatives at a time; else one after the other.
+    """
+
+    def products(u: float) -> Tensor:
+        gradients = pull_back(function, problem.path.at(u), vmapped=vmapped)(cotangents)
+        tick(len(cotangents))
+        return (gradients * problem.displacement).sum(-2)
+
+    return rule.integral(products)
 
 
 def _one_hot(y: Tensor, rows: slice, positions: slice) -> Tensor:

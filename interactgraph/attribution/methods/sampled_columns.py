@@ -22,8 +22,6 @@ from .method import PairContext, Tick, no_tick
 
 __all__ = ["SampledColumns"]
 
-_COMPLETENESS_EVERY = 4  # batches: what all columns add up to is sampled as well
-
 
 class SampledColumns(Columns):
     """A few columns of each sample, drawn by how much they are likely to be worth."""
@@ -34,7 +32,6 @@ class SampledColumns(Columns):
 
     def __init__(self, context: PairContext) -> None:
         super().__init__(context)
-        self.n_batches = 0
         self._sampler = SourceSampler(
             context.sums.shape[1],
             context.options.sampling,
@@ -59,13 +56,11 @@ class SampledColumns(Columns):
         assert n_draws is not None
         path = self.path_of(problem)
         rule = self.rule_for(problem, path)
-        due = self.n_batches % _COMPLETENESS_EVERY == 0
-        self.n_batches += 1
         packing, weights = self._sampler.draw(problem, n_draws)
         yield Displacements(known_parts(problem.displacement, self.context.strengths))
         chunk = self.chunk(problem, n_draws, problem.y)
         everyone = torch.arange(problem.n_samples, device=problem.z.device)
-        whole = torch.zeros_like(problem.y) if due else None
+        whole = torch.zeros_like(problem.y) if self.sums_columns else None
         for start in range(0, n_draws, chunk):
             some = packing.passes(start, start + chunk)
             total = whole if start == 0 else None
@@ -82,10 +77,8 @@ class SampledColumns(Columns):
             yield residual_of(whole, problem)
 
     def state(self) -> dict[str, Any]:
-        counters = {"n_batches": self.n_batches, "sampler": self._sampler.state()}
-        return {**super().state(), **counters}
+        return {**super().state(), "sampler": self._sampler.state()}
 
     def restore(self, state: dict[str, Any]) -> None:
         super().restore(state)
-        self.n_batches = state["n_batches"]
         self._sampler.restore(state["sampler"])

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import Self
 
-from .strength import Strength
+from .largest_position import LargestPosition
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,7 +25,7 @@ __all__ = ["Exceedance"]
 _SHARE = 0.1  # of the target's typical change
 
 
-class Exceedance(Strength):
+class Exceedance(LargestPosition):
     """Share of samples on which max_t |A| is above the threshold of the pair."""
 
     name = "exceedance"
@@ -42,15 +42,6 @@ class Exceedance(Strength):
 
     def entry(self, a: Tensor) -> Tensor:
         return (a.abs() > self.threshold).to(a.dtype)
-
-    def over_positions(self, entries: Tensor, dim: int) -> Tensor:
-        return entries.amax(dim)
-
-    def scatter_positions(self, total: Tensor, where: Tensor, entries: Tensor) -> None:
-        total.scatter_reduce_(0, where[:, None].expand_as(entries), entries, "amax")
-
-    def joined(self, one: Tensor, other: Tensor) -> Tensor:
-        return one.maximum(other)
 
     def known(self, displacement: Tensor) -> Tensor:
         """Only a feature that moves can pass it."""

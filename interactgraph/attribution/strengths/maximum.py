@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .strength import Strength
+from .largest_position import LargestPosition
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 __all__ = ["Maximum"]
 
 
-class Maximum(Strength):
+class Maximum(LargestPosition):
     """max |A| over samples and positions; a lower bound where source features are drawn."""
 
     name = "max"
@@ -21,15 +21,6 @@ class Maximum(Strength):
 
     def entry(self, a: Tensor) -> Tensor:
         return a.abs()
-
-    def over_positions(self, entries: Tensor, dim: int) -> Tensor:
-        return entries.amax(dim)
-
-    def scatter_positions(self, total: Tensor, where: Tensor, entries: Tensor) -> None:
-        total.scatter_reduce_(0, where[:, None].expand_as(entries), entries, "amax")
-
-    def joined(self, one: Tensor, other: Tensor) -> Tensor:
-        return one.maximum(other)
 
     def add_samples(self, total: Tensor, x: Tensor) -> None:
         total.clamp_(min=x.amax(0).to(total.dtype))

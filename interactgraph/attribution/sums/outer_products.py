@@ -66,7 +66,7 @@ class OuterSums:
         if self._rows and self._rows[0][0].shape[1] != left.shape[1]:
             self.flush()
         self._rows.append((at_least_single(left), at_least_single(right), positions))
-        if sum(l.shape[0] * l.shape[1] for l, _, _ in self._rows) >= _ROWS:  # noqa: E741
+        if sum(rows.shape[0] * rows.shape[1] for rows, _, _ in self._rows) >= _ROWS:
             self.flush()
 
     def state(self) -> dict[str, Any]:
@@ -198,18 +198,18 @@ def _of_single(
     # Sums of A (1, signed), |A| (-1), A^2 (2) and A^4 (4), as far as they are needed.
     needed = {power for strength in strengths for power in strength.powers}
     products = {power: left.new_zeros(left.shape[1], right.shape[1]) for power in needed}
-    for l, r in zip(left.split(_BLOCK), right.split(_BLOCK), strict=True):  # noqa: E741
-        l, r = l * scales[0], r * scales[1]  # noqa: E741
+    for lhs, rhs in zip(left.split(_BLOCK), right.split(_BLOCK), strict=True):
+        lhs, rhs = lhs * scales[0], rhs * scales[1]
         if 1 in needed:
-            products[1].addmm_(l.mT, r)
+            products[1].addmm_(lhs.mT, rhs)
         if -1 in needed:
-            products[-1].addmm_(l.abs().mT, r.abs())
+            products[-1].addmm_(lhs.abs().mT, rhs.abs())
         if needed & {2, 4}:
-            l, r = l.square(), r.square()  # noqa: E741
+            lhs, rhs = lhs.square(), rhs.square()
             if 2 in needed:
-                products[2].addmm_(l.mT, r)
+                products[2].addmm_(lhs.mT, rhs)
             if 4 in needed:
-                products[4].addmm_(l.square_().mT, r.square_())
+                products[4].addmm_(lhs.square_().mT, rhs.square_())
     # A sample without a position that counts has X_b = 0, so that X_b n_b = X_b.
     sums = {}
     for strength in strengths:
@@ -226,16 +226,16 @@ def _of_sequences(
     chunk = max(1, _SAMPLE_BYTES // bytes_per_sample)
     sums = {}
     for strength in strengths:
-        l, r = strength.entry(left), strength.entry(right)  # noqa: E741
-        first = l.flatten(0, 1).mT @ r.flatten(0, 1)
+        lhs, rhs = strength.entry(left), strength.entry(right)
+        first = lhs.flatten(0, 1).mT @ rhs.flatten(0, 1)
         second = torch.zeros_like(first)
-        for start in range(0, len(l), chunk):
-            x = l[start : start + chunk].mT @ r[start : start + chunk]
+        for start in range(0, len(lhs), chunk):
+            x = lhs[start : start + chunk].mT @ rhs[start : start + chunk]
             second += x.square_().sum(0)
         cross = first
         if positions is not None:
-            weighted = l * positions.to(l.dtype)[:, None, None]
-            cross = weighted.flatten(0, 1).mT @ r.flatten(0, 1)
+            weighted = lhs * positions.to(lhs.dtype)[:, None, None]
+            cross = weighted.flatten(0, 1).mT @ rhs.flatten(0, 1)
         sums[strength.name] = _Sums(first, second, cross)
     return sums
 
@@ -265,15 +265,18 @@ def max_products(
     best = best.clone()
     # Nothing can be left out of the first rows, so that these are few.
     for start, end in pairwise((0, *range(_BLOCK // 4, len(left), _BLOCK), len(left))):
-        l, r = left[start:end].abs(), right[start:end].abs()  # noqa: E741
+        lhs, rhs = left[start:end].abs(), right[start:end].abs()
         if scales is not None:
-            l, r = l.mul_(scales[0]), r.mul_(scales[1])  # noqa: E741
-        needed_l, needed_r = _needed(best, r.amax(0)), _needed(best.mT, l.amax(0))
-        n_left, n_right = int((l > needed_l).count_nonzero()), int((r > needed_r).count_nonzero())
-        if n_left * (r.shape[1] + _START) <= n_right * (l.shape[1] + _START):
-            torch.maximum(best, _max_product(l, needed_l, r), out=best)
+            lhs, rhs = lhs.mul_(scales[0]), rhs.mul_(scales[1])
+        needed_lhs, needed_rhs = _needed(best, rhs.amax(0)), _needed(best.mT, lhs.amax(0))
+        n_left, n_right = (
+            int((lhs > needed_lhs).count_nonzero()),
+            int((rhs > needed_rhs).count_nonzero()),
+        )
+        if n_left * (rhs.shape[1] + _START) <= n_right * (lhs.shape[1] + _START):
+            torch.maximum(best, _max_product(lhs, needed_lhs, rhs), out=best)
         else:
-            torch.maximum(best, _max_product(r, needed_r, l).mT, out=best)
+            torch.maximum(best, _max_product(rhs, needed_rhs, lhs).mT, out=best)
     return best
 
 
