@@ -12,15 +12,16 @@ from torch import Tensor
 from .attribution.accumulator import Key
 from .attribution.groups import SampleKeys
 from .attribution.loop import BatchLoop
-from .attribution.options import Options
 from .attribution.pair_run import PairRun
 from .errors import InteractGraphError
 from .features import FeatureMap
 from .graph import InteractionGraph, Pair
+from .notes import all_zero, baseline_outside, underflow
 
 __all__ = ["graph_of"]
 
-_LARGE_RESIDUAL = 0.1  # of the completeness, above which the result carries a note
+_OUTSIDE = 0.5  # share of features whose baseline is outside the data, above which a note says so
+_TINY = 1e-17  # a strength whose square is below what single precision holds precisely
 
 _Blocks = dict[Pair, dict[str, Tensor]]
 
@@ -41,6 +42,7 @@ def graph_of(loop: BatchLoop, recipe: Mapping[str, Any]) -> InteractionGraph:
     maps = {site: layers.maps[site] for site in layers.sites}
     metadata = {
         **recipe,
+        "position_mask": _mask(recipe["position_mask"], layers.position_mask),
         "plans": [run.plan.as_metadata() for run in runs.values()],
         "feature_maps": {layer: _recorded(feature_map) for layer, feature_map in maps.items()},
         "n_samples": loop.n_samples,
@@ -49,15 +51,21 @@ def graph_of(loop: BatchLoop, recipe: Mapping[str, Any]) -> InteractionGraph:
         "n_processes": loop.world.size,
         "device": str(layers.device),
         "dtype": str(layers.dtype).removeprefix("torch."),
-        "memory_budget": next(iter(runs.values())).sums.budget,
+        "memory_budget": next(iter(runs.values())).sums.memory.total,
         "baseline_outside_range": loop.ranges.outside(),
         "notes": [
             *layers.notes,
+            *loop.mask_notes(),
+            *(
+                baseline_outside(layer, share, _name(options.baselines()[layer]))
+                for layer, share in loop.ranges.outside().items()
+                if share > _OUTSIDE
+            ),
             *SampleKeys(options).left_over(loop.n_samples),
             *(
                 note
                 for pair, run in runs.items()
-                for note in (*run.context.notes, *_remarks(run, blocks[pair], options))
+                for note in (*run.context.notes, *_remarks(run, blocks[pair], str(layers.dtype)))
             ),
         ],
         "seconds": recipe["seconds"],
@@ -127,39 +135,40 @@ def _natural(name: str) -> tuple[int, float, str]:
         return 1, 0.0, name
 
 
+def _mask(recorded: Any, used: Any) -> Any:
+    """What the recipe says of the position mask; one that was not asked for is there by its key."""
+    return used if isinstance(used, str) else recorded
+
+
+def _name(entry: str | Tensor) -> str:
+    return entry if isinstance(entry, str) else "tensor"
+
+
 def _recorded(feature_map: FeatureMap) -> dict[str, Any]:
     """A feature map's options and what fitting found out, without its matrices."""
     options, _ = feature_map.state()
     return {**options, "n_features": feature_map.n_features, "remark": feature_map.remark}
 
 
-def _remarks(run: PairRun, block: dict[str, Tensor], options: Options) -> Iterator[str]:
+def _remarks(run: PairRun, block: dict[str, Tensor], dtype: str) -> Iterator[str]:
     """What a reader of the result has to know.
 
     Raises:
         InteractGraphError: the strengths are not numbers.
     """
-    pair, residual = run.context.name, run.sums.completeness.relative
+    name = run.context.name
     strongest = max(
         float(torch.linalg.vector_norm(strength, torch.inf)) for strength in block.values()
     )
     if not math.isfinite(strongest):
         raise InteractGraphError(
-            f"interaction strengths of {pair} are not finite although the activations are: slopes "
+            f"interaction strengths of {name} are not finite although the activations are: slopes "
             "or their squares overflow; compute in a wider dtype (dtype=torch.float32 or float64)"
         )
-    if strongest == 0:
-        yield f"{pair}: every interaction is zero; the target does not depend on the source"
-    if options.definition == "integrated_gradients" and residual > _LARGE_RESIDUAL:
-        yield (
-            f"{pair}: the completeness residual is {residual:.2g}; raise n_steps, set tolerance, "
-            "or take a baseline away from where the segment bends sharply (baseline='mean')"
-        )
-    if options.definition == "captum" and residual > _LARGE_RESIDUAL:
-        yield (
-            f"{pair}: what {options.method.__name__} gives does not add up to the change of the "
-            f"target (residual {residual:.2g}); its values are no shares of it"
-        )
+    if strongest < _TINY and 0 < run.sums.completeness.change < math.inf:
+        yield underflow(name, dtype)
+    elif strongest == 0:
+        yield all_zero(name)
 
 
 def _labels(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from .attribution.pair_run import PairRun
 from .attribution.planner import check_method
 from .checkpoint import Checkpoint, fingerprint
 from .distributed import World, join_world
-from .errors import InteractGraphError
+from .errors import InteractGraphError, InteractGraphWarning
 from .features import FeatureMap
 from .graph import InteractionGraph
 from .layers import Baseline, Layers
@@ -93,8 +94,9 @@ def interaction_graph(
             `n_steps` random orders); "baseline_gradient" (the slope at the baseline);
             "expected_gradients" (baselines drawn from the data); or a captum attribution class that
             takes a forward function, such as `captum.attr.FeatureAblation`.
-        baseline: "zero", "mean" (over samples and positions), a tensor, or {layer: one of these},
-            in activation space.
+        baseline: "zero" (every feature at zero: of a centred basis its offset, of a dictionary no
+            code and no error), "mean" (the mean activation over samples and positions), a tensor
+            (an activation), or {layer: one of these}.
         strengths: how A is averaged: "rms" sqrt(mean A^2), "mean" (signed), "max" max |A|, or
             another of `interactgraph.attribution.strengths`; the first is the graph's default.
         n_steps: most nodes on the path, where a quadrature is used.
@@ -121,21 +123,23 @@ def interaction_graph(
         folds: keeps averages over this many disjoint parts of the samples, in `graph.folds`, from
             which `bootstrap` tells how sure modules are.
         position_mask: which positions count, a function of the batch that returns bool `[b, p]`, or
-            the key of such a tensor in dict batches ("attention_mask"). Others are left out as
-            sources and as targets.
+            the key of such a tensor in dict batches. Others are left out as sources and as targets.
+            None: the batches' "attention_mask", where they hold one that fits the layers.
         labels: {layer: one label for each feature}.
         forward: `forward(model, batch)` calls the model on a batch.
         device: where to compute; a model elsewhere is copied there.
         dtype: what to compute in; a model in another dtype is copied.
-        memory_budget: bytes of working memory, besides the model, its activations and the graph;
-            default: half of what is free, at most 2 GiB on a CPU.
+        memory_budget: bytes of working memory, the sums of all pairs included, besides the model,
+            its activations and the graph; default: half of what is free, at most 2 GiB on a CPU.
         checkpoint: a folder; the run saves there how far it is, and the same call goes on from
             there after it was killed, to the same numbers. Data must come in the same order.
-        checkpoint_seconds: time between two saves; so much is lost at most.
+        checkpoint_seconds: time after which the next end of a batch is saved; so much, and the
+            batch at hand, is lost at most.
         progress: show a progress bar with the time left.
 
     Returns:
-        The graph, with standard errors, completeness and the full recipe in `metadata`.
+        The graph, with standard errors, completeness and the full recipe in `metadata`. What makes
+        it doubtful is in `graph.notes` and issued as `InteractGraphWarning`.
 
     Raises:
         InteractGraphError: bad input; the message says what was found and how to mend it.
@@ -180,12 +184,10 @@ def interaction_graph(
             prepared_layers = prepared_layers.with_baselines(saved["baselines"])
             budget = saved["budget"]
         encoded = prepared_layers.encode(prepared_layers.sample)
-        runs = {
-            pair: PairRun.planned(
-                pair, problem, options, budget, options.seed + number + _STRIDE * world.rank
-            )
-            for number, (pair, problem) in enumerate(prepared_layers.problems(encoded).items())
-        }
+        runs = PairRun.planned(
+            prepared_layers.problems(encoded), options, budget,
+            options.seed + _STRIDE * world.rank,
+        )  # fmt: skip
         loop = BatchLoop(options, prepared_layers, runs, world, independent, saves)
         loop.ranges.add(encoded)
         if saved is not None:
@@ -194,6 +196,8 @@ def interaction_graph(
     graph = graph_of(loop, {**recipe, "seconds": round(time.perf_counter() - started, 3)})
     if saves is not None:
         saves.done()
+    for note in graph.notes:
+        warnings.warn(note, InteractGraphWarning, stacklevel=2)
     return graph
 
 

@@ -71,7 +71,7 @@ def top_samples(
         k: how many samples for each edge.
         threshold: of |A|, for `share`.
         baseline: as for `interaction_graph`; None: the graph's, which needs to be "zero" or "mean".
-        position_mask: as for `interaction_graph`.
+        position_mask: as for `interaction_graph`; None: the graph's.
         forward: `forward(model, batch)` calls the model on a batch.
         device: where to compute.
         dtype: what to compute in.
@@ -105,6 +105,12 @@ def top_samples(
     recorded = dict(graph.metadata["baseline"])
     if baseline is None and "tensor" in recorded.values():
         raise InteractGraphError("the graph was computed with a tensor as baseline; give baseline=")
+    if position_mask is None and graph.metadata["position_mask"] is not None:
+        position_mask = graph.metadata["position_mask"]
+        if not isinstance(position_mask, str):
+            raise InteractGraphError(
+                "the graph was computed with a function as position_mask; give position_mask="
+            )
     baselines = check_baseline(recorded if baseline is None else baseline, sources)
     n_steps, tolerance = int(graph.metadata["n_steps"]), graph.metadata["tolerance"]
     fixed = at_sample() if method == "gradient" else gauss_legendre(n_steps)

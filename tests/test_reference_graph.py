@@ -18,8 +18,7 @@ def graph():
     bases = {layer: published.basis(layer) for layer in ("embed", "mid", "final")}
     return itg.interaction_graph(
         published.model(), published.train_data(), published.LAYERS, features=bases,
-        method="gradient", baseline={layer: basis.offset for layer, basis in bases.items()},
-        progress=False,
+        method="gradient", progress=False,
     )  # fmt: skip
 
 

@@ -86,7 +86,9 @@ def test_strengths_that_are_not_finite_are_an_error():
         def forward(self, x):
             return (x - 1).abs() ** 0.5
 
-    with pytest.raises(itg.InteractGraphError, match="strengths of input -> output are not finite"):
+    with pytest.raises(
+        itg.InteractGraphError, match="derivatives of input -> output are not finite"
+    ):
         itg.interaction_graph(
             Steep(), [torch.ones(2, 3)], ["input", "output"], method="gradient",
             engine="forward", progress=False,

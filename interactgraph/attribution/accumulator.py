@@ -16,6 +16,7 @@ from ..errors import InteractGraphError
 from ..layers import PairProblem
 from .completeness import Completeness, Residual
 from .contributions import Contribution, Displacements, Draws, Entries, OuterProduct
+from .memory import MemoryBudget
 from .strengths import Strength
 from .sums.control_variate import ControlVariate
 from .sums.outer_products import OuterSums
@@ -36,7 +37,7 @@ class Accumulator:
         strengths: which, bound to the pair.
         shape: (target features, source features).
         device: of the sums.
-        budget: bytes that all of them may take.
+        memory: that the sums of all pairs share.
         drawn: source features may be drawn, which takes memory of its own.
         tables: by group and fold, in order of appearance.
         completeness: of everything that was added.
@@ -45,7 +46,7 @@ class Accumulator:
     strengths: tuple[Strength, ...]
     shape: tuple[int, int]
     device: torch.device
-    budget: int
+    memory: MemoryBudget
     drawn: bool = False
     tables: dict[Key, StrengthSums] = field(default_factory=dict)
     completeness: Completeness = field(default_factory=Completeness)
@@ -54,6 +55,9 @@ class Accumulator:
     _known: Mapping[str, Tensor] = field(default_factory=dict)
     _members: list[tuple[Key, Tensor | None]] = field(default_factory=list)
     _positions: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+
+    def __post_init__(self) -> None:
+        self.memory.users.append(self)
 
     @property
     def n_bytes(self) -> int:
@@ -66,7 +70,7 @@ class Accumulator:
     @property
     def free(self) -> int:
         """Working memory beside the sums."""
-        return max(self.budget - self.n_bytes, self.budget // 8)
+        return self.memory.free
 
     # --- one batch -------------------------------------------------------------------------------
 
@@ -177,13 +181,14 @@ class Accumulator:
         self.tables[key] = StrengthSums(self.strengths, self.shape, self.device)
 
     def _check_memory(self) -> None:
-        if len(self.tables) > 1 and self.n_bytes > self.budget:
+        if len(self.tables) > 1 and self.memory.taken > self.memory.total:
             names = ", ".join(strength.name for strength in self.strengths)
             raise InteractGraphError(
                 f"the sums of {len(self.tables)} groups and folds ({self.shape[0]} x "
-                f"{self.shape[1]} features, {names}) take {self.n_bytes / 2**30:.2f} GiB, more "
-                f"than the memory budget of {self.budget / 2**30:.2f} GiB; raise memory_budget or "
-                "take fewer groups"
+                f"{self.shape[1]} features, {names}) take {self.n_bytes / 2**30:.2f} GiB and "
+                f"those of all pairs {self.memory.taken / 2**30:.2f} GiB, more than the memory "
+                f"budget of {self.memory.total / 2**30:.2f} GiB; raise memory_budget or take fewer "
+                "groups"
             )
 
     # --- all batches -----------------------------------------------------------------------------

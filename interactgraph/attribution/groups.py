@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import InteractGraphError
+from ..notes import names_left_over
 from .accumulator import Key
 from .options import Options
 
@@ -81,4 +82,4 @@ class SampleKeys:
         """A note where more or fewer names were given than there are samples."""
         groups = self.options.groups
         if self.options.groups_in_order and len(groups) != n_samples:
-            yield f"groups names {len(groups)} samples and the data has {n_samples}: is it shifted?"
+            yield names_left_over(len(groups), n_samples)

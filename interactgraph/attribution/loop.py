@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,8 @@ from ..checkpoint import Checkpoint, fingerprint
 from ..distributed import World
 from ..errors import InteractGraphError
 from ..layers import Layers
+from ..model import attention_mask
+from ..notes import attention_mask_ignored, attention_mask_used
 from .baseline_range import BaselineRange
 from .groups import SampleKeys
 from .options import Options, Pair
@@ -57,6 +59,7 @@ class BatchLoop:
     n_batches: int = 0
     n_samples: int = 0
     stopped_early: bool = False
+    _padded: bool = False  # whether a batch holds padding that its attention mask tells
     _in_pass: int = 0  # batches of this pass so far
     _offset: int = 0  # samples of this pass so far, in all processes
     _fingerprints: list[str] = field(default_factory=list)  # fingerprints of the batches of a pass
@@ -120,16 +123,27 @@ class BatchLoop:
             self._offset += self._count(batch, keys)
             self.n_batches += 1
             return
-        for piece in self.layers.cut.pieces(self.layers.runner.convert(batch), self._max_samples):
+        whole, cut = self.layers.runner.convert(batch), self.layers.cut
+        n_samples = cut.n_samples(whole)
+        all_keys = None if n_samples is None else keys.of(whole, n_samples, self._offset)
+        done = 0
+        for piece in cut.pieces(whole, self._max_samples):
             encoded = self.layers.encode(piece, self.n_batches)
             if self.checkpoint is not None and self._last_batch != self._in_pass:
                 self._last_batch = self._in_pass
                 self._last_activations = _first_samples(encoded.activations)
-            if not self.independent and encoded.n_samples > 1:
-                self.independent = self.layers.check_segments(encoded)
+            # Looked at on the first batch with two samples, then after 2, 4, 8, ... batches.
+            if encoded.n_samples > 1 and not (
+                self.independent and self.n_batches & (self.n_batches - 1)
+            ):
+                self.independent = self.layers.check_segments(encoded) or self.independent
             self.ranges.add(encoded)
+            self._padded = self._padded or _is_padded(piece)
             problems = self.layers.problems(encoded)
-            piece_keys = keys.of(piece, encoded.n_samples, self._offset)
+            if n_samples is None:  # then the piece is the batch
+                all_keys = keys.of(piece, encoded.n_samples, self._offset)
+            piece_keys = all_keys and all_keys[done : done + encoded.n_samples]
+            done += encoded.n_samples
             for pair, run in self.runs.items():
                 bar.set_postfix_str(" -> ".join(pair), refresh=False)
                 run.add(problems[pair], piece_keys, bar.update)
@@ -163,7 +177,15 @@ class BatchLoop:
             ]
             run.context.notes[:] = dict.fromkeys(notes)
         self.n_samples = sum(self.world.gather(self.n_samples))
+        self._padded = any(self.world.gather(self._padded))
         self.ranges.gather(self.world, self.layers.device)
+
+    def mask_notes(self) -> Iterator[str]:
+        """What the user should know of padding that `position_mask` does not tell."""
+        if self._padded and self.layers.attention_mask == "used":
+            yield attention_mask_used()
+        if self._padded and self.layers.attention_mask == "ignored":
+            yield attention_mask_ignored()
 
     # --- progress --------------------------------------------------------------------------------
 
@@ -188,12 +210,13 @@ class BatchLoop:
         """Where the loop is, for a checkpoint between two batches."""
         return {
             "baselines": dict(self.layers.baselines),
-            "budget": next(iter(self.runs.values())).sums.budget,
+            "budget": next(iter(self.runs.values())).sums.memory.total,
             "activations": _first_samples(self.layers.activations),
             "last": [self._last_batch, self._last_activations],
             "added": self._fingerprints,
             "ranges": self.ranges.state(),
             "counts": [self.n_samples, self.n_batches, self.n_passes, self._in_pass, self._offset],
+            "padded": self._padded,
             "runs": [run.state() for run in self.runs.values()],
         }
 
@@ -212,6 +235,7 @@ class BatchLoop:
         (self.n_samples, self.n_batches, self.n_passes, self._in_pass, self._offset) = state[
             "counts"
         ]
+        self._padded = state["padded"]
         for run, saved in zip(self.runs.values(), state["runs"], strict=True):
             run.restore(saved)
 
@@ -264,6 +288,11 @@ class BatchLoop:
                     f"the checkpoint belongs to another run: layer {layer!r} has other activations "
                     f"{where}, so the model, forward= or the batch has changed; use another folder"
                 )
+
+
+def _is_padded(batch: Any) -> bool:
+    mask = attention_mask(batch)
+    return mask is not None and bool((mask == 0).any())
 
 
 def _first_samples(activations: Mapping[str, Tensor]) -> dict[str, Tensor]:

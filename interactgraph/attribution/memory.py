@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["Footprint", "default_budget", "footprint", "keep_heap"]
+__all__ = ["Footprint", "MemoryBudget", "default_budget", "footprint", "keep_heap"]
 
 _DEFAULT = 2 << 30
 _KEPT = 31 << 20  # bytes; beyond 32 MiB, glibc does not learn
@@ -29,6 +29,35 @@ class Footprint:
 
     largest: float
     total: float
+
+
+class _User(Protocol):
+    @property
+    def n_bytes(self) -> int:
+        """Memory that it takes."""
+
+
+@dataclass(eq=False)
+class MemoryBudget:
+    """The working memory of a run, which the sums of all pairs take first.
+
+    Attributes:
+        total: bytes.
+        users: the sums.
+    """
+
+    total: int
+    users: list[_User] = field(default_factory=list)
+
+    @property
+    def taken(self) -> int:
+        """Bytes that the sums take."""
+        return sum(user.n_bytes for user in self.users)
+
+    @property
+    def free(self) -> int:
+        """Bytes beside the sums; an eighth of all at least."""
+        return max(self.total - self.taken, self.total // 8)
 
 
 class _Recorder(TorchDispatchMode):

@@ -142,6 +142,10 @@ def _named(value: Any) -> Any:
     return value if isinstance(value, str) else "tensor"
 
 
+def _key_or_function(value: Any) -> Any:
+    return value if isinstance(value, str) or value is None else {"function": _plain(value)}
+
+
 _BY_LAYER = "for all layers or for one"
 
 
@@ -213,7 +217,7 @@ class Options:
         check=_none_or_at_least(2), flag=Flag("graphs of N parts of the data", "int", "N")
     )
     position_mask: PositionMask | None = option(
-        recipe=_plain, flag=Flag("key of dict batches", metavar="KEY")
+        recipe=_key_or_function, flag=Flag("key of dict batches", metavar="KEY")
     )
     labels: Mapping[str, Sequence[str]] | None = option(
         check=_labels, recipe=None, flag=Flag("{layer: labels}", "made", "FILE.py:NAME")

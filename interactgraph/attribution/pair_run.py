@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
+from ..calculus.jumps import jumping_operations
 from ..errors import InteractGraphError
 from ..layers import PairProblem
+from ..notes import does_not_add_up, fallback, large_residual, no_residual
 from .accumulator import Accumulator, Key
 from .contributions import Contribution
+from .memory import MemoryBudget
 from .methods import DoesNotApply, Method, PairContext
-from .methods.method import Tick, no_tick
+from .methods.method import LARGE_RESIDUAL, Tick, no_tick
 from .options import Options, Pair
 from .planner import Plan, choose
 
@@ -39,34 +43,42 @@ class PairRun:
 
     @staticmethod
     def planned(
-        pair: Pair, problem: PairProblem, options: Options, budget: int, seed: int
-    ) -> PairRun:
-        """Decides how to compute a pair.
+        problems: Mapping[Pair, PairProblem], options: Options, budget: int, seed: int
+    ) -> dict[Pair, PairRun]:
+        """Decides how to compute every pair.
 
         Args:
-            pair: (source, target) layers.
-            problem: the pair on the first samples.
+            problems: the pairs on the first samples.
             options: of the run.
-            budget: bytes of working memory.
-            seed: of the pair's random draws.
+            budget: bytes of working memory, for all pairs together.
+            seed: of the first pair's random draws; the others count on from there.
 
         Raises:
             InteractGraphError: no method can do what is asked for, or the memory does not suffice.
         """
-        strengths = tuple(strength.bind(problem) for strength in options.strength_objects)
-        shape = (problem.n_targets, problem.n_sources)
+        memory = MemoryBudget(budget)
         drawn = options.sources is not None and options.sampling != "signs"
-        sums = Accumulator(strengths, shape, problem.z.device, budget, drawn=drawn)
-        context = PairContext(pair, options, strengths, sums, seed)
-        plan = choose(context, problem)
-        if sums.n_bytes > budget:
+        contexts = []
+        for number, (pair, problem) in enumerate(problems.items()):
+            strengths = tuple(strength.bind(problem) for strength in options.strength_objects)
+            shape = (problem.n_targets, problem.n_sources)
+            sums = Accumulator(strengths, shape, problem.z.device, memory, drawn=drawn)
+            contexts.append(PairContext(pair, options, strengths, sums, seed + number))
+        if memory.taken > budget:
+            shapes = ", ".join("{} x {}".format(*context.sums.shape) for context in contexts)
             raise InteractGraphError(
-                f"the sums of {context.name} ({shape[0]} x {shape[1]} features, "
-                f"{', '.join(options.strengths)}) take {sums.n_bytes / 2**30:.2f} GiB, more than "
+                f"the sums of {len(contexts)} pairs ({shapes} features, "
+                f"{', '.join(options.strengths)}) take {memory.taken / 2**30:.2f} GiB, more than "
                 f"the memory budget of {budget / 2**30:.2f} GiB; raise memory_budget or ask for "
-                "fewer strengths"
+                "fewer pairs or strengths"
             )
-        return PairRun(pair, context, plan, sums, plan.methods[0].max_samples(problem))
+        runs = {}
+        for context in contexts:
+            problem = problems[context.pair]
+            plan = choose(context, problem)
+            most = plan.methods[0].max_samples(problem)
+            runs[context.pair] = PairRun(context.pair, context, plan, context.sums, most)
+        return runs
 
     @property
     def is_drawn(self) -> bool:
@@ -126,13 +138,44 @@ class PairRun:
             self.sums.begin(piece, piece_keys)
             for contribution in contributions:
                 self.sums.add(contribution)
+            self._look_at_sums(piece)
+
+    def _look_at_sums(self, problem: PairProblem) -> None:
+        """Stops at sums that are not finite; looks for jumps where the integral misses much.
+
+        Args:
+            problem: that was added last.
+
+        Raises:
+            InteractGraphError: the target is not finite at the baseline, or a derivative is not.
+        """
+        completeness, context = self.sums.completeness, self.context
+        if math.isfinite(completeness.missed):
+            if not context.jumps and context.integral_misses(completeness.relative):
+                context.jumps.extend(jumping_operations(problem.segment, problem.z))
+            return
+        if not math.isfinite(completeness.change):
+            if context.options.definition not in ("integrated_gradients", "shapley"):
+                return  # that need no value at the baseline
+            raise InteractGraphError(
+                f"the target of {context.name} is not finite at the baseline (0 / 0 as in "
+                "h / h.norm(), or log 0), so that there is no path from it; give another one, such "
+                "as baseline='mean'"
+            )
+        raise InteractGraphError(
+            f"derivatives of {context.name} are not finite although its values are: a slope is "
+            "infinite (sqrt, norm or log at 0, say behind a ReLU), or overflows. Add a small "
+            "number inside, give a baseline away from there, compute in a wider dtype, or use "
+            "method='ablation', which needs none"
+        )
 
     def _note_fallback(self, method: Method, reason: str) -> None:
         """Notes once that another method than the planned one was used, whatever the figures."""
-        first = self.plan.methods[0].engine.replace("_", " ")
-        start = f"{self.context.name}: {method.name} where the planned {first} fails"
-        if not any(note.startswith(start) for note in self.context.notes):
-            self.context.notes.append(f"{start}, at first with a {reason}")
+        planned = self.plan.methods[0].engine.replace("_", " ")
+        note = fallback(self.context.name, method.name, planned, reason)
+        start, _, _ = note.partition(", at first")
+        if not any(known.startswith(start) for known in self.context.notes):
+            self.context.note(note)
 
     def finish(self) -> None:
         """Brings everything into the sums, and what the methods have to say into the notes."""
@@ -140,6 +183,15 @@ class PairRun:
         for method in self.plan.methods:
             for note in method.notes:
                 self.context.note(note)
+        residual = self.sums.completeness.relative
+        definition, name = self.context.options.definition, self.context.name
+        if math.isnan(residual):
+            self.context.note(no_residual(name))
+        if self.context.integral_misses(residual) and not any(m.notes for m in self.plan.methods):
+            self.context.note(large_residual(name, residual, self.context.help()))
+        if definition == "captum" and residual > LARGE_RESIDUAL:
+            method_name = self.context.options.method.__name__
+            self.context.note(does_not_add_up(name, method_name, residual))
 
     # --- checkpoints -----------------------------------------------------------------------------
 
@@ -149,6 +201,7 @@ class PairRun:
             "sums": self.sums.state(),
             "methods": [method.state() for method in self.plan.methods],
             "notes": self.context.notes,
+            "jumps": self.context.jumps,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -157,6 +210,7 @@ class PairRun:
         for method, saved in zip(self.plan.methods, state["methods"], strict=True):
             method.restore(saved)
         self.context.notes[:] = state["notes"]
+        self.context.jumps[:] = state["jumps"]
 
 
 def _with_first_computed(contributions: Iterator[Contribution]) -> Iterator[Contribution]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from ..distributed import World
+from ..notes import ended_early, error_above_target
 from .options import Options
 from .pair_run import PairRun
 from .sums.strength_sums import StrengthSums
@@ -62,8 +63,7 @@ class Precision:
             return
         for run in runs:
             error = self.error(run)
-            text = f"standard error of the strongest edges at most {error:.2g}"
             if error >= target:
-                run.context.note(f"{text}, above target_error={target:g}")
+                run.context.note(error_above_target(run.context.name, error, target))
             elif stopped_early:
-                run.context.note(f"{text} after {n_batches} batches, the rest was not read")
+                run.context.note(ended_early(run.context.name, error, n_batches))

@@ -58,13 +58,7 @@ def describe_graph(graph: InteractionGraph) -> str:
         lines.append(f"groups: {', '.join(sizes)}")
     if graph.folds:
         lines.append(f"{len(graph.folds)} folds")
-    for layer, share in recipe.get("baseline_outside_range", {}).items():
-        if share > 0.5:
-            lines.append(
-                f"note: the baseline of {layer} lies outside the values in the data for "
-                f"{share:.0%} of its features"
-            )
-    lines += [f"note: {note}" for note in recipe.get("notes", [])]
+    lines += [f"note: {note}" for note in graph.notes]
     return "\n".join(lines)
 
 

@@ -141,6 +141,11 @@ class InteractionGraph:
             values[name] = {pair: dict(block) for pair, block in values[name].items()}
         return _rebuilt, (values,)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What makes the graph doubtful, and what would help, see `interactgraph.notes`."""
+        return tuple(self.metadata.get("notes", ()))
+
     # --- sizes and names -------------------------------------------------------------------------
 
     @property

@@ -1,4 +1,8 @@
-"""The baseline: the activation that stands for "this layer says nothing", in activation space."""
+"""The baseline: what stands for "this layer says nothing".
+
+"zero" is every feature at zero: the zero activation for neurons, the offset of a centred basis, no
+code and no error of a dictionary. "mean" and tensors are activations.
+"""
 
 from __future__ import annotations
 
@@ -39,11 +43,11 @@ def check_baseline(baseline: Any, sources: Sequence[str]) -> dict[str, str | Ten
     return entries
 
 
-def place(entry: str | Tensor, activation: Tensor, feature_dim: int, layer: str) -> Tensor:
+def place(entry: Tensor, activation: Tensor, feature_dim: int, layer: str) -> Tensor:
     """The baseline as one activation, `[1, ...]`.
 
     Args:
-        entry: "zero", a vector over the feature axis, or a tensor that broadcasts to one sample.
+        entry: a vector over the feature axis, or a tensor that broadcasts to one sample.
         activation: an activation of the layer, `[b, ...]`.
         feature_dim: its feature axis.
         layer: its name.
@@ -51,8 +55,6 @@ def place(entry: str | Tensor, activation: Tensor, feature_dim: int, layer: str)
     Raises:
         InteractGraphError: the tensor does not fit.
     """
-    if not isinstance(entry, Tensor):
-        return torch.zeros_like(activation[:1])
     value = entry.to(activation)
     shape = activation.shape[1:]
     if not torch.isfinite(value).all():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -18,21 +18,25 @@ from ..errors import InteractGraphError
 from ..features import FeatureMap, Neurons
 from ..features.local_segment import LocalSegment
 from ..model import (
+    ATTENTION_MASK,
     RESULT,
     Batches,
     Cut,
     PositionMask,
     Runner,
     Site,
+    attention_mask,
     check_data,
     check_finite,
     check_rows,
     check_segment,
+    goes_with,
     layer_mask,
     look_first,
     probe,
     read_mask,
 )
+from ..notes import features_leave_out, guessed_axis
 from .baseline import place
 from .problem import PairProblem
 from .segment import FeatureSegment, flatten_positions
@@ -97,11 +101,13 @@ class Layers:
         pairs: (source, target) layers.
         maps: layer -> bound feature map, in order of execution.
         neurons: layer -> bound `Neurons`, which knows the feature axis.
-        baselines: layer -> "zero", "mean" or an activation; sources need one.
+        baselines: layer -> "zero" (every feature), "mean" or an activation; sources need one.
         cut: how batches can be cut.
         sample: a few samples of the first batch, converted; all where it cannot be cut.
         activations: layer -> activation of the sample.
         position_mask: which positions count, see `read_mask`.
+        attention_mask: whether that of the batches is "used" as position mask without being asked
+            for, or "ignored" because it may not fit; None: there is none, or a mask was given.
         sizes: layer -> number of features; of fitted maps.
         incomplete: source layers whose features do not hold all of the activation.
         notes: what the user should know.
@@ -119,6 +125,7 @@ class Layers:
     sample: Any
     activations: Mapping[str, Tensor]
     position_mask: PositionMask | None = None
+    attention_mask: Literal["used", "ignored"] | None = None
     sizes: Mapping[str, int] = field(default_factory=dict)
     incomplete: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
@@ -146,7 +153,7 @@ class Layers:
             sites: of all layers.
             pairs: (source, target) layers.
             maps: layer -> feature map.
-            baselines: layer -> "zero", "mean" or an activation.
+            baselines: layer -> "zero" (every feature), "mean" or an activation.
             position_mask: which positions count, see `interactgraph.model.read_mask`.
             progress: whether to show progress bars.
 
@@ -167,16 +174,19 @@ class Layers:
             dim = dim if isinstance(dim, int) else axis
             neurons[layer] = Neurons(dim).bind(layer, activation.shape, axis)
             if not axes[layer].sure and asked is None:
-                notes.append(
-                    f"{layer}: axis {axis} ({activation.shape[axis]} entries) of its activations "
-                    f"{tuple(activation.shape[1:])} was taken for features, which nothing in the "
-                    f"model confirms; if that is wrong, give features={{{layer!r}: "
-                    "Neurons(feature_dim=...)}"
-                )
+                notes.append(guessed_axis(layer, axis, activation.shape))
+        unasked: Literal["used", "ignored"] | None = None
+        if position_mask is None and (found := attention_mask(sample)) is not None:
+            counts = {
+                flatten_positions(neurons[layer].encode(activation)).shape[1]
+                for layer, activation in activations.items()
+            }
+            unasked = "used" if goes_with(sample, found, counts) else "ignored"
+            position_mask = ATTENTION_MASK if unasked == "used" else None
         return Layers(
             runner, data, {site.name: site for site in sites}, pairs, bound, neurons,
-            baselines or {}, cut, sample, activations, position_mask, notes=tuple(notes),
-            progress=progress,
+            baselines or {}, cut, sample, activations, position_mask, unasked,
+            notes=tuple(notes), progress=progress,
         )  # fmt: skip
 
     def changed(
@@ -216,11 +226,7 @@ class Layers:
             if lost > max(1e-6, 100 * torch.finfo(activation.dtype).eps):
                 incomplete.append(layer)
             if lost > _LOST:
-                notes.append(
-                    f"{layer}: its features leave out {lost:.2g} of the activation (root mean "
-                    "square); strengths and completeness are those of the model run on what they "
-                    "hold"
-                )
+                notes.append(features_leave_out(layer, lost))
         return replace(
             layers, sizes=sizes, incomplete=frozenset(incomplete), notes=tuple(notes)
         )  # fmt: skip
@@ -322,8 +328,7 @@ class Layers:
             positions[layer] = tuple(encoded.shape[1:-1])
             z[layer] = flatten_positions(encoded)
             if layer in self.baselines:
-                start = place(self.baselines[layer], activation, self._feature_dim(layer), layer)
-                z0[layer] = flatten_positions(maps[layer].encode(start))
+                z0[layer] = flatten_positions(self._start(layer, maps[layer], activation, encoded))
         mask = self.mask(batch)
         return EncodedBatch(number, batch, activations, maps, positions, z, z0, mask, result)
 
@@ -387,8 +392,7 @@ class Layers:
         """
         feature_map = self.maps[layer].at(activation)
         z = feature_map.encode(activation)
-        start = place(self.baselines[layer], activation, self._feature_dim(layer), layer)
-        new = change(z, feature_map.encode(start))
+        new = change(z, self._start(layer, feature_map, activation, z))
         return activation + feature_map.decode(new) - feature_map.decode(z)
 
     def mask(self, batch: Any) -> Tensor | None:
@@ -464,6 +468,22 @@ class Layers:
         values = flatten_positions(self.neurons[layer].encode(activation))
         mask = layer_mask(self.mask(batch), values.shape[1], layer)
         return values.flatten(0, 1) if mask is None else values[mask]
+
+    def _start(
+        self, layer: str, feature_map: FeatureMap, activation: Tensor, features: Tensor
+    ) -> Tensor:
+        """Features at the baseline, `[1 or b, *positions, j]`, of a layer that has one.
+
+        Args:
+            layer: its name.
+            feature_map: around the samples.
+            activation: of the layer, `[b, ...]`.
+            features: of the activation, `[b, *positions, j]`.
+        """
+        entry = self.baselines[layer]
+        if not isinstance(entry, Tensor):
+            return torch.zeros_like(features[:1])  # "zero"; means are tensors by now
+        return feature_map.encode(place(entry, activation, self._feature_dim(layer), layer))
 
     def _feature_dim(self, layer: str) -> int:
         dim = self.neurons[layer].feature_dim

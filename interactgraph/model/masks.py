@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -10,7 +10,16 @@ from torch import Tensor
 
 from ..errors import InteractGraphError
 
-__all__ = ["PositionMask", "layer_mask", "read_mask"]
+__all__ = [
+    "ATTENTION_MASK",
+    "PositionMask",
+    "attention_mask",
+    "goes_with",
+    "layer_mask",
+    "read_mask",
+]
+
+ATTENTION_MASK = "attention_mask"  # what transformers call it
 
 PositionMask = str | Callable[[Any], Tensor]
 
@@ -45,6 +54,24 @@ def read_mask(
             + (f"shape {tuple(mask.shape)}" if isinstance(mask, Tensor) else repr(mask)[:60])
         )
     return mask.to(device) != 0
+
+
+def attention_mask(batch: Any) -> Tensor | None:
+    """The batch's own mask of padding, `[b, p]`, as transformers take it; None: it has none."""
+    mask = batch.get(ATTENTION_MASK) if isinstance(batch, Mapping) else None
+    return mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
+
+
+def goes_with(batch: Any, mask: Tensor, counts: Iterable[int]) -> bool:
+    """Whether a batch's attention mask is plainly that of all layers.
+
+    Args:
+        batch: a dict.
+        mask: its attention mask, `[b, p]`.
+        counts: numbers of positions of the layers.
+    """
+    of_two_sequences = any(str(key).startswith("decoder_") for key in batch)
+    return not of_two_sequences and all(count in (1, mask.shape[1]) for count in counts)
 
 
 def layer_mask(mask: Tensor | None, positions: int, layer: str) -> Tensor | None:

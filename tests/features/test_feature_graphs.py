@@ -48,7 +48,7 @@ def test_strengths_in_fitted_bases():
     a = []
     for x in data:
         z = one.encode(model[:2](x).detach())[:, None]
-        z0 = one.encode(torch.zeros(1, 6).double())[:, None].expand_as(z)
+        z0 = torch.zeros_like(z)  # of features, whose activation is the offset of the basis
         a.append(reference.attributions(
             lambda z: two.encode(model[2:4](one.decode(z[:, 0])))[:, None], z, z0, 4
         ))  # fmt: skip
@@ -89,7 +89,7 @@ def test_dictionaries_keep_completeness(engine):
         f = model[:2](x).detach()
         here, there = one.at(f), two.at(model[2:4](f).detach())
         z = here.encode(f)[:, None]
-        z0 = here.encode(torch.zeros_like(f))[:, None]
+        z0 = torch.zeros_like(z)
         a.append(reference.attributions(
             lambda z, here=here, there=there: there.encode(
                 model[2:4](here.decode(z[:, 0]))

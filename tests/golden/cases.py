@@ -125,6 +125,9 @@ def _dictionary(size: int, n: int, **options: Any) -> Dictionary:
     )
 
 
+_NOTHING = torch.zeros(())  # the zero activation, which of a centred basis is not "zero"
+
+
 def _features() -> dict[str, Callable[[], itg.InteractionGraph]]:
     """Bases, dictionaries, packing."""
     found: dict[str, Callable[[], itg.InteractionGraph]] = {}
@@ -133,15 +136,15 @@ def _features() -> dict[str, Callable[[], itg.InteractionGraph]]:
     for options in ({}, {"error": False}):
         found[f"dictionary, {options}"] = lambda o=options: _graph(
             transformer, batches=x.split(4), layers=["0", "1"], engine="forward",
-            features={"0": _dictionary(6, 18, **o)},
+            features={"0": _dictionary(6, 18, **o)}, baseline=_NOTHING,
         )  # fmt: skip
     found["dictionary, both sides, reverse"] = lambda: _graph(
         transformer, batches=x.split(4), layers=["0", "1"], engine="reverse",
-        features=_dictionary(6, 18),
+        features=_dictionary(6, 18), baseline=_NOTHING,
     )  # fmt: skip
     found["dictionary, drawn"] = lambda: _graph(
         transformer, batches=x.split(4), layers=["0", "1"], engine="forward", sources=2,
-        features={"0": _dictionary(6, 18)},
+        features={"0": _dictionary(6, 18)}, baseline=_NOTHING,
     )  # fmt: skip
     matrix = torch.randn(12, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(6))
     found["overcomplete"] = lambda: _graph(
@@ -172,12 +175,16 @@ def _features() -> dict[str, Callable[[], itg.InteractionGraph]]:
         "rotation": SparseRotation(steps=15, n_samples=20),
     }.items():
         found[name] = lambda b=basis: _graph(
-            mlp, batches=many.split(16), layers=["input", "1", "3"], features=b
+            mlp,
+            batches=many.split(16),
+            layers=["input", "1", "3"],
+            features=b,
+            baseline=_NOTHING,
         )
     for probes in (None, 2):
         found[f"lib of a transformer, {probes}"] = lambda p=probes: _graph(
             transformer, batches=x.split(4), layers=["0", "1"],
-            features={"0": LocalInteractionBasis(n_probes=p), "1": PCA()},
+            features={"0": LocalInteractionBasis(n_probes=p), "1": PCA()}, baseline=_NOTHING,
         )  # fmt: skip
     found["every element"] = lambda: _graph(
         networks.make("convolutional"), features={"0": Neurons(feature_dim="all")}

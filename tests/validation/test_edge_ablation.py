@@ -55,14 +55,15 @@ def test_against_a_loop(layers, baseline):
     start, middle = (numbers.get(layer, 0) or (int(layer) + 1 if layer.isdigit() else 0)
                      for layer in layers)  # fmt: skip
     f = model[:start](x)
-    f0 = f.mean(0, keepdim=True) if baseline == "mean" else torch.zeros_like(f[:1])
+    z0 = one.encode(f.mean(0, keepdim=True))
+    z0 = z0 if baseline == "mean" else torch.zeros_like(z0)
     pair = PairAblation.of_graph(graph, model, data, *layers, baseline=baseline, progress=False)
     generator = torch.Generator().manual_seed(1)
     labels = torch.cat([label for _, label in data])
     for share in (0.0, 0.4, 1.0):
         kept = torch.rand(two.n_features, one.n_features, generator=generator) < share
         with torch.no_grad():
-            output = by_hand(model, x, kept, one, two, start, middle, 5, one.encode(f0))
+            output = by_hand(model, x, kept, one, two, start, middle, 5, z0)
             found = {name: pair.evaluate(kept, name) for name in
                      ("accuracy", "log_likelihood", "similarity", "agreement")}  # fmt: skip
             intact = model(x)

@@ -9,10 +9,12 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from ...calculus.derivatives import FAILURES
+from ...calculus.jumps import jumping_operations
 from ...calculus.path import PathRule, at_sample, gauss_legendre
 from ...calculus.rounding import is_close
 from ...errors import InteractGraphError
 from ...layers import PairProblem
+from ...notes import path_off
 from ..path_nodes import nodes_for
 from ..segment_records import first_line
 from ..source_path import SourcePath
@@ -79,20 +81,18 @@ class Differentiating(PassMethod):
         self._last_rule = placed.rule
         self.n_steps_used = max(len(placed.rule.nodes), self.n_steps_used)
         self.worst_error = max(placed.error, self.worst_error)
+        if placed.error > options.tolerance and not self.context.jumps:
+            self.context.jumps.extend(jumping_operations(problem.segment, problem.z))
         return placed.rule
 
     @property
     def notes(self) -> list[str]:
         """What the user should know of the nodes that were used."""
-        tolerance = self.context.options.tolerance
+        context, tolerance = self.context, self.context.options.tolerance
         if tolerance is None or self.worst_error <= tolerance:
             return []
-        most = self.context.options.n_steps
-        return [
-            f"the path integral is off by {self.worst_error:.2g} on some batches, above "
-            f"tolerance={tolerance:g}, with {self.n_steps_used} of at most n_steps={most} nodes; "
-            "raise n_steps, or take a baseline away from where the segment bends or jumps"
-        ]
+        used, most = self.n_steps_used, context.options.n_steps
+        return [path_off(context.name, self.worst_error, tolerance, used, most, context.help())]
 
     def record(self) -> dict[str, Any]:
         return {"n_steps_used": self.n_steps_used} if self.n_steps_used else {}

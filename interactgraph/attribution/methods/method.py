@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ...layers import PairProblem
+from ...notes import jumps
 from ..accumulator import Accumulator
 from ..contributions import Contribution, Entries
 from ..options import Options, Pair
@@ -19,9 +20,21 @@ from ..segment_records import SegmentRecords
 from ..strengths import Strength
 from ..sums.strength_sums import reduce_positions
 
-__all__ = ["VJP", "DoesNotApply", "Method", "PairContext", "Tick", "no_tick"]
+__all__ = [
+    "LARGE_RESIDUAL",
+    "PATH_INTEGRALS",
+    "VJP",
+    "DoesNotApply",
+    "Method",
+    "PairContext",
+    "Tick",
+    "no_tick",
+]
 
 Tick = Callable[[float], None]  # told the number of passes done
+
+LARGE_RESIDUAL = 0.1  # of the completeness, above which the result carries a note
+PATH_INTEGRALS = ("integrated_gradients", "expected_gradients")
 
 VJP = 2.0  # forward passes that a VJP costs; a JVP costs about one
 
@@ -47,6 +60,7 @@ class PairContext:
         records: of the segment.
         packer: of source features that do not move everywhere.
         notes: what the user should know; methods add to them.
+        jumps: operations of the segment that may jump, where the integral misses much.
     """
 
     pair: Pair
@@ -57,17 +71,33 @@ class PairContext:
     records: SegmentRecords = field(default_factory=SegmentRecords)
     packer: Packer = field(default_factory=Packer)
     notes: list[str] = field(default_factory=list)
+    jumps: list[str] = field(default_factory=list)
 
     @property
     def name(self) -> str:
         """The pair, for messages."""
         return " -> ".join(self.pair)
 
-    def note(self, text: str) -> None:
+    def note(self, note: str) -> None:
         """Notes something about the pair, once."""
-        note = f"{self.name}: {text}"
         if note not in self.notes:
             self.notes.append(note)
+
+    def integral_misses(self, residual: float) -> bool:
+        """Whether a completeness residual is more than the integral may have."""
+        limit = max(self.options.tolerance or 0.0, LARGE_RESIDUAL)
+        return self.options.definition in PATH_INTEGRALS and residual > limit
+
+    def help(self) -> str:
+        """What would make the integral better, as a note ends."""
+        if self.jumps:
+            return jumps(self.jumps)
+        ways = ["raise n_steps" if self.options.tolerance else "raise n_steps or set tolerance"]
+        if self.options.definition == "integrated_gradients":
+            entry = self.options.baselines()[self.pair[0]]
+            if not (isinstance(entry, str) and entry == "mean"):
+                ways.append("take a baseline away from where the segment bends (baseline='mean')")
+        return "; " + ", or ".join(ways)
 
     def generator(self) -> torch.Generator:
         """Random numbers of the pair, from the beginning."""

@@ -8,6 +8,7 @@ import torch
 import interactgraph as itg
 from interactgraph.attribution.accumulator import Accumulator
 from interactgraph.attribution.contributions import Displacements, Draws
+from interactgraph.attribution.memory import MemoryBudget
 from interactgraph.attribution.strengths import check_strengths
 from interactgraph.attribution.sums.strength_sums import StrengthSums
 
@@ -38,7 +39,7 @@ def batches(n_batches, uneven):
 @pytest.mark.parametrize("groups", [None, "ab"])
 def test_sums_are_those_of_the_estimates_sample_by_sample(uneven, groups):
     shape, device = (TARGETS, SOURCES), torch.device("cpu")
-    sums = Accumulator(check_strengths(NAMES), shape, device, 1 << 30, drawn=True)
+    sums = Accumulator(check_strengths(NAMES), shape, device, MemoryBudget(1 << 30), drawn=True)
     y = {name: [] for name in NAMES[:3]}  # estimates of X for every sample, [b, i, j]
     largest = torch.zeros(TARGETS, SOURCES, dtype=torch.float64)
     counts, n_far = [], 0

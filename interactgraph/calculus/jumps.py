@@ -1,0 +1,48 @@
+"""Operations that may jump: where a function does, no derivative sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+__all__ = ["jumping_operations"]
+
+_JUMPING = frozenset((
+    "argmax", "argmin", "argsort", "bucketize", "ceil", "eq", "fix", "floor", "floor_divide",
+    "fmod", "frac", "ge", "gt", "hardshrink", "heaviside", "histc", "kthvalue", "le", "lt", "ne",
+    "nonzero", "quantize_per_tensor", "remainder", "round", "searchsorted", "sgn", "sign", "sort",
+    "threshold", "topk", "trunc", "fake_quantize_per_tensor_affine", "linear_dynamic",
+))  # fmt: skip
+
+
+class _Watcher(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: dict[str, None] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        name = func.overloadpacket.__name__.strip("_")
+        real = any(
+            isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.ndim
+            for leaf in pytree.tree_leaves(args)
+        )
+        if name in _JUMPING and real:  # masks are compared as whole numbers
+            self.names[name] = None
+        return func(*args, **(kwargs or {}))
+
+
+def jumping_operations(function: Callable[[Tensor], Tensor], point: Tensor) -> tuple[str, ...]:
+    """Names of the operations on real numbers in a function that may jump, in order.
+
+    A comparison that only masks, or a threshold that passes on what it compares with (ReLU), is
+    among them, so that the names explain a jump and do not prove one.
+    """
+    with _Watcher() as watcher:
+        function(point)
+    return tuple(watcher.names)
