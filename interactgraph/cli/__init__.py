@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from .. import __version__
-from ..errors import InteractGraphError
+from ..errors import InteractGraphError, InteractGraphWarning
 from . import ablate, build, compare, demo, export, info, modules, run
 from .config import with_config
 
@@ -67,7 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None:
         signal.signal(signal.SIGTERM, _terminate)  # so that temporary files are removed
     try:
-        options.execute(options)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", InteractGraphWarning)  # commands print the notes
+            options.execute(options)
     except KeyboardInterrupt:
         print("interactgraph: interrupted; no unfinished file is left", file=sys.stderr)
         return 130

@@ -33,11 +33,13 @@ class _Stop(BaseException):
 def prepared(model: nn.Module) -> Iterator[None]:
     """The model in eval mode without parameter gradients; every flag is restored at the end.
 
-    Fused attention kernels are switched off meanwhile: they have no forward-mode derivative.
+    Fused kernels of attention and of recurrent layers are switched off meanwhile: they have no
+    forward-mode derivative.
     """
     training = [(module, module.training) for module in model.modules()]
     gradients = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     fast_path = torch.backends.mha.get_fastpath_enabled()
+    fused = torch._C._get_mkldnn_enabled()
     try:
         _warn_of_loops(False)
         for module, _ in training:
@@ -45,10 +47,14 @@ def prepared(model: nn.Module) -> Iterator[None]:
         for parameter, _ in gradients:
             parameter.requires_grad_(False)
         torch.backends.mha.set_fastpath_enabled(False)
+        recurrent = any(isinstance(module, nn.RNNBase) for module, _ in training)
+        if recurrent:
+            torch._C._set_mkldnn_enabled(False)
         with torch.inference_mode(mode=False), sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
         _warn_of_loops(True)
+        torch._C._set_mkldnn_enabled(fused)
         torch.backends.mha.set_fastpath_enabled(fast_path)
         for module, mode in training:
             module.training = mode
