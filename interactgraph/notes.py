@@ -19,6 +19,7 @@ __all__ = [
     "fallback",
     "features_leave_out",
     "guessed_axis",
+    "held_fixed",
     "jumps",
     "large_residual",
     "names_left_over",
@@ -141,6 +142,14 @@ def jumps(operations: Sequence[str]) -> str:
     return (
         f"; the segment holds operations that may jump ({', '.join(operations)}), which no "
         "derivative sees and more nodes do not help: method='ablation' counts them"
+    )
+
+
+def held_fixed() -> str:
+    """How they end where the segment holds values fixed on purpose."""
+    return (
+        "; the segment holds values fixed (detach or no_grad), and what these change is no part of "
+        "any strength"
     )
 
 

@@ -165,7 +165,8 @@ def _remarks(run: PairRun, block: dict[str, Tensor], dtype: str) -> Iterator[str
             f"interaction strengths of {name} are not finite although the activations are: slopes "
             "or their squares overflow; compute in a wider dtype (dtype=torch.float32 or float64)"
         )
-    if strongest < _TINY and 0 < run.sums.completeness.change < math.inf:
+    missed, change = run.sums.completeness.missed, run.sums.completeness.change
+    if strongest < _TINY and math.isfinite(change) and (change or missed):
         yield underflow(name, dtype)
     elif strongest == 0:
         yield all_zero(name)

@@ -274,7 +274,8 @@ def test_model_in_another_dtype_than_the_data(model):
 
 
 def test_model_on_another_device_than_the_data(model):
-    fails(r"the model is on meta and the data on cpu; give device='meta'", model.to("meta"))
+    batch = X.to("meta")
+    fails(r"the model is on cpu and the data on meta; give device='cpu'", model, [batch])
 
 
 def test_conversion_leaves_the_model_alone(model):

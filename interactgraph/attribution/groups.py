@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,7 +70,10 @@ class SampleKeys:
         else:
             found = groups[offset : offset + n_samples]
             where = f"groups names {len(groups)} samples; from {offset} on it has"
-        values = found.tolist() if hasattr(found, "tolist") else list(found)
+        values = found.tolist() if hasattr(found, "tolist") else found
+        if not isinstance(values, Iterable) or isinstance(values, (str, Mapping)):
+            values = [values]  # which is none for each sample, if there are several
+        values = list(values)
         if len(values) != n_samples or any(isinstance(value, (list, tuple)) for value in values):
             raise InteractGraphError(
                 f"{where} {len(values)} entries for {n_samples} samples; one name or number for "

@@ -7,9 +7,10 @@ values are looked at, so that the command line can list the flags at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import pairwise
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,10 +121,44 @@ def _not_negative(name: str, value: Any) -> float:
 
 
 def _labels(name: str, value: Any) -> Any:
-    if value is not None and not all(
-        isinstance(names, Sequence) for names in dict(value).values()
-    ):  # fmt: skip
+    fits = isinstance(value, Mapping) and all(
+        isinstance(names, Sequence) and not isinstance(names, str) for names in value.values()
+    )
+    if value is not None and not fits:
         raise InteractGraphError("labels must give a list of names for each layer that it has")
+    return value
+
+
+def _folder(name: str, value: Any) -> Any:
+    if value is not None and not isinstance(value, (str, PathLike)):
+        raise InteractGraphError(f"{name}={value!r}; it must be the path of a folder")
+    return value
+
+
+def _mask(name: str, value: Any) -> Any:
+    if not (value is None or isinstance(value, str) or callable(value)):
+        raise InteractGraphError(
+            f"{name}={value!r}; it must be a key of dict batches or a function of the batch"
+        )
+    return value
+
+
+def _function(name: str, value: Any) -> Any:
+    if value is not None and not callable(value):
+        raise InteractGraphError(f"{name}={value!r}; it must be a function of model and batch")
+    return value
+
+
+def _groups(name: str, value: Any) -> Any:
+    import torch
+
+    kinds = (str, int, Sequence, torch.Tensor)
+    listed = hasattr(value, "__len__") and hasattr(value, "__getitem__")  # such as an array
+    if not (value is None or callable(value) or isinstance(value, kinds) or listed):
+        raise InteractGraphError(
+            f"{name}={value!r}; it must be a key of dict batches, a place in tuples, a function of "
+            "the batch, or one name or number for each sample"
+        )
     return value
 
 
@@ -209,7 +244,7 @@ class Options:
     )  # fmt: skip
     seed: int = option(0, check=_at_least(0), flag=Flag("decides everything random", "int", "N"))
     groups: Any = option(
-        recipe=_plain,
+        check=_groups, recipe=_plain,
         flag=Flag("a graph for each group of samples, too: 1 for the labels of (x, y) batches",
                   "groups", "KEY|PLACE|FILE.py:NAME"),
     )  # fmt: skip
@@ -217,13 +252,13 @@ class Options:
         check=_none_or_at_least(2), flag=Flag("graphs of N parts of the data", "int", "N")
     )
     position_mask: PositionMask | None = option(
-        recipe=_key_or_function, flag=Flag("key of dict batches", metavar="KEY")
+        check=_mask, recipe=_key_or_function, flag=Flag("key of dict batches", metavar="KEY")
     )
     labels: Mapping[str, Sequence[str]] | None = option(
         check=_labels, recipe=None, flag=Flag("{layer: labels}", "made", "FILE.py:NAME")
     )
     forward: Forward | None = option(
-        recipe=_plain, flag=Flag("forward(model, batch)", "object", "FILE.py:NAME")
+        check=_function, recipe=_plain, flag=Flag("forward(model, batch)", "object", "FILE.py:NAME")
     )
     device: torch.device | str | None = option(
         recipe=None, flag=Flag("cpu, cuda, cuda:1, ...", metavar="NAME")
@@ -238,7 +273,7 @@ class Options:
         flag=Flag("working memory, such as 2GiB", "bytes", "SIZE"),
     )  # fmt: skip
     checkpoint: str | os.PathLike[str] | None = option(
-        recipe=None, flag=Flag("save there how far it is; resume", metavar="DIR")
+        check=_folder, recipe=None, flag=Flag("save there how far it is; resume", metavar="DIR")
     )
     checkpoint_seconds: float = option(
         60.0, check=_not_negative, recipe=None,
@@ -379,8 +414,10 @@ def _check_pairs(layers: list[str], pairs: Sequence[Pair] | None) -> list[Pair]:
         if len(layers) < 2:
             raise InteractGraphError(f"layers={layers}: at least two are needed, source and target")
         return list(pairwise(layers))
+    if isinstance(pairs, str) or not isinstance(pairs, Iterable):
+        raise InteractGraphError(f"pairs={pairs!r}; it must be a list of (source, target) names")
     for pair in pairs:
-        if isinstance(pair, str) or len(pair) != 2:
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise InteractGraphError(f"pairs must be (source, target) names, got {pair!r}")
     chosen = [(str(source), str(target)) for source, target in pairs]
     for source, target in chosen:

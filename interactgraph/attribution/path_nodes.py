@@ -6,12 +6,14 @@ import torch
 from torch import Tensor
 
 from ..calculus.adaptive_path import AdaptiveRule, adaptive_rule
+from ..calculus.derivatives import FAILURES
 from ..layers import PairProblem
 from .source_path import SourcePath
 
 __all__ = ["nodes_for"]
 
 _PROBES = 2  # sets of random signs
+_STEP = 1e-3  # along a tangent, of differences
 _ENTRIES = 1 << 16  # of y that are looked at
 
 
@@ -43,8 +45,27 @@ def nodes_for(
         chosen = torch.randperm(len(entries), generator=generator)[:_ENTRIES]
         entries = entries[chosen.to(entries.device)]
 
+    def exact(u: float) -> Tensor:
+        return path.linearize(u)(tangents)
+
+    def by_differences(u: float) -> Tensor:
+        point = path.path.at(u)
+        ends = [
+            torch.stack([path.function(point + step * tangent) for tangent in tangents])
+            for step in (_STEP, -_STEP)
+        ]
+        return (ends[0] - ends[1]) / (2 * _STEP)
+
+    ways = [by_differences, exact]
+
     def derivative(u: float) -> Tensor:
-        return path.linearize(u)(tangents).flatten(1)[:, entries]
+        try:
+            slopes = ways[-1](u)
+        except FAILURES:  # where torch has reverse mode only
+            slopes, ways[:] = by_differences(u), [by_differences]
+        if not slopes.isfinite().all():  # zero times an infinite slope, which reverse mode skips
+            slopes = torch.where(slopes.isfinite(), slopes, by_differences(u))
+        return slopes.flatten(1)[:, entries]
 
     change = (problem.y - problem.y0.expand_as(problem.y)).flatten()[entries]
     return adaptive_rule(derivative, change, tolerance, most)

@@ -9,7 +9,9 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["jumping_operations"]
+__all__ = ["HELD_FIXED", "jumping_operations"]
+
+HELD_FIXED = "detach"  # what torch calls it
 
 _JUMPING = frozenset((
     "argmax", "argmin", "argsort", "bucketize", "ceil", "eq", "fix", "floor", "floor_divide",
@@ -32,7 +34,7 @@ class _Watcher(TorchDispatchMode):
             isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.ndim
             for leaf in pytree.tree_leaves(args)
         )
-        if name in _JUMPING and real:  # masks are compared as whole numbers
+        if (name in _JUMPING or name == HELD_FIXED) and real:  # masks are compared as whole numbers
             self.names[name] = None
         return func(*args, **(kwargs or {}))
 
@@ -40,7 +42,7 @@ class _Watcher(TorchDispatchMode):
 def jumping_operations(function: Callable[[Tensor], Tensor], point: Tensor) -> tuple[str, ...]:
     """Names of the operations on real numbers in a function that may jump, in order.
 
-    A comparison that only masks, or a threshold that passes on what it compares with (ReLU), is
+    "detach" is among them: what is held fixed is not seen by derivatives either. A comparison that only masks, or a threshold that passes on what it compares with (ReLU), is
     among them, so that the names explain a jump and do not prove one.
     """
     with _Watcher() as watcher:

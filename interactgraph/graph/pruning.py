@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..checks import number, whole
 from ..errors import InteractGraphError
 from .interaction_graph import InteractionGraph, Pair
 
@@ -30,7 +31,9 @@ def prune(
     if not given:
         raise InteractGraphError(f"pruning needs at least one rule of {', '.join(rules)}")
     for name, value in given.items():
-        if not value >= 0 or (name.startswith("top_k") and value % 1 != 0):
+        if name.startswith("top_k"):
+            whole(name, value, 0)
+        elif number(name, value) < 0:
             raise InteractGraphError(f"{name}={value!r} makes no sense as a pruning rule")
     strength = graph.check_strength(strength)
 

@@ -155,7 +155,7 @@ def _is_plain(tensor: Tensor) -> bool:
 def check_data(data: Any) -> Batches:
     """The data as something that can be iterated more than once.
 
-    A tensor is taken as all samples and cut into batches.
+    A tensor is taken as all samples and cut into batches, a dict of tensors as one batch.
 
     Raises:
         InteractGraphError: it cannot be iterated, or only once, or yields single samples.
@@ -178,6 +178,8 @@ def check_data(data: Any) -> Batches:
             f"data is a {type(data).__name__}, which can be iterated only once, and several passes "
             "are needed; give a list of batches or a DataLoader"
         )
+    if isinstance(data, Mapping) and any(isinstance(value, Tensor) for value in data.values()):
+        return Batches([data])  # such as the output of a tokenizer: one batch
     if isinstance(data, (str, bytes, Mapping)) or not isinstance(data, Iterable):
         raise InteractGraphError(
             f"data is a {type(data).__name__}; it must be a re-iterable of batches, such as a "

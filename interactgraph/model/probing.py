@@ -56,7 +56,7 @@ def probe(
             activations = runner.activations(batch, sites, whole=True, number=batch_number)
     except InteractGraphError as error:
         if error.__cause__ is not None:
-            _check_conversion(runner, batch)
+            _check_conversion(runner, batch, error)
         raise
     axes = feature_axes(calls, activations)
     order = list(activations)
@@ -101,6 +101,11 @@ def check_rows(activations: dict[str, Tensor], pairs: Sequence[tuple[str, str]])
                 raise InteractGraphError(
                     f"layer {layer!r} holds a single number, not one for each sample; the first "
                     "axis of activations must be the samples of the batch"
+                )
+            if 0 in activations[layer].shape[1:]:
+                raise InteractGraphError(
+                    f"layer {layer!r} has no features: its activations have shape "
+                    f"{tuple(activations[layer].shape)}; leave it out"
                 )
         source, target = (len(activations[layer]) for layer in pair)
         if source != target:
@@ -164,7 +169,8 @@ def check_segment(
             raise InteractGraphError(
                 f"samples of a batch influence each other between {source.name!r} and "
                 f"{target.name!r}; the first axis of activations must be the batch "
-                "(batch_first=True), and normalisation over the batch must be in eval mode"
+                "(batch_first=True), and normalisation over the batch must be in eval mode. Where "
+                "a scale is taken over the batch (dynamic quantisation), give batches of one sample"
             )
 
 
@@ -181,7 +187,7 @@ def _close(a: Tensor, b: Tensor) -> bool:
     )
 
 
-def _check_conversion(runner: Runner, batch: Any) -> None:
+def _check_conversion(runner: Runner, batch: Any, error: Exception) -> None:
     """Says plainly what torch would say obscurely: model and batch do not fit together."""
     parameter = next((p for p in runner.model.parameters() if p.is_floating_point()), None)
     tensor = first_tensor(batch)
@@ -192,7 +198,10 @@ def _check_conversion(runner: Runner, batch: Any) -> None:
             f"the model is on {parameter.device} and the data on {tensor.device}; "
             f"give device={str(parameter.device)!r} (both are brought there) or move one of them"
         )
-    if tensor.dtype != parameter.dtype:
+    about_types = any(
+        word in str(error.__cause__) for word in ("dtype", "scalar type", "same type")
+    )
+    if tensor.dtype != parameter.dtype and about_types:
         name = str(parameter.dtype).removeprefix("torch.")
         raise InteractGraphError(
             f"the model computes in {parameter.dtype} and the data is {tensor.dtype}; "

@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from ..errors import InteractGraphError
 from .batches import Forward, call_model, convert
-from .sites import RESULT, Site, first_tensor, with_first_tensor
+from .sites import RESULT, Site, first_tensor, plain_model, with_first_tensor
 
 __all__ = ["Runner", "Segment", "prepared"]
 
@@ -83,6 +84,7 @@ class Runner:
             the same values, and the model keeps its own.
         changed: places of the batch tensors that a forward pass changes in place; every pass gets
             copies.
+        holds_fixed: whether a forward pass computes something under `torch.no_grad()`.
     """
 
     model: nn.Module
@@ -92,6 +94,7 @@ class Runner:
     cloned: frozenset[str] = field(default_factory=frozenset)
     written: tuple[tuple[nn.Module, str], ...] = ()
     changed: tuple[int, ...] = ()
+    holds_fixed: bool = False
 
     def watching(self, batch: Any) -> Runner:
         """The runner, told what a forward pass on the batch writes to: buffers, batch tensors.
@@ -116,12 +119,15 @@ class Runner:
             watched = [
                 (copy, copy._version, place) for copy, place in zip(copies, places, strict=True)
             ]
-            call_model(self.model, batch, self.forward)
+            with torch.enable_grad(), _NoGradWatcher() as watcher:
+                call_model(self.model, batch, self.forward)
             for copy, version, (module, name) in watched:
                 if module._buffers[name] is not copy or copy._version != version:
                     written.append((module, name))
         changed = tuple(place for place, tensor, version in tensors if tensor._version != version)
-        return replace(self, written=tuple(written), changed=changed)
+        return replace(
+            self, written=tuple(written), changed=changed, holds_fixed=watcher.off
+        )  # fmt: skip
 
     def _own_batch(self, batch: Any) -> Any:
         """The batch with copies of the tensors that the model would change."""
@@ -156,6 +162,7 @@ class Runner:
         dtype: torch.dtype | None,
     ) -> Runner:
         """A runner for the model; where device or dtype differ, for a converted copy of it."""
+        model = plain_model(model)
         if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
             raise InteractGraphError(
                 f"dtype={dtype!r}; it must be a floating dtype such as torch.float64"
@@ -220,7 +227,7 @@ class Runner:
             shapes = [tuple(x.shape) for x in pytree.tree_leaves(batch) if isinstance(x, Tensor)]
             raise InteractGraphError(
                 f"the model fails on batch {number} (tensors of shape {shapes}): "
-                f"{type(error).__name__}: {error}"
+                f"{type(error).__name__}: {error}{_help(error, batch)}"
             ) from error
         missing = [site.name for site in sites if site.name not in activations]
         if missing:
@@ -284,6 +291,55 @@ class Runner:
                         handler(_tensor_of(value))
 
 
+def _help(error: Exception, batch: Any) -> str:
+    """What would mend a call of the model that fails."""
+    if "grouped_mm" in str(error) or "mat_a" in str(error):
+        return (
+            "; the grouped product of a mixture of experts is not there for this dtype: call "
+            'model.set_experts_implementation("eager")'
+        )
+    missing = isinstance(error, TypeError) and "required positional argument" in str(error)
+    if missing and isinstance(batch, (tuple, list)) and len(batch) > 1:
+        return (
+            "; of a tuple, the first element alone is passed to the model: give "
+            "forward=lambda model, batch: model(*batch)"
+        )
+    return ""
+
+
+class _NoGradWatcher(TorchFunctionMode):
+    """Sees whether anything is computed under `torch.no_grad()`, inside `torch.enable_grad()`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.off = False
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        value = func(*args, **(kwargs or {}))
+        self.off = self.off or (_is_real(value) and not torch.is_grad_enabled())
+        return value
+
+
+class _HeldFixed(TorchFunctionMode):
+    """Makes `torch.no_grad()` mean `detach`, inside `torch.enable_grad()`.
+
+    Reverse mode holds fixed what is computed there, and forward mode by itself does not.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        value = func(*args, **(kwargs or {}))
+        fixed = _is_real(value) and not torch.is_grad_enabled()
+        return value.detach() if fixed else value
+
+
+def _is_real(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
 def _tensor_of(result: Any) -> Tensor:
     """The first tensor of what the call of the model gave.
 
@@ -329,7 +385,12 @@ class Segment:
             result.append(value)
             raise _Stop
 
-        self.runner._run(self.batch, [(self.source, lambda _: given), (self.target, stop)])
+        handlers = [(self.source, lambda _: given), (self.target, stop)]
+        with contextlib.ExitStack() as stack:
+            if self.runner.holds_fixed:
+                stack.enter_context(torch.enable_grad())
+                stack.enter_context(_HeldFixed())
+            self.runner._run(self.batch, handlers)
         if not result:
             raise InteractGraphError(
                 f"layer {self.target.name!r} is not executed when {self.source.name!r} is replaced"

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ..errors import InteractGraphError
 
-__all__ = ["RESULT", "Site", "first_tensor", "resolve_sites", "with_first_tensor"]
+__all__ = ["RESULT", "Site", "first_tensor", "plain_model", "resolve_sites", "with_first_tensor"]
 
 
 @dataclass(frozen=True)
@@ -45,15 +47,7 @@ def resolve_sites(model: nn.Module, names: Iterable[str]) -> list[Site]:
     Raises:
         InteractGraphError: a name is unknown (near misses are suggested) or repeated.
     """
-    if not isinstance(model, nn.Module):
-        raise InteractGraphError(
-            f"the model is a {type(model).__name__}; a torch.nn.Module is needed"
-        )
-    for name, parameter in model.named_parameters():
-        if isinstance(parameter, nn.parameter.UninitializedParameter):
-            raise InteractGraphError(
-                f"parameter {name!r} of the model has no shape yet; run the model once first"
-            )
+    model = plain_model(model)
     if isinstance(names, str):
         raise InteractGraphError(f"layers must be a list of names, got the string {names!r}")
     modules = dict(model.named_modules())
@@ -66,6 +60,40 @@ def resolve_sites(model: nn.Module, names: Iterable[str]) -> list[Site]:
             raise InteractGraphError(f"layer {name!r} is named twice in layers={list(names)}")
         sites.append(site)
     return sites
+
+
+def plain_model(model: Any) -> nn.Module:
+    """The model itself, of a compiled one the original.
+
+    Raises:
+        InteractGraphError: it is none that can be run and hooked.
+    """
+    if isinstance(model, torch.export.ExportedProgram):
+        raise InteractGraphError(
+            "the model is an ExportedProgram; give what its module() returns, a torch.nn.Module"
+        )
+    if not isinstance(model, nn.Module):
+        raise InteractGraphError(
+            f"the model is a {type(model).__name__}; a torch.nn.Module is needed"
+        )
+    if isinstance(model, torch.jit.ScriptModule):
+        raise InteractGraphError(
+            "the model is TorchScript, whose layers cannot be read or replaced; give the model it "
+            "was made from, or one of torch.export"
+        )
+    original = getattr(model, "_orig_mod", None)  # of torch.compile
+    model = original if isinstance(original, nn.Module) else model
+    for name, parameter in model.named_parameters():
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
+            raise InteractGraphError(
+                f"parameter {name!r} of the model has no shape yet; run the model once first"
+            )
+        if parameter.is_meta:
+            raise InteractGraphError(
+                f"parameter {name!r} of the model is on the meta device, which holds no values; "
+                "load the weights first (model.to_empty(device=...) and load_state_dict)"
+            )
+    return model
 
 
 def _resolve(name: str, modules: dict[str, nn.Module]) -> Site:
@@ -88,13 +116,29 @@ def _resolve(name: str, modules: dict[str, nn.Module]) -> Site:
 
 
 def first_tensor(value: Any) -> Tensor | None:
-    """The first tensor in nested tuples, lists and dicts, None if there is none."""
-    return next((leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)), None)
+    """The first tensor in nested tuples, lists, dicts and dataclasses, None if there is none."""
+    for leaf in pytree.tree_leaves(value):
+        if isinstance(leaf, Tensor):
+            return leaf
+        if is_dataclass(leaf) and not isinstance(leaf, type):
+            entries = [getattr(leaf, entry.name) for entry in fields(leaf)]
+            if (tensor := first_tensor(entries)) is not None:
+                return tensor
+    return None
 
 
 def with_first_tensor(value: Any, tensor: Tensor) -> Any:
     """The same nested value with its first tensor replaced."""
     leaves, spec = pytree.tree_flatten(value)
-    index = next(n for n, leaf in enumerate(leaves) if isinstance(leaf, Tensor))
-    leaves[index] = tensor
+    index = next(n for n, leaf in enumerate(leaves) if first_tensor([leaf]) is not None)
+    leaf = leaves[index]
+    if isinstance(leaf, Tensor):
+        leaves[index] = tensor
+    else:  # a dataclass
+        leaves[index] = changed = copy.copy(leaf)
+        for entry in fields(leaf):
+            if first_tensor([getattr(leaf, entry.name)]) is not None:
+                part = with_first_tensor(getattr(leaf, entry.name), tensor)
+                object.__setattr__(changed, entry.name, part)
+                break
     return pytree.tree_unflatten(leaves, spec)

@@ -6,14 +6,16 @@ import contextlib
 from abc import abstractmethod
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
-from ...calculus.derivatives import FAILURES
-from ...calculus.jumps import jumping_operations
+from ...calculus.derivatives import FAILURES, jvps
+from ...calculus.differences import contradicts
+from ...calculus.jumps import HELD_FIXED, jumping_operations
 from ...calculus.path import PathRule, at_sample, gauss_legendre
 from ...calculus.rounding import is_close
 from ...errors import InteractGraphError
-from ...layers import PairProblem
+from ...layers import PairProblem, wrong_modules
 from ...notes import path_off
 from ..path_nodes import nodes_for
 from ..segment_records import first_line
@@ -132,12 +134,45 @@ class Differentiating(PassMethod):
             raise DoesNotApply(
                 f"{self.engine} mode cannot differentiate the segment ({first_line(error)})"
             ) from error
+        self.check_by_differences(problem)
         alone = None
         if self.vmapped:
             with contextlib.suppress(*FAILURES):
                 alone = self.two_derivatives(problem, vmapped=False)
         if alone is not None and not is_close(derivatives, alone):
             raise DoesNotApply(f"{self.engine} mode many at a time differs from one at a time")
+
+    def check_by_differences(self, problem: PairProblem) -> None:
+        """Compares one derivative with differences of values, once for a pair.
+
+        Raises:
+            InteractGraphError: torch takes another derivative than the values have, as of a
+                quantised product, which counts as constant.
+        """
+        if self.context.derivatives_checked:
+            return
+        self.context.derivatives_checked.append(True)
+        generator = torch.Generator().manual_seed(self.context.seed)
+        z = problem.z
+        signs = torch.randint(0, 2, z.shape, generator=generator).to(z) * 2 - 1
+        spread = z.double().square().mean().sqrt().to(z)
+        tangent = signs * torch.maximum(z.abs(), 0.1 * spread) * 0.1
+        try:
+            derivative = jvps(problem.segment, z, tangent[None], vmapped=False)[0]
+        except FAILURES:
+            return  # reverse mode only: nothing is constant there unseen
+        wrong = derivative.isfinite().all() and contradicts(
+            problem.segment, z, tangent, derivative
+        )  # fmt: skip
+        if wrong and HELD_FIXED not in jumping_operations(problem.segment, z):
+            modules = wrong_modules(problem.segment, z)
+            of = f", by module {modules[0]}" if modules else ""
+            raise InteractGraphError(
+                f"the derivatives that torch takes of {self.context.name} are not those of its "
+                f"values{of}: what it computes counts as constant or is approximated "
+                "(quantisation, a custom backward). Use method='ablation', which needs no "
+                "derivatives, or the model before it was quantised"
+            )
 
     def confirm_either_way(self, problem: PairProblem) -> None:
         """As `confirm`, one at a time where many at a time do not serve."""

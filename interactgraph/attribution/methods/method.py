@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -10,8 +11,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ...calculus.jumps import HELD_FIXED
 from ...layers import PairProblem
-from ...notes import jumps
+from ...notes import held_fixed, jumps
 from ..accumulator import Accumulator
 from ..contributions import Contribution, Entries
 from ..options import Options, Pair
@@ -61,6 +63,7 @@ class PairContext:
         packer: of source features that do not move everywhere.
         notes: what the user should know; methods add to them.
         jumps: operations of the segment that may jump, where the integral misses much.
+        derivatives_checked: holds something once derivatives were compared with differences.
     """
 
     pair: Pair
@@ -72,6 +75,7 @@ class PairContext:
     packer: Packer = field(default_factory=Packer)
     notes: list[str] = field(default_factory=list)
     jumps: list[str] = field(default_factory=list)
+    derivatives_checked: list[bool] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -86,12 +90,16 @@ class PairContext:
     def integral_misses(self, residual: float) -> bool:
         """Whether a completeness residual is more than the integral may have."""
         limit = max(self.options.tolerance or 0.0, LARGE_RESIDUAL)
-        return self.options.definition in PATH_INTEGRALS and residual > limit
+        integral = self.options.definition in PATH_INTEGRALS
+        return integral and limit < residual < math.inf  # infinite: of a change of zero
 
     def help(self) -> str:
         """What would make the integral better, as a note ends."""
+        jumping = [name for name in self.jumps if name != HELD_FIXED]
+        if jumping:
+            return jumps(jumping)
         if self.jumps:
-            return jumps(self.jumps)
+            return held_fixed()
         ways = ["raise n_steps" if self.options.tolerance else "raise n_steps or set tolerance"]
         if self.options.definition == "integrated_gradients":
             entry = self.options.baselines()[self.pair[0]]

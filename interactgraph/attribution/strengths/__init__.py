@@ -5,7 +5,7 @@ This package imports no torch, so that the command line can name the strengths a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from ...errors import InteractGraphError
 from .exceedance import Exceedance
@@ -28,6 +28,8 @@ def check_strengths(names: Sequence[str] | str) -> tuple[Strength, ...]:
     Raises:
         InteractGraphError: an unknown or repeated name, or none.
     """
+    if names is not None and not isinstance(names, (str, Iterable)):
+        raise InteractGraphError(f"strengths={names!r}; give names of {', '.join(STRENGTHS)}")
     names = (names,) if isinstance(names, str) else tuple(names or ())
     unknown = [name for name in names if name not in STRENGTHS]
     if unknown or not names or len(set(names)) < len(names):

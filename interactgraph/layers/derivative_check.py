@@ -1,0 +1,45 @@
+"""Which modules of a segment have other derivatives than torch takes."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..calculus.derivatives import FAILURES, jvps
+from ..calculus.differences import contradicts
+from .segment import FeatureSegment
+
+__all__ = ["wrong_modules"]
+
+
+def wrong_modules(segment: FeatureSegment, z: Tensor) -> list[str]:
+    """Modules without children whose derivative contradicts their values, as 'name (Class)'.
+
+    Args:
+        segment: that runs them.
+        z: source features, `[b, s, j]`.
+    """
+    calls: dict[str, tuple[nn.Module, Tensor]] = {}
+    names = {module: name for name, module in segment.runner.model.named_modules()}
+
+    def note(module: nn.Module, args: tuple[Any, ...]) -> None:
+        if len(args) == 1 and isinstance(args[0], Tensor) and args[0].is_floating_point():
+            calls.setdefault(names[module], (module, args[0].detach().clone()))
+
+    with contextlib.ExitStack() as stack:
+        for module in names:
+            if next(module.children(), None) is None:
+                stack.callback(module.register_forward_pre_hook(note).remove)
+        segment(z)
+    wrong = []
+    generator = torch.Generator().manual_seed(0)
+    for name, (module, given) in calls.items():
+        tangent = 0.1 * torch.randn(given.shape, generator=generator).to(given) * given.std()
+        with contextlib.suppress(*FAILURES, AttributeError):
+            derivative = jvps(module, given, tangent[None], vmapped=False)[0]
+            if contradicts(module, given, tangent, derivative):
+                wrong.append(f"{name!r} ({type(module).__name__})")
+    return wrong
