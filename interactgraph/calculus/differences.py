@@ -9,8 +9,8 @@ from torch import Tensor
 
 __all__ = ["contradicts"]
 
-_STEPS = (0.1, 0.03, 0.01)  # as shares of the tangent
-_SHARE = 0.1  # by which a derivative has to be wrong
+_STEPS = (0.2, 0.1, 0.05)  # as shares of the tangent
+_SHARE = 0.05  # by which a derivative has to be wrong
 
 
 def contradicts(
@@ -24,7 +24,7 @@ def contradicts(
     Args:
         function: of the point.
         point: where.
-        tangent: a direction, of a length along which the function is about linear.
+        tangent: a direction, about as long as the point is.
         derivative: along the tangent, as torch takes it.
     """
     slopes = []

@@ -42,8 +42,9 @@ class _Watcher(TorchDispatchMode):
 def jumping_operations(function: Callable[[Tensor], Tensor], point: Tensor) -> tuple[str, ...]:
     """Names of the operations on real numbers in a function that may jump, in order.
 
-    "detach" is among them: what is held fixed is not seen by derivatives either. A comparison that only masks, or a threshold that passes on what it compares with (ReLU), is
-    among them, so that the names explain a jump and do not prove one.
+    "detach" is among them: what is held fixed is not seen by derivatives either. A comparison
+    that only masks, or a threshold that passes on what it compares with (ReLU), is, too, so that
+    the names explain a jump and do not prove one.
     """
     with _Watcher() as watcher:
         function(point)

@@ -16,7 +16,7 @@ __all__ = ["wrong_modules"]
 
 
 def wrong_modules(segment: FeatureSegment, z: Tensor) -> list[str]:
-    """Modules without children whose derivative contradicts their values, as 'name (Class)'.
+    """Modules whose derivative contradicts their values, as 'name (Class)', inner ones first.
 
     Args:
         segment: that runs them.
@@ -31,13 +31,12 @@ def wrong_modules(segment: FeatureSegment, z: Tensor) -> list[str]:
 
     with contextlib.ExitStack() as stack:
         for module in names:
-            if next(module.children(), None) is None:
-                stack.callback(module.register_forward_pre_hook(note).remove)
+            stack.callback(module.register_forward_pre_hook(note).remove)
         segment(z)
     wrong = []
     generator = torch.Generator().manual_seed(0)
-    for name, (module, given) in calls.items():
-        tangent = 0.1 * torch.randn(given.shape, generator=generator).to(given) * given.std()
+    for name, (module, given) in sorted(calls.items(), key=lambda call: -call[0].count(".")):
+        tangent = torch.randn(given.shape, generator=generator).to(given) * given.std()
         with contextlib.suppress(*FAILURES, AttributeError):
             derivative = jvps(module, given, tangent[None], vmapped=False)[0]
             if contradicts(module, given, tangent, derivative):

@@ -156,7 +156,7 @@ class Differentiating(PassMethod):
         z = problem.z
         signs = torch.randint(0, 2, z.shape, generator=generator).to(z) * 2 - 1
         spread = z.double().square().mean().sqrt().to(z)
-        tangent = signs * torch.maximum(z.abs(), 0.1 * spread) * 0.1
+        tangent = signs * torch.maximum(z.abs(), 0.1 * spread)
         try:
             derivative = jvps(problem.segment, z, tangent[None], vmapped=False)[0]
         except FAILURES:
