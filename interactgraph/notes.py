@@ -97,10 +97,10 @@ def names_left_over(n_names: int, n_samples: int) -> str:
 
 
 def never_drawn(pair: str, number: int, n_features: int, share: float) -> str:
-    """Source features were never drawn; `share` is theirs of all squared steps."""
+    """Source features were never drawn; `share` is theirs of all steps z - z0."""
     return (
         f"{pair}: {number} of {n_features} source features were never drawn, which make "
-        f"{share:.0%} of all squared steps; their edges are unknown (0 with an infinite standard "
+        f"{share:.0%} of all steps; their edges are unknown (0 with an infinite standard "
         "error). Give more sources or more samples"
     )
 

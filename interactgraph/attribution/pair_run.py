@@ -11,7 +11,7 @@ from typing import Any
 from ..calculus.jumps import jumping_operations
 from ..errors import InteractGraphError
 from ..layers import PairProblem
-from ..notes import does_not_add_up, fallback, large_residual, no_residual
+from ..notes import does_not_add_up, fallback, large_residual, never_drawn, no_residual
 from .accumulator import Accumulator, Key
 from .contributions import Contribution
 from .memory import MemoryBudget
@@ -183,6 +183,7 @@ class PairRun:
         for method in self.plan.methods:
             for note in method.notes:
                 self.context.note(note)
+        self._note_unknown()
         residual = self.sums.completeness.relative
         definition, name = self.context.options.definition, self.context.name
         if math.isnan(residual):
@@ -192,6 +193,15 @@ class PairRun:
         if definition == "captum" and residual > LARGE_RESIDUAL:
             method_name = self.context.options.method.__name__
             self.context.note(does_not_add_up(name, method_name, residual))
+
+    def _note_unknown(self) -> None:
+        """Notes how many source features were never drawn."""
+        total = self.sums.total()
+        if total.unknown is None or total.steps is None:
+            return
+        number = int(total.unknown.sum())
+        share = float(total.steps[total.unknown].sum() / total.steps.sum())
+        self.context.note(never_drawn(self.context.name, number, len(total.steps), share))
 
     # --- checkpoints -----------------------------------------------------------------------------
 

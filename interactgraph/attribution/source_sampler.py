@@ -6,14 +6,17 @@ JVP carries another feature for each sample, because samples are independent.
 
 The variance is small where p[b,j] follows the size of the column. *Importance* sampling estimates
 it from the step z - z0 of the feature on this sample and a running estimate of what a step of that
-feature is worth; mixed with one tenth uniform, so that no weight exceeds ten times the number of
-features. The estimates come from earlier batches only, so the probabilities of a batch are fixed
-before it is drawn from. What the step alone explains is taken off before the draws: see
-`control_variate`.
+feature is worth. One tenth of the draws of a batch, and more as long as features have never been
+drawn, is spread evenly over the features instead (systematic sampling; Owen, Monte Carlo theory,
+methods and examples, 2013, section 8.8), so that no weight is large and every feature is drawn
+where there are draws enough. The estimates come from earlier batches only, so the probabilities of
+a batch are fixed before it is drawn from. What the step alone explains is taken off before the
+draws: see `control_variate`.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,6 +42,7 @@ class SourceSampler:
         generator: decides the draws.
         worth: running sum of contribution / probability weight for each feature, `[j]`.
         size: running sum of step sizes, `[j]`.
+        drawn: number of draws of each feature, `[j]`.
     """
 
     n_features: int
@@ -47,19 +51,22 @@ class SourceSampler:
     generator: torch.Generator
     worth: Tensor = field(init=False)
     size: Tensor = field(init=False)
+    drawn: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
         self.worth = torch.zeros(self.n_features, dtype=torch.float64)
         self.size = torch.zeros(self.n_features, dtype=torch.float64)
+        self.drawn = torch.zeros(self.n_features, dtype=torch.float64)
 
     def state(self) -> dict[str, Any]:
         """What has been learned and where the draws are, for a checkpoint."""
         generator = self.generator.get_state()
-        return {"worth": self.worth, "size": self.size, "generator": generator}
+        sums = {"worth": self.worth, "size": self.size, "drawn": self.drawn}
+        return {**sums, "generator": generator}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Goes back to what `state` gave."""
-        self.worth, self.size = state["worth"], state["size"]
+        self.worth, self.size, self.drawn = state["worth"], state["size"], state["drawn"]
         self.generator.set_state(state["generator"])
 
     def _steps(self, problem: PairProblem) -> Tensor:
@@ -79,22 +86,17 @@ class SourceSampler:
             of times the feature was drawn (zero at its repeats).
         """
         n = problem.n_samples
-        uniform = torch.full((n, self.n_features), 1 / self.n_features, dtype=torch.float64)
-        p = uniform
-        if self.sampling == "importance":
-            steps = self._steps(problem).cpu()
-            # Features that have not been drawn yet count as worth as much as the average one.
-            known = self.size > 0
-            gain = torch.ones(self.n_features, dtype=torch.float64)
-            if known.any():
-                gain = torch.where(known, self.worth / self.size.clamp(min=1e-300), 0.0)
-                gain = torch.where(known, gain, gain[known].mean())
-            # The error of a root mean square is smallest for draws by |A|, not by A^2.
-            q = (steps * gain) ** (1 / self.power)
-            total = q.sum(1, keepdim=True)
-            q = torch.where(total > 0, q / total.clamp(min=1e-300), uniform)
-            p = (1 - _UNIFORM) * q + _UNIFORM * uniform
-        features = torch.multinomial(p, k, replacement=True, generator=self.generator).mT
+        number, spread = self._spread(n * k, problem)
+        share = number / (n * k)
+        q = spread.expand(n, -1)
+        if share < 1:
+            q = self._by_worth(problem)
+        p = (1 - share) * q + share * spread
+        features = torch.multinomial(q, k, replacement=True, generator=self.generator)
+        slots = torch.randperm(n * k, generator=self.generator)[:number]
+        features.view(-1)[slots] = _systematic(spread, number, self.generator)
+        features = features.mT
+        self.drawn.index_add_(0, features.flatten(), torch.ones(n * k, dtype=torch.float64))
         weights = 1 / (k * p.mT.gather(0, features))
         same = features[:, None] == features[None, :]
         earlier = torch.tril(torch.ones(k, k, dtype=torch.bool), -1)[..., None]
@@ -103,6 +105,40 @@ class SourceSampler:
         device = problem.z.device
         packing = Packing(features[..., None].to(device), (weights > 0)[..., None].to(device))
         return packing, weights.to(device)
+
+    def _spread(self, n_draws: int, problem: PairProblem) -> tuple[int, Tensor]:
+        """How many draws of a batch are spread over all features, and how, `[j]`.
+
+        So many that every feature that moves is drawn once, if the batch has draws enough; else
+        half of them, as long as some have not been drawn.
+        """
+        uniform = torch.full((self.n_features,), 1 / self.n_features, dtype=torch.float64)
+        if self.sampling != "importance":
+            return n_draws, uniform
+        moves = (problem.displacement != 0).any(1).any(0).cpu()
+        new = (self.drawn == 0) & moves
+        n_new, least = int(new.sum()), math.ceil(_UNIFORM * n_draws)
+        if not n_new:
+            return least, uniform
+        # Every new one at least once: number * spread >= 1.
+        spread = _UNIFORM * uniform + (1 - _UNIFORM) * new / n_new
+        needed = math.ceil(n_new / (1 - _UNIFORM))
+        return max(least, needed if needed <= n_draws else n_draws // 2), spread
+
+    def _by_worth(self, problem: PairProblem) -> Tensor:
+        """Probabilities by how much each feature is likely to be worth on each sample, `[b, j]`."""
+        steps = self._steps(problem).cpu()
+        # Features that have not been drawn yet count as worth as much as the average one.
+        known = self.size > 0
+        gain = torch.ones(self.n_features, dtype=torch.float64)
+        if known.any():
+            gain = torch.where(known, self.worth / self.size.clamp(min=1e-300), 0.0)
+            gain = torch.where(known, gain, gain[known].mean())
+        # The error of a root mean square is smallest for draws by |A|, not by A^2.
+        q = (steps * gain) ** (1 / self.power)
+        total = q.sum(1, keepdim=True)
+        uniform = torch.full_like(q, 1 / self.n_features)
+        return torch.where(total > 0, q / total.clamp(min=1e-300), uniform)
 
     def learn(self, problem: PairProblem, features: Tensor, worth: Tensor, weights: Tensor) -> None:
         """Takes in what one draw of each sample gave.
@@ -118,3 +154,16 @@ class SourceSampler:
         steps = self._steps(problem).gather(1, features[:, None])[:, 0]
         self.worth.index_add_(0, features.cpu(), (worth.double() * weights).cpu())
         self.size.index_add_(0, features.cpu(), (steps * weights).cpu())
+
+
+def _systematic(p: Tensor, number: int, generator: torch.Generator) -> Tensor:
+    """Features at even distances in a random order, each with probability p, int64 `[number]`.
+
+    A feature with number * p >= 1 is there at least once.
+    """
+    order = torch.randperm(len(p), generator=generator)
+    start = torch.rand((), generator=generator, dtype=torch.float64)
+    places = (torch.arange(number, dtype=torch.float64) + start) / max(number, 1)
+    ends = p[order].cumsum(0)
+    found = torch.searchsorted(ends, places * ends[-1], right=True).clamp(max=len(p) - 1)
+    return order[found][torch.randperm(number, generator=generator)]

@@ -61,7 +61,8 @@ def backbone(
         kept &= size > 0
         blocks[pair] = {name: matrix * kept for name, matrix in block.items()}
         standard_errors[pair] = {
-            name: matrix * kept for name, matrix in graph.standard_errors.get(pair, {}).items()
+            name: matrix.where(kept, 0)
+            for name, matrix in graph.standard_errors.get(pair, {}).items()
         }
     recipe = {"method": method, "keep": keep, "errors": errors, "strength": strength}
     metadata = {**graph.metadata, "backbone": recipe}

@@ -36,7 +36,7 @@ from ..model import (
     probe,
     read_mask,
 )
-from ..notes import features_leave_out, guessed_axis
+from ..notes import features_leave_out, guessed_axis, time_first
 from .baseline import place
 from .problem import PairProblem
 from .segment import FeatureSegment, flatten_positions
@@ -162,10 +162,10 @@ class Layers:
         """
         data, sites = check_data(data), list(sites)
         runner, sample, cut = look_first(runner, data, sites)
-        runner, activations, axes = probe(runner, sample, sites, pairs)
+        runner, activations, axes, late = probe(runner, sample, sites, pairs)
         check_rows(activations, pairs)
         bound: dict[str, FeatureMap] = {}
-        neurons, notes = {}, []
+        neurons, notes = {}, [] if late is None else [time_first(late)]
         for layer, activation in activations.items():
             axis, asked = axes[layer].axis, getattr(maps[layer], "feature_dim", None)
             bound[layer] = maps[layer].to(activation.device, activation.dtype)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-__all__ = ["FeatureAxis", "feature_axes", "watched_modules"]
+__all__ = ["FeatureAxis", "ModuleCall", "feature_axes", "watched_modules"]
 
 _CHANNELS_FIRST = (
     nn.modules.conv._ConvNd,
@@ -41,19 +41,21 @@ class FeatureAxis:
 
 
 @dataclass(frozen=True, eq=False)
-class _Call:
+class ModuleCall:
+    """What entered and left a module, its real tensors."""
+
     module: nn.Module
     given: tuple[Tensor, ...]
     result: tuple[Tensor, ...]
 
 
 @contextlib.contextmanager
-def watched_modules(model: nn.Module) -> Iterator[list[_Call]]:
+def watched_modules(model: nn.Module) -> Iterator[list[ModuleCall]]:
     """Collects what enters and leaves every module while the model runs."""
-    calls: list[_Call] = []
+    calls: list[ModuleCall] = []
 
     def note(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        calls.append(_Call(module, _real((args, kwargs)), _real(output)))
+        calls.append(ModuleCall(module, _real((args, kwargs)), _real(output)))
 
     with contextlib.ExitStack() as stack:
         for module in model.modules():
@@ -62,7 +64,9 @@ def watched_modules(model: nn.Module) -> Iterator[list[_Call]]:
         yield calls
 
 
-def feature_axes(calls: list[_Call], activations: Mapping[str, Tensor]) -> dict[str, FeatureAxis]:
+def feature_axes(
+    calls: list[ModuleCall], activations: Mapping[str, Tensor]
+) -> dict[str, FeatureAxis]:
     """The feature axis of each activation of a pass in which `calls` were collected."""
     axis_of: dict[int, int] = {}
     for call in calls:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import InteractGraphError
-from .axes import FeatureAxis, feature_axes, watched_modules
+from .axes import FeatureAxis, ModuleCall, feature_axes, watched_modules
 from .runner import Runner
 from .sites import Site, first_tensor
 
@@ -24,11 +24,14 @@ class Probe(NamedTuple):
         runner: told which activations the model changes in place.
         activations: layer -> activation, in order of execution.
         axes: layer -> the axis of its features.
+        time_first: name of a module that takes axis 0 of what looks like the layers' activations
+            for time; None: there is none.
     """
 
     runner: Runner
     activations: dict[str, Tensor]
     axes: dict[str, FeatureAxis]
+    time_first: str | None = None
 
 
 def probe(
@@ -86,7 +89,20 @@ def probe(
         )
     cloned = {name for name, v in activations.items() if v._version or not _same(v, clean[name])}
     check_finite(clean, batch_number)
-    return Probe(dataclasses.replace(runner, cloned=frozenset(cloned)), clean, axes)
+    late = _time_first(runner.model, calls, clean)
+    return Probe(dataclasses.replace(runner, cloned=frozenset(cloned)), clean, axes, late)
+
+
+def _time_first(
+    model: nn.Module, calls: Sequence[ModuleCall], activations: dict[str, Tensor]
+) -> str | None:
+    shapes = {value.shape[:2] for value in activations.values() if value.ndim == 3}
+    for call in calls:
+        given = call.given[0] if call.given else None
+        late = getattr(call.module, "batch_first", None) is False
+        if late and given is not None and given.ndim == 3 and given.shape[:2] in shapes:
+            return next(name for name, module in model.named_modules() if module is call.module)
+    return None
 
 
 def check_rows(activations: dict[str, Tensor], pairs: Sequence[tuple[str, str]]) -> None:

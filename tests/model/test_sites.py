@@ -90,7 +90,7 @@ def test_work_in_place_is_seen_and_copied():
     x = torch.randn(6, 3, dtype=torch.float64)
     sites = resolve_sites(model, ["0", "1", "2"])
     with torch.no_grad():
-        runner, found, _ = probe(Runner(model), x, sites, [("0", "1")])
+        runner, found, *_ = probe(Runner(model), x, sites, [("0", "1")])
         torch.testing.assert_close(found["0"], model[0](x))
     assert "0" in runner.cloned
     assert "2" not in runner.cloned

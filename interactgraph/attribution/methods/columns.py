@@ -39,7 +39,8 @@ class Columns(Differentiating):
 
     def why_not(self, problem: PairProblem) -> str | None:
         options = self.context.options
-        if options.engine == self.engine and options.sources is not None:
+        drawn = options.sources is not None and options.sources < problem.n_sources
+        if options.engine == self.engine and drawn:
             return "source features are to be drawn"
         return None
 

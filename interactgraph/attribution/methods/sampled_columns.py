@@ -43,6 +43,8 @@ class SampledColumns(Columns):
         options = self.context.options
         if options.sources is None or options.sampling == "signs":
             return "no source features are to be drawn"
+        if options.sources >= problem.n_sources:
+            return "as many source features are to be drawn as there are"
         return None
 
     def cost(self, problem: PairProblem) -> float:

@@ -109,6 +109,10 @@ class ControlVariate:
             self._look_again()
         self.n_batches += 1
         self.n_samples += len(positions)
+        first = next(iter(steps), None)
+        if first is not None:
+            moved = steps[first].abs().sum(0)
+            self.table.steps = moved + (0 if self.table.steps is None else self.table.steps)
         for name, x in steps.items():
             self.sizes[name] += x.abs().sum(0)
             if self.n_batches == 1:
@@ -142,7 +146,10 @@ class ControlVariate:
         }
         expected = {name: self.gain[name][:, features].mT * x[:, None] for name, x in steps.items()}
         self.table.add_columns(sums, weights, features, positions, expected)
-        self.draws.index_add_(0, features, (weights > 0).to(self.draws))
+        drawn = (weights > 0).to(self.draws)
+        self.draws.index_add_(0, features, drawn)
+        self.table.draws = self._none() if self.table.draws is None else self.table.draws
+        self.table.draws.index_add_(0, features, drawn)
         for name, x in steps.items():
             worth = sums[name] * (weights * x)[:, None]
             self.products[name].index_add_(1, features, worth.mT)

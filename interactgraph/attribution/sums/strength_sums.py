@@ -60,6 +60,8 @@ class StrengthSums:
         n_positions_squared: sum_b n_b^2.
         per_sample: n_b while it is the same for all samples.
         passes: what differs between passes over the same samples with new draws.
+        draws: how often each source feature was drawn, `[j]`; None: all of them were computed.
+        steps: how far each of them moved, squares summed over the samples, `[j]`.
     """
 
     strengths: tuple[Strength, ...]
@@ -74,6 +76,8 @@ class StrengthSums:
     n_positions_squared: int = 0
     per_sample: int | None = None
     passes: RepeatedPasses = field(default_factory=RepeatedPasses)
+    draws: Tensor | None = None
+    steps: Tensor | None = None
 
     def __post_init__(self) -> None:
         self.first = {strength.name: self._zeros() for strength in self.strengths}
@@ -186,6 +190,14 @@ class StrengthSums:
         """
         self.passes.end({name: self.first[name] for name in self.second}, number)
 
+    @property
+    def unknown(self) -> Tensor | None:
+        """Source features that move and were never drawn, bool `[j]`; None: there are none."""
+        if self.draws is None or self.steps is None:
+            return None
+        unknown = (self.draws == 0) & (self.steps > 0)
+        return unknown if bool(unknown.any()) else None
+
     # --- joining ---------------------------------------------------------------------------------
 
     @staticmethod
@@ -210,6 +222,9 @@ class StrengthSums:
             total.n_positions_squared += part.n_positions_squared
             total.per_sample = part.per_sample
             total.passes.add(part.passes)
+            if part.draws is not None and part.steps is not None:
+                total.draws = part.draws + (0 if total.draws is None else total.draws)
+                total.steps = part.steps + (0 if total.steps is None else total.steps)
         return total
 
     def gather(self, world: World) -> StrengthSums:
@@ -229,6 +244,11 @@ class StrengthSums:
         )
         self.per_sample = next(iter(each), None)
         self.passes.gather(world, self.second)
+        if any(world.gather(self.draws is not None)):
+            for name in ("draws", "steps"):
+                if getattr(self, name) is None:
+                    setattr(self, name, self._zeros()[0])
+                world.add(getattr(self, name))
         return self
 
     # --- results ---------------------------------------------------------------------------------
@@ -247,7 +267,8 @@ class StrengthSums:
     ) -> Tensor | None:
         """Its standard error over samples, `[i, j]`; None where it has none.
 
-        Not a number with fewer than two samples.
+        Not a number with fewer than two samples; infinite for source features that were never
+        drawn, of which nothing is known.
 
         Args:
             name: the strength.
@@ -267,6 +288,8 @@ class StrengthSums:
                 draws = self.passes.squared_error(name, total, rows)
                 error *= self.passes.factor(error, draws, share, of_draws=of_draws)
             result[rows] = strength.error(self.first[name][rows] / total, error)
+        if of_draws and self.unknown is not None:
+            result[:, self.unknown] = torch.inf
         return result
 
     def _strength(self, name: str) -> Strength:
@@ -316,6 +339,7 @@ class StrengthSums:
             "tables": [self.first, self.second, self.cross],
             "counts": [self.n_samples, self.n_used, self.n_positions, self.n_positions_squared],
             "per_sample": self.per_sample,
+            "draws": [self.draws, self.steps],
             "passes": self.passes.state(),
         }
 
@@ -327,4 +351,7 @@ class StrengthSums:
         )
         self.n_samples, self.n_used, self.n_positions, self.n_positions_squared = state["counts"]
         self.per_sample = state["per_sample"]
+        self.draws, self.steps = (
+            None if sums is None else sums.to(self.device) for sums in state["draws"]
+        )
         self.passes.restore(state["passes"], self.device)
