@@ -34,19 +34,19 @@ def run(model, x, **options):
 def test_unbiased_over_seeds_and_errors_cover(sampling, sources):
     model, x = net()
     exact = run(model, x)
-    draws = [run(model, x, sources=sources, sampling=sampling, seed=s) for s in range(1000, 1100)]
+    draws = [run(model, x, sources=sources, sampling=sampling, seed=s) for s in range(200)]
     assert draws[0].metadata["plans"][0]["method"] == "sampled_columns"
     for name in ("mean", "mean_abs"):
         found = torch.stack([g.weights("0", "5", name) for g in draws])
         true = exact.weights("0", "5", name)
         off = (found.mean(0) - true) / (found.std(0) / len(draws) ** 0.5)
-        # A mean of 100 draws: standard normal, entry by entry.
-        assert float(off.abs().mean()) < 1.1
-        assert float(off.mean().abs()) < 0.6
+        # A mean of 200 runs: standard normal, entry by entry; those of a column move together.
+        assert float(off.abs().mean()) < 1.3
+        assert float(off.abs().max()) < 4
     squares = torch.stack([g.weights("0", "5", "rms").square() for g in draws])
     true = exact.weights("0", "5", "rms").square()
     off = (squares.mean(0) - true) / (squares.std(0) / len(draws) ** 0.5)
-    assert float(off.abs().mean()) < 1.1
+    assert float(off.abs().mean()) < 1.3
     # Standard errors are those of the whole estimate, data and draws together; against the exact
     # value on the same data they are a little too large, never too small.
     error = torch.stack([g.standard_error("0", "5", "mean") for g in draws])
