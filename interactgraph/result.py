@@ -21,6 +21,7 @@ from .notes import all_zero, baseline_outside, underflow
 __all__ = ["graph_of"]
 
 _OUTSIDE = 0.5  # share of features whose baseline is outside the data, above which a note says so
+_SMALL = 1e-12  # a change of the target that is so small that strengths may underflow
 _TINY = 1e-17  # a strength whose square is below what single precision holds precisely
 
 _Blocks = dict[Pair, dict[str, Tensor]]
@@ -166,9 +167,10 @@ def _remarks(run: PairRun, block: dict[str, Tensor], dtype: str) -> Iterator[str
             "or their squares overflow; compute in a wider dtype (dtype=torch.float32 or float64)"
         )
     missed, change = run.sums.completeness.missed, run.sums.completeness.change
-    if strongest < _TINY and math.isfinite(change) and (change or missed):
+    small = (change or missed) and math.sqrt(change) < _SMALL
+    if strongest < _TINY and small and dtype != "torch.float64":
         yield underflow(name, dtype)
-    elif strongest == 0:
+    elif strongest == change == 0:
         yield all_zero(name)
 
 

@@ -89,7 +89,10 @@ class Completeness:
 
 
 def _square(x: Tensor) -> float:
-    return float(torch.linalg.vector_norm(at_least_single(x))) ** 2
+    norm = float(torch.linalg.vector_norm(at_least_single(x)))
+    if norm == 0 and x.any():  # squares below the range
+        norm = float(torch.linalg.vector_norm(x.double()))
+    return norm**2
 
 
 def _ratio(missed: float, change: float) -> float:
