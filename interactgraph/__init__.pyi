@@ -18,8 +18,13 @@ from .communities import module_tree as module_tree
 from .communities import resolution_profile as resolution_profile
 
 # what can go wrong
+from .errors import DataError as DataError
+from .errors import FileError as FileError
+from .errors import InputError as InputError
 from .errors import InteractGraphError as InteractGraphError
 from .errors import InteractGraphWarning as InteractGraphWarning
+from .errors import MissingFileError as MissingFileError
+from .errors import ModelError as ModelError
 
 # the main job and what it gives
 from .exporters import export as export

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from numbers import Real
 from typing import Any
 
-from .errors import InteractGraphError
+from .errors import InputError
 
 __all__ = ["choice", "number", "positive", "whole", "whole_or_none"]
 
@@ -21,16 +21,14 @@ def whole(name: str, value: Any, least: int = 1) -> int:
         least: smallest number allowed.
 
     Raises:
-        InteractGraphError: it is none, or too small.
+        InputError: it is none, or too small.
     """
     try:
         number = int(value)
         if isinstance(value, (str, bool)) or number != value or number < least:
             raise ValueError
     except (TypeError, ValueError, OverflowError):
-        raise InteractGraphError(
-            f"{name}={value!r} must be a whole number of at least {least}"
-        ) from None
+        raise InputError(f"{name}={value!r} must be a whole number of at least {least}") from None
     return number
 
 
@@ -42,10 +40,10 @@ def number(name: str, value: Any) -> float:
         value: what was given; text and True are no numbers.
 
     Raises:
-        InteractGraphError: it is none.
+        InputError: it is none.
     """
     if not _is_number(value):
-        raise InteractGraphError(f"{name}={value!r} must be a number")
+        raise InputError(f"{name}={value!r} must be a number")
     return float(value)
 
 
@@ -57,10 +55,10 @@ def positive(name: str, value: Any) -> float:
         value: what was given; text and True are no numbers.
 
     Raises:
-        InteractGraphError: it is none, or not finite, or not above zero.
+        InputError: it is none, or not finite, or not above zero.
     """
     if not (_is_number(value) and value > 0):
-        raise InteractGraphError(f"{name}={value!r} must be a number above 0")
+        raise InputError(f"{name}={value!r} must be a number above 0")
     return float(value)
 
 
@@ -83,8 +81,8 @@ def choice(name: str, value: Any, choices: Collection[str]) -> Any:
         choices: what there is.
 
     Raises:
-        InteractGraphError: it is none of them.
+        InputError: it is none of them.
     """
     if not isinstance(value, str) or value not in choices:
-        raise InteractGraphError(f"{name}={value!r} is unknown; choose one of {', '.join(choices)}")
+        raise InputError(f"{name}={value!r} is unknown; choose one of {', '.join(choices)}")
     return value

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .errors import InteractGraphError
+from .errors import FileError
 
 __all__ = ["replacing"]
 
@@ -23,7 +23,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         path: the final file; its folder is made if it does not exist.
 
     Raises:
-        InteractGraphError: the folder cannot be made or written to.
+        FileError: the folder cannot be made or written to.
     """
     path = Path(path)
     try:
@@ -33,7 +33,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     except (OSError, ValueError) as error:  # a null character in the name is a ValueError
         reason = getattr(error, "strerror", None) or error
-        raise InteractGraphError(
+        raise FileError(
             f"cannot write {str(path)!r}: {reason}; choose another output path"
         ) from error
     os.close(handle)
@@ -46,6 +46,6 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.chmod(0o666 & ~mask)
         os.replace(temporary, path)
     except OSError as error:
-        raise InteractGraphError(f"cannot write {path}: {error.strerror or error}") from error
+        raise FileError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import InteractGraphError
+from ..errors import DataError
 from ..notes import names_left_over
 from .accumulator import Key
 from .options import Options
@@ -38,7 +38,7 @@ class SampleKeys:
             offset: samples before it in this pass.
 
         Raises:
-            InteractGraphError: there is not one name or number for each sample.
+            DataError: there is not one name or number for each sample.
         """
         if not self.any:
             return None
@@ -62,7 +62,7 @@ class SampleKeys:
                 found = None
             where = f"groups={groups!r} of a batch holds"
             if found is None:
-                raise InteractGraphError(
+                raise DataError(
                     f"groups={groups!r} is in no {type(batch).__name__} batch; give a key of "
                     "dict batches, a place in tuples, a function of the batch, or one name for "
                     "each sample"
@@ -75,7 +75,7 @@ class SampleKeys:
             values = [values]  # which is none for each sample, if there are several
         values = list(values)
         if len(values) != n_samples or any(isinstance(value, (list, tuple)) for value in values):
-            raise InteractGraphError(
+            raise DataError(
                 f"{where} {len(values)} entries for {n_samples} samples; one name or number for "
                 "each sample is needed"
             )

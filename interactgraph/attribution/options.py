@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..checks import choice, number, positive, whole, whole_or_none
-from ..errors import InteractGraphError
+from ..errors import InputError
 from .strengths import STRENGTHS, Strength, check_strengths
 
 if TYPE_CHECKING:
@@ -110,13 +110,13 @@ def _positive_or_none(name: str, value: Any) -> float | None:
 
 def _share_or_none(name: str, value: Any) -> float | None:
     if value is not None and positive(name, value) >= 1:
-        raise InteractGraphError(f"{name}={value!r}; it must be between 0 and 1")
+        raise InputError(f"{name}={value!r}; it must be between 0 and 1")
     return value
 
 
 def _not_negative(name: str, value: Any) -> float:
     if number(name, value) < 0:
-        raise InteractGraphError(f"{name}={value!r}; it must not be negative")
+        raise InputError(f"{name}={value!r}; it must not be negative")
     return float(value)
 
 
@@ -125,19 +125,19 @@ def _labels(name: str, value: Any) -> Any:
         isinstance(names, Sequence) and not isinstance(names, str) for names in value.values()
     )
     if value is not None and not fits:
-        raise InteractGraphError("labels must give a list of names for each layer that it has")
+        raise InputError("labels must give a list of names for each layer that it has")
     return value
 
 
 def _folder(name: str, value: Any) -> Any:
     if value is not None and not isinstance(value, (str, PathLike)):
-        raise InteractGraphError(f"{name}={value!r}; it must be the path of a folder")
+        raise InputError(f"{name}={value!r}; it must be the path of a folder")
     return value
 
 
 def _mask(name: str, value: Any) -> Any:
     if not (value is None or isinstance(value, str) or callable(value)):
-        raise InteractGraphError(
+        raise InputError(
             f"{name}={value!r}; it must be a key of dict batches or a function of the batch"
         )
     return value
@@ -145,7 +145,7 @@ def _mask(name: str, value: Any) -> Any:
 
 def _function(name: str, value: Any) -> Any:
     if value is not None and not callable(value):
-        raise InteractGraphError(f"{name}={value!r}; it must be a function of model and batch")
+        raise InputError(f"{name}={value!r}; it must be a function of model and batch")
     return value
 
 
@@ -155,7 +155,7 @@ def _groups(name: str, value: Any) -> Any:
     kinds = (str, int, Sequence, torch.Tensor)
     listed = hasattr(value, "__len__") and hasattr(value, "__getitem__")  # such as an array
     if not (value is None or callable(value) or isinstance(value, kinds) or listed):
-        raise InteractGraphError(
+        raise InputError(
             f"{name}={value!r}; it must be a key of dict batches, a place in tuples, a function of "
             "the batch, or one name or number for each sample"
         )
@@ -189,7 +189,7 @@ class Options:
     """What `interaction_graph` is asked for; its parameters explain each.
 
     Raises:
-        InteractGraphError: an option, or a combination of options, that makes no sense.
+        InputError: an option, or a combination of options, that makes no sense.
     """
 
     layers: Sequence[str] = option(
@@ -289,7 +289,7 @@ class Options:
         object.__setattr__(self, "pairs", _check_pairs(list(self.layers), self.pairs))
         self._check_draws()
         if self.target_error is not None and not self.strength_objects[0].is_mean:
-            raise InteractGraphError(
+            raise InputError(
                 f"target_error needs a strength with an error first, not {self.strengths[0]!r}"
             )
 
@@ -298,17 +298,17 @@ class Options:
     def _check_draws(self) -> None:
         if self.sources is None:
             if self.sampling == "signs":
-                raise InteractGraphError("sampling='signs' needs a number of probes: sources=8")
+                raise InputError("sampling='signs' needs a number of probes: sources=8")
             return
         if self.sampling != "signs":
             if self.engine in ("closed_form", "reverse"):
-                raise InteractGraphError(
+                raise InputError(
                     f"sources={self.sources} draws source features, which engine={self.engine!r} "
                     "does not; use engine='forward' or 'auto'"
                 )
             return
         if self.strengths != ("rms",) or self.engine not in ("auto", "reverse"):
-            raise InteractGraphError(
+            raise InputError(
                 f"sampling='signs' with engine={self.engine!r} and "
                 f"strengths={list(self.strengths)}; random signs over target positions estimate "
                 "strengths=('rms',) in reverse mode, and nothing else"
@@ -342,7 +342,7 @@ class Options:
         """Layer -> feature map, as asked for.
 
         Raises:
-            InteractGraphError: an unknown name or layer.
+            InputError: an unknown name or layer.
         """
         from ..features import named_map
 
@@ -351,14 +351,14 @@ class Options:
             return {layer: named_map(self.features, layer) for layer in layers}
         unknown = [layer for layer in self.features if layer not in layers]
         if unknown:
-            raise InteractGraphError(f"features name {unknown}, which are not in layers={layers}")
+            raise InputError(f"features name {unknown}, which are not in layers={layers}")
         return {layer: named_map(self.features.get(layer, "neurons"), layer) for layer in layers}
 
     def baselines(self) -> dict[str, str | Tensor]:
         """Source layer -> "zero", "mean" or a tensor.
 
         Raises:
-            InteractGraphError: something else, or a layer that is no source.
+            InputError: something else, or a layer that is no source.
         """
         from ..layers import check_baseline
 
@@ -412,22 +412,20 @@ def flags() -> dict[str, tuple[Flag, Any]]:
 def _check_pairs(layers: list[str], pairs: Sequence[Pair] | None) -> list[Pair]:
     if pairs is None:
         if len(layers) < 2:
-            raise InteractGraphError(f"layers={layers}: at least two are needed, source and target")
+            raise InputError(f"layers={layers}: at least two are needed, source and target")
         return list(pairwise(layers))
     if isinstance(pairs, str) or not isinstance(pairs, Iterable):
-        raise InteractGraphError(f"pairs={pairs!r}; it must be a list of (source, target) names")
+        raise InputError(f"pairs={pairs!r}; it must be a list of (source, target) names")
     for pair in pairs:
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-            raise InteractGraphError(f"pairs must be (source, target) names, got {pair!r}")
+            raise InputError(f"pairs must be (source, target) names, got {pair!r}")
     chosen = [(str(source), str(target)) for source, target in pairs]
     for source, target in chosen:
         for layer in (source, target):
             if layer not in layers:
-                raise InteractGraphError(f"pairs name {layer!r}, which is not in layers={layers}")
+                raise InputError(f"pairs name {layer!r}, which is not in layers={layers}")
         if source == target:
-            raise InteractGraphError(
-                f"pair {source!r} -> {target!r}: source and target must differ"
-            )
+            raise InputError(f"pair {source!r} -> {target!r}: source and target must differ")
     if not chosen or len(set(chosen)) < len(chosen):
-        raise InteractGraphError("pairs must name at least one pair, each once")
+        raise InputError("pairs must name at least one pair, each once")
     return chosen

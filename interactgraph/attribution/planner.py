@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..checks import choice
-from ..errors import InteractGraphError
+from ..errors import InputError
 from ..layers import PairProblem
 from .methods import METHODS, DoesNotApply, Method, PairContext
 from .options import Options
@@ -24,7 +24,7 @@ def check_method(options: Options) -> None:
     """Checks that the option `method` names something, and goes with the others.
 
     Raises:
-        InteractGraphError: it does not.
+        InputError: it does not.
     """
     definitions = dict.fromkeys(name for method in METHODS for name in method.definitions)
     if options.definition != "captum" or isinstance(options.method, str):
@@ -38,17 +38,17 @@ def check_method(options: Options) -> None:
         or options.tolerance not in (None, Options.tolerance)
     )
     if engines == ["perturbation"] and for_derivatives:
-        raise InteractGraphError(
+        raise InputError(
             f"method={asked!r} differentiates nothing, so engine, sources and tolerance do not "
             "apply; leave them out"
         )
     if options.sources is not None and not any(method.is_drawn for method in candidates):
-        raise InteractGraphError(
+        raise InputError(
             f"method={asked!r} computes all source features, so sources={options.sources} does not "
             "apply; leave it out"
         )
     if options.engine not in ("auto", *engines):
-        raise InteractGraphError(
+        raise InputError(
             f"method={asked!r} has no engine={options.engine!r}; it has {', '.join(engines)}"
         )
 
@@ -94,7 +94,7 @@ def choose(context: PairContext, problem: PairProblem) -> Plan:
         problem: the pair on its first samples.
 
     Raises:
-        InteractGraphError: none can that the user allows.
+        InputError: none can that the user allows.
     """
     engine = context.options.engine
     by_cost: list[tuple[float, Method]] = []
@@ -123,7 +123,7 @@ def choose(context: PairContext, problem: PairProblem) -> Plan:
         fallbacks = (other for _, other in by_cost[rank + 1 :] if not other.is_drawn)
         methods = (method, *fallbacks)
         return Plan(methods, cost, costs, "; ".join(words))
-    raise InteractGraphError(_no_method(context, failures, obstacles))
+    raise InputError(_no_method(context, failures, obstacles))
 
 
 def _why_chosen(

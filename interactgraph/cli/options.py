@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -155,7 +156,16 @@ def _by_layer(entries: list[str], flag: str, words: tuple[str, ...]) -> Any:
     """`["zero"]` -> "zero"; `["fc1=mean", "fc2=zero"]` -> {"fc1": "mean", "fc2": "zero"}."""
 
     def value(text: str) -> Any:
-        return text if text in words else _object(text, flag)
+        if text in words:
+            return text
+        if ":" not in text:
+            close = difflib.get_close_matches(text, words, n=1)
+            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            raise InteractGraphError(
+                f"{flag} {text!r} is unknown{hint}; give one of {', '.join(words)}, or "
+                "path/to/file.py:name"
+            )
+        return _object(text, flag)
 
     if len(entries) == 1 and "=" not in entries[0]:
         return value(entries[0])
@@ -241,6 +251,28 @@ def add_module_flags(command: argparse.ArgumentParser) -> None:
         help="how sure each feature is: N graphs resampled from --folds of the data",
     )  # fmt: skip
     command.add_argument("--no-significance", action="store_true", help="skip the p-value")
+
+
+def check_module_flags(options: argparse.Namespace) -> None:
+    """Checks what finding modules will ask for, before a graph is computed for it.
+
+    Raises:
+        InteractGraphError: a flag makes no sense, or not without another one.
+    """
+    from ..checks import choice
+    from ..communities.noise_aware import WEIGHTINGS
+    from ..communities.objective import NULLS
+
+    if options.bootstrap is not None and options.folds is None:
+        raise InteractGraphError(
+            f"--bootstrap {options.bootstrap} resamples parts of the data; give their number, too: "
+            "--folds 20"
+        )
+    choice("--null", options.null, NULLS)
+    if options.weighting is not None:
+        choice("--weighting", options.weighting, WEIGHTINGS)
+    if options.strength is not None:
+        choice("--strength", options.strength, options.strengths or ("rms",))
 
 
 def resolution(text: str) -> float | str:

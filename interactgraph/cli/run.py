@@ -11,6 +11,7 @@ from .options import (
     add_module_flags,
     add_pruning_flags,
     build_graph,
+    check_module_flags,
     describe,
     find,
     pruned,
@@ -49,6 +50,7 @@ def execute(options: argparse.Namespace) -> None:
 
     folder = Path(options.output)
     check_writable(folder / "graph.safetensors")
+    check_module_flags(options)
     graph = build_graph(options)
     if not leave_world():
         return

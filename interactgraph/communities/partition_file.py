@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InteractGraphError
+from ..errors import FileError, InteractGraphError, MissingFileError
 from ..files import replacing
 from .partition import Partition
 
@@ -52,19 +52,19 @@ def load_partition(path: str | os.PathLike[str]) -> Partition:
     """Reads a partition that `Partition.save` wrote.
 
     Raises:
-        InteractGraphError: the file is missing, truncated, or not a partition.
+        FileError: the file is missing, truncated, or not a partition.
     """
     name = os.fspath(path)
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         version = content.pop("interactgraph_partition", None)
         if version is None:
-            raise InteractGraphError(
+            raise FileError(
                 f"{name} is not a partition; give a file that partition.save or "
                 "`interactgraph modules` wrote"
             )
         if version > _FORMAT:
-            raise InteractGraphError(
+            raise FileError(
                 f"the partition file has format {version}, this version reads up to {_FORMAT}; "
                 "install a newer interactgraph"
             )
@@ -77,11 +77,11 @@ def load_partition(path: str | os.PathLike[str]) -> Partition:
             content["membership"], confidence=confidence, details=content["details"], **plain
         )
     except FileNotFoundError:
-        raise InteractGraphError(f"there is no partition file {name}") from None
+        raise MissingFileError(f"there is no partition file {name}") from None
     except InteractGraphError:
         raise
     except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
-        raise InteractGraphError(
+        raise FileError(
             f"{name} is not a complete partition ({error}); it may be truncated or written by "
             "another program"
         ) from error

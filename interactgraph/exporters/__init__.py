@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import InteractGraphError
+from ..errors import FileError
 from .csv import write_csv
 from .gexf import write_gexf
 from .graphml import write_graphml
@@ -59,7 +59,7 @@ def export(
         The files that were written.
 
     Raises:
-        InteractGraphError: unknown suffix or strength, a partition of another graph, a weight that
+        FileError: unknown suffix or strength, a partition of another graph, a weight that
             is not finite, or a path that cannot be written.
 
     Example:
@@ -75,7 +75,7 @@ def export(
     writer = _WRITERS.get(path.suffix.lower())
     if writer is None:
         found = f"has the suffix {path.suffix!r}" if path.suffix else "has no suffix"
-        raise InteractGraphError(
+        raise FileError(
             f"cannot export to {path}: it {found}; give a file name that ends in one of "
             + ", ".join(SUFFIXES)
         )

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Callable
 from typing import Any
 
-from ..errors import InteractGraphError
+from ..errors import InputError
 from .feature_map import FeatureMap
 from .local_interaction_basis import LocalInteractionBasis
 from .neurons import Neurons
@@ -30,7 +30,7 @@ def named_map(entry: Any, layer: str) -> FeatureMap:
     """The feature map of that name with its default options, or the map itself.
 
     Raises:
-        InteractGraphError: it is neither.
+        InputError: it is neither.
     """
     if isinstance(entry, FeatureMap):
         return entry
@@ -38,7 +38,7 @@ def named_map(entry: Any, layer: str) -> FeatureMap:
         return NAMES[entry]()
     close = difflib.get_close_matches(entry, NAMES, n=1) if isinstance(entry, str) else []
     hint = f" (did you mean {close[0]!r}?)" if close else ""
-    raise InteractGraphError(
+    raise InputError(
         f"features of layer {layer!r} are {entry!r}{hint}; give a FeatureMap of "
         f"interactgraph.features, or one of {', '.join(NAMES)}"
     )

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..checks import number, whole
-from ..errors import InteractGraphError
+from ..errors import InputError
 from .interaction_graph import InteractionGraph, Pair
 
 __all__ = ["prune"]
@@ -29,12 +29,12 @@ def prune(
     }
     given = {name: value for name, value in rules.items() if value is not None}
     if not given:
-        raise InteractGraphError(f"pruning needs at least one rule of {', '.join(rules)}")
+        raise InputError(f"pruning needs at least one rule of {', '.join(rules)}")
     for name, value in given.items():
         if name.startswith("top_k"):
             whole(name, value, 0)
         elif number(name, value) < 0:
-            raise InteractGraphError(f"{name}={value!r} makes no sense as a pruning rule")
+            raise InputError(f"{name}={value!r} makes no sense as a pruning rule")
     strength = graph.check_strength(strength)
 
     kept = {

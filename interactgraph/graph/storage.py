@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..errors import InteractGraphError
+from ..errors import FileError, InteractGraphError, MissingFileError
 from ..features import from_state
 from ..files import replacing
 from .interaction_graph import InteractionGraph, Pair
@@ -56,7 +56,7 @@ def save(graph: InteractionGraph, path: str | os.PathLike[str]) -> None:
     try:
         text = json.dumps(header)
     except (TypeError, ValueError) as error:
-        raise InteractGraphError(
+        raise FileError(
             f"the graph cannot be saved: its metadata must be plain JSON values ({error})"
         ) from error
     with replacing(path) as temporary:
@@ -103,7 +103,7 @@ def load(path: str | os.PathLike[str]) -> InteractionGraph:
     """Reads a graph that `InteractionGraph.save` wrote.
 
     Raises:
-        InteractGraphError: the file is missing, truncated, or not an interaction graph.
+        FileError: the file is missing, truncated, or not an interaction graph.
 
     Example:
         >>> import interactgraph as itg
@@ -119,13 +119,13 @@ def load(path: str | os.PathLike[str]) -> InteractionGraph:
         with safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get("interactgraph")
             if header is None:
-                raise InteractGraphError(
+                raise FileError(
                     f"{os.fspath(path)} is a safetensors file but not an interaction graph; "
                     "give a file that graph.save or `interactgraph build` wrote"
                 )
             return _read(json.loads(header), {key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
     except FileNotFoundError:
-        raise InteractGraphError(f"there is no graph file {os.fspath(path)}") from None
+        raise MissingFileError(f"there is no graph file {os.fspath(path)}") from None
     except InteractGraphError:
         raise
     except (
@@ -138,7 +138,7 @@ def load(path: str | os.PathLike[str]) -> InteractionGraph:
         IndexError,
         RuntimeError,
     ) as error:
-        raise InteractGraphError(
+        raise FileError(
             f"{os.fspath(path)} is not a complete interaction graph ({error}); it may be truncated "
             "or written by another program"
         ) from error
@@ -146,7 +146,7 @@ def load(path: str | os.PathLike[str]) -> InteractionGraph:
 
 def _read(header: dict[str, Any], tensors: dict[str, Tensor]) -> InteractionGraph:
     if header["format"] > _FORMAT:
-        raise InteractGraphError(
+        raise FileError(
             f"the graph file has format {header['format']}, this version reads up to {_FORMAT}; "
             "install a newer interactgraph"
         )

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import InteractGraphError
+from ..errors import InputError
 
 __all__ = ["Baseline", "check_baseline", "place"]
 
@@ -23,12 +23,12 @@ def check_baseline(baseline: Any, sources: Sequence[str]) -> dict[str, str | Ten
     """One entry, "zero", "mean" or a tensor, for each source layer.
 
     Raises:
-        InteractGraphError: something else, or a layer that is no source.
+        InputError: something else, or a layer that is no source.
     """
     if isinstance(baseline, Mapping):
         unknown = [layer for layer in baseline if layer not in sources]
         if unknown:
-            raise InteractGraphError(
+            raise InputError(
                 f"baseline names {unknown}, which are no source layers; those are {list(sources)}"
             )
         entries = {layer: baseline.get(layer, "zero") for layer in sources}
@@ -36,7 +36,7 @@ def check_baseline(baseline: Any, sources: Sequence[str]) -> dict[str, str | Ten
         entries = dict.fromkeys(sources, baseline)
     for layer, entry in entries.items():
         if not (isinstance(entry, Tensor) or entry in ("zero", "mean")):
-            raise InteractGraphError(
+            raise InputError(
                 f"baseline {entry!r} of layer {layer!r} is unknown; use 'zero', 'mean' or a tensor "
                 "in activation space"
             )
@@ -53,12 +53,12 @@ def place(entry: Tensor, activation: Tensor, feature_dim: int, layer: str) -> Te
         layer: its name.
 
     Raises:
-        InteractGraphError: the tensor does not fit.
+        InputError: the tensor does not fit.
     """
     value = entry.to(activation)
     shape = activation.shape[1:]
     if not torch.isfinite(value).all():
-        raise InteractGraphError(f"the baseline of layer {layer!r} is not finite")
+        raise InputError(f"the baseline of layer {layer!r} is not finite")
     if value.ndim == 1 and value.shape[0] == activation.shape[feature_dim]:
         value = value.view([-1 if axis == feature_dim else 1 for axis in range(1, activation.ndim)])
     try:
@@ -67,7 +67,7 @@ def place(entry: Tensor, activation: Tensor, feature_dim: int, layer: str) -> Te
         try:
             return value.expand(1, *shape)
         except RuntimeError:
-            raise InteractGraphError(
+            raise InputError(
                 f"the baseline of layer {layer!r} has shape {tuple(entry.shape)}; it must be a "
                 f"vector of {activation.shape[feature_dim]} features or broadcast to one "
                 f"activation, {tuple(shape)}"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils.data import Dataset, IterableDataset
 
-from ..errors import InteractGraphError
+from ..errors import DataError
 from .sites import first_tensor
 
 __all__ = ["Batches", "Cut", "Forward", "call_model", "check_data", "convert"]
@@ -53,7 +53,7 @@ class Batches:
         """The first batch that holds samples.
 
         Raises:
-            InteractGraphError: there is none.
+            DataError: there is none.
         """
         if self._begun is None:
             batches = self._full()
@@ -69,7 +69,7 @@ class Batches:
         """One pass.
 
         Raises:
-            InteractGraphError: there is no batch, or not as many as in an earlier pass.
+            DataError: there is no batch, or not as many as in an earlier pass.
         """
         self.first()
         assert self._begun is not None
@@ -89,12 +89,12 @@ class Batches:
             who: needs that, with its verb: the beginning of the message.
 
         Raises:
-            InteractGraphError: here where a loader can be seen to shuffle; in a pass, where a batch
+            DataError: here where a loader can be seen to shuffle; in a pass, where a batch
                 begins or ends with another sample than in the first one.
         """
         self._who = who
         if self._reorders():
-            raise InteractGraphError(
+            raise DataError(
                 f"{who} batches in the same order each time, and this DataLoader shuffles; "
                 "give one with shuffle=False"
             )
@@ -112,7 +112,7 @@ class Batches:
         if number == len(self._samples):
             self._samples.append(fingerprint)
         elif number < len(self._samples) and self._samples[number] != fingerprint:
-            raise InteractGraphError(
+            raise DataError(
                 f"{self._who} the same samples in every pass, and batch {number} holds others than "
                 "in an earlier one; give data that neither shuffles nor draws (augmentation)"
             )
@@ -134,14 +134,14 @@ class Batches:
 
     def _ended(self, n: int) -> None:
         if self._length not in (None, n):
-            raise InteractGraphError(
+            raise DataError(
                 f"data gave {self._length} batches in one pass and {n} in the next; several passes "
                 "are needed. Give a list of batches, or a DataLoader over a dataset that starts "
                 "from the beginning each time"
             )
         self._length = n
         if n == 0:
-            raise InteractGraphError(
+            raise DataError(
                 "data holds no batch, or only empty ones; at least one sample is needed"
             )
 
@@ -158,30 +158,30 @@ def check_data(data: Any) -> Batches:
     A tensor is taken as all samples and cut into batches, a dict of tensors as one batch.
 
     Raises:
-        InteractGraphError: it cannot be iterated, or only once, or yields single samples.
+        DataError: it cannot be iterated, or only once, or yields single samples.
     """
     if isinstance(data, Batches):
         return data
     if isinstance(data, Tensor):
         if data.ndim == 0 or len(data) == 0:
-            raise InteractGraphError(f"data is a tensor of shape {tuple(data.shape)}: no samples")
+            raise DataError(f"data is a tensor of shape {tuple(data.shape)}: no samples")
         return Batches(data.split(_TENSOR_BATCH))
     if isinstance(data, np.ndarray):
-        raise InteractGraphError("data is a numpy array; give torch.from_numpy(data)")
+        raise DataError("data is a numpy array; give torch.from_numpy(data)")
     if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
-        raise InteractGraphError(
+        raise DataError(
             "data is a Dataset, which yields single samples; "
             "wrap it: torch.utils.data.DataLoader(dataset, batch_size=...)"
         )
     if isinstance(data, Iterator):
-        raise InteractGraphError(
+        raise DataError(
             f"data is a {type(data).__name__}, which can be iterated only once, and several passes "
             "are needed; give a list of batches or a DataLoader"
         )
     if isinstance(data, Mapping) and any(isinstance(value, Tensor) for value in data.values()):
         return Batches([data])  # such as the output of a tokenizer: one batch
     if isinstance(data, (str, bytes, Mapping)) or not isinstance(data, Iterable):
-        raise InteractGraphError(
+        raise DataError(
             f"data is a {type(data).__name__}; it must be a re-iterable of batches, such as a "
             "DataLoader, a list of tensors, or one tensor of samples"
         )
@@ -195,7 +195,7 @@ def call_model(model: nn.Module, batch: Any, forward: Forward | None) -> Any:
     arguments; `forward(model, batch)` does anything else.
 
     Raises:
-        InteractGraphError: the batch is none of these and there is no `forward`.
+        DataError: the batch is none of these and there is no `forward`.
     """
     if forward is not None:
         return forward(model, batch)
@@ -204,7 +204,7 @@ def call_model(model: nn.Module, batch: Any, forward: Forward | None) -> Any:
         return model(argument)
     if isinstance(argument, Mapping):
         return model(**argument)
-    raise InteractGraphError(
+    raise DataError(
         f"a batch is a {type(batch).__name__}"
         + (f" that starts with a {type(argument).__name__}" if argument is not batch else "")
         + "; it must be a tensor, a tuple or list that starts with one, or a dict of keyword "

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import InteractGraphError
+from ..errors import DataError
 
 __all__ = [
     "ATTENTION_MASK",
@@ -35,13 +35,13 @@ def read_mask(
         device: where the mask goes; None: where it is.
 
     Raises:
-        InteractGraphError: there is no such key, or what is found is no mask.
+        DataError: there is no such key, or what is found is no mask.
     """
     if position_mask is None:
         return None
     if isinstance(position_mask, str):
         if not isinstance(batch, Mapping) or position_mask not in batch:
-            raise InteractGraphError(
+            raise DataError(
                 f"position_mask={position_mask!r} is no key of the batches; give a key of "
                 "dict batches, or a function of the batch"
             )
@@ -49,7 +49,7 @@ def read_mask(
     else:
         mask = position_mask(batch)
     if not isinstance(mask, Tensor) or mask.ndim != 2:
-        raise InteractGraphError(
+        raise DataError(
             "position_mask must give a tensor [samples, positions], got "
             + (f"shape {tuple(mask.shape)}" if isinstance(mask, Tensor) else repr(mask)[:60])
         )
@@ -78,12 +78,12 @@ def layer_mask(mask: Tensor | None, positions: int, layer: str) -> Tensor | None
     """The mask of a layer; one with a single position (pooled) has none.
 
     Raises:
-        InteractGraphError: the layer has another number of positions.
+        DataError: the layer has another number of positions.
     """
     if mask is None or (positions == 1 and mask.shape[1] != 1):
         return None
     if mask.shape[1] != positions:
-        raise InteractGraphError(
+        raise DataError(
             f"position_mask has {mask.shape[1]} positions, layer {layer!r} has {positions}"
         )
     return mask

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..errors import InteractGraphError
+from ..errors import InteractGraphError, ModelError
 from .axes import FeatureAxis, ModuleCall, feature_axes, watched_modules
 from .runner import Runner
 from .sites import Site, first_tensor
@@ -51,7 +51,7 @@ def probe(
         batch_number: of the batch, for messages.
 
     Raises:
-        InteractGraphError: layers not executed, executed twice, in the wrong order, not floating,
+        ModelError: layers not executed, executed twice, in the wrong order, not floating,
             not finite; model and data of different dtype or on different devices.
     """
     try:
@@ -65,7 +65,7 @@ def probe(
     order = list(activations)
     for source, target in pairs:
         if order.index(source) >= order.index(target):
-            raise InteractGraphError(
+            raise ModelError(
                 f"layer {source!r} runs after {target!r}, so it cannot be its source; "
                 f"the model runs the layers in the order {order}"
             )
@@ -73,7 +73,7 @@ def probe(
     for name, value in activations.items():
         if not value.is_floating_point():
             role = "a source" if name in sources else "a target"
-            raise InteractGraphError(
+            raise ModelError(
                 f"layer {name!r} holds {value.dtype} values, which cannot be {role}: interaction "
                 "strengths need real numbers. For token numbers use the embedding's output instead"
             )
@@ -82,7 +82,7 @@ def probe(
         batch, sites, whole=True
     )
     if any(value.is_inference() for value in activations.values()):
-        raise InteractGraphError(
+        raise ModelError(
             "the model runs under torch.inference_mode(), in which nothing can be followed or "
             "differentiated; leave it out of forward= (gradients are switched off where they are "
             "not needed)"
@@ -109,23 +109,23 @@ def check_rows(activations: dict[str, Tensor], pairs: Sequence[tuple[str, str]])
     """Checks that the first axis of sources and targets can be the samples.
 
     Raises:
-        InteractGraphError: they have none, or not as many.
+        ModelError: they have none, or not as many.
     """
     for pair in pairs:
         for layer in pair:
             if not activations[layer].ndim:
-                raise InteractGraphError(
+                raise ModelError(
                     f"layer {layer!r} holds a single number, not one for each sample; the first "
                     "axis of activations must be the samples of the batch"
                 )
             if 0 in activations[layer].shape[1:]:
-                raise InteractGraphError(
+                raise ModelError(
                     f"layer {layer!r} has no features: its activations have shape "
                     f"{tuple(activations[layer].shape)}; leave it out"
                 )
         source, target = (len(activations[layer]) for layer in pair)
         if source != target:
-            raise InteractGraphError(
+            raise ModelError(
                 f"layer {pair[0]!r} has {source} rows on its first axis and {pair[1]!r} has "
                 f"{target}; the first axis must be the samples of the batch in both (if the "
                 "batches are single samples, give one tensor of them, or a DataLoader)"
@@ -136,13 +136,13 @@ def check_finite(activations: dict[str, Tensor], batch_number: int) -> None:
     """Stops at the first activation that is not finite.
 
     Raises:
-        InteractGraphError: says which layer, which batch, which samples.
+        ModelError: says which layer, which batch, which samples.
     """
     for name, value in activations.items():
         # The sum is finite unless an entry is not (or it overflows): one cheap pass over the data.
         if not torch.isfinite(value.sum()) and not (finite := torch.isfinite(value)).all():
             rows = (~finite).flatten(1).any(1).nonzero().flatten()[:5].tolist()
-            raise InteractGraphError(
+            raise ModelError(
                 f"layer {name!r} holds values that are not finite in batch {batch_number} "
                 f"(samples {rows}); mend the model or leave those samples out"
             )
@@ -161,13 +161,13 @@ def check_segment(
         activations: of that batch.
 
     Raises:
-        InteractGraphError: it does not.
+        ModelError: it does not.
     """
     z, y = activations[source.name], activations[target.name]
     segment = runner.segment(batch, source, target)
     again = segment(z)
     if not _close(again, y):
-        raise InteractGraphError(
+        raise ModelError(
             f"the model does not repeat itself between {source.name!r} and {target.name!r}: the "
             "same batch gives other activations the second time. Switch off what is random in its "
             "forward (dropout by F.dropout without training=self.training, sampling, noise)"
@@ -182,7 +182,7 @@ def check_segment(
             changed[moved] = (z.roll(1, 0) * factors)[moved]
             if _close(segment(changed)[~moved], y[~moved]):
                 continue
-            raise InteractGraphError(
+            raise ModelError(
                 f"samples of a batch influence each other between {source.name!r} and "
                 f"{target.name!r}; the first axis of activations must be the batch "
                 "(batch_first=True), and normalisation over the batch must be in eval mode. Where "
@@ -210,7 +210,7 @@ def _check_conversion(runner: Runner, batch: Any, error: Exception) -> None:
     if parameter is None or tensor is None:
         return
     if tensor.device != parameter.device:
-        raise InteractGraphError(
+        raise ModelError(
             f"the model is on {parameter.device} and the data on {tensor.device}; "
             f"give device={str(parameter.device)!r} (both are brought there) or move one of them"
         )
@@ -219,7 +219,7 @@ def _check_conversion(runner: Runner, batch: Any, error: Exception) -> None:
     )
     if tensor.dtype != parameter.dtype and about_types:
         name = str(parameter.dtype).removeprefix("torch.")
-        raise InteractGraphError(
+        raise ModelError(
             f"the model computes in {parameter.dtype} and the data is {tensor.dtype}; "
             f"give dtype=torch.{name} (both are converted) or convert one of them"
             if tensor.is_floating_point()

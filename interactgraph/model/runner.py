@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from ..errors import InteractGraphError
+from ..errors import InteractGraphError, ModelError
 from .batches import Forward, call_model, convert
 from .sites import RESULT, Site, first_tensor, plain_model, with_first_tensor
 
@@ -164,14 +164,12 @@ class Runner:
         """A runner for the model; where device or dtype differ, for a converted copy of it."""
         model = plain_model(model)
         if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-            raise InteractGraphError(
-                f"dtype={dtype!r}; it must be a floating dtype such as torch.float64"
-            )
+            raise ModelError(f"dtype={dtype!r}; it must be a floating dtype such as torch.float64")
         try:
             wanted = None if device is None else torch.empty(0, device=device).device
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
-            raise InteractGraphError(f"device={device!r} cannot be used: {reason}") from error
+            raise ModelError(f"device={device!r} cannot be used: {reason}") from error
         tensors = [*model.parameters(), *model.buffers()]
         moved = any(wanted is not None and tensor.device != wanted for tensor in tensors)
         cast = any(
@@ -200,7 +198,7 @@ class Runner:
             number: of the batch, for messages.
 
         Raises:
-            InteractGraphError: a site is not executed, executed twice or holds no tensor; the
+            ModelError: a site is not executed, executed twice or holds no tensor; the
                 model fails.
         """
         activations: dict[str, Tensor] = {}
@@ -208,7 +206,7 @@ class Runner:
         def keep(site: Site) -> _Handler:
             def handle(value: Tensor) -> None:
                 if site.name in activations:
-                    raise InteractGraphError(
+                    raise ModelError(
                         f"layer {site.name!r} is executed twice in one forward pass; only layers "
                         "that run once have one activation. Give each use a module of its own, or "
                         "choose a neighbouring layer"
@@ -225,13 +223,13 @@ class Runner:
             raise
         except Exception as error:
             shapes = [tuple(x.shape) for x in pytree.tree_leaves(batch) if isinstance(x, Tensor)]
-            raise InteractGraphError(
+            raise ModelError(
                 f"the model fails on batch {number} (tensors of shape {shapes}): "
                 f"{type(error).__name__}: {error}{_help(error, batch)}"
             ) from error
         missing = [site.name for site in sites if site.name not in activations]
         if missing:
-            raise InteractGraphError(
+            raise ModelError(
                 f"layer {missing[0]!r} is not executed when the model runs on a batch of the data; "
                 "choose one that is"
             )
@@ -245,7 +243,7 @@ class Runner:
             changes: site -> function of its activation.
 
         Raises:
-            InteractGraphError: a site is not executed, or `forward` returns no tensor.
+            ModelError: a site is not executed, or `forward` returns no tensor.
         """
         result: list[Tensor] = []
         seen: set[Site] = set()
@@ -265,7 +263,7 @@ class Runner:
         self._run(batch, [*handlers, (RESULT, keep)])
         missing = [site.name for site in changes if site not in seen]
         if missing:
-            raise InteractGraphError(f"layer {missing[0]!r} is not executed on a batch of the data")
+            raise ModelError(f"layer {missing[0]!r} is not executed on a batch of the data")
         return result[0]
 
     def goes_on_after(self, site: Site) -> bool:
@@ -344,16 +342,16 @@ def _tensor_of(result: Any) -> Tensor:
     """The first tensor of what the call of the model gave.
 
     Raises:
-        InteractGraphError: there is none, or it is a single number.
+        ModelError: there is none, or it is a single number.
     """
     tensor = first_tensor(result)
     if tensor is None:
-        raise InteractGraphError(
+        raise ModelError(
             f"the call of the model gives a {type(result).__name__} without a tensor to measure; "
             "forward=lambda model, batch: ... must return the output"
         )
     if not tensor.ndim:
-        raise InteractGraphError(
+        raise ModelError(
             f"the first tensor of the {type(result).__name__} that the call of the model gives is "
             "one number, such as a loss; to measure samples, return what has one row for each: "
             "forward=lambda model, batch: model(...).logits"
@@ -392,7 +390,7 @@ class Segment:
                 stack.enter_context(_HeldFixed())
             self.runner._run(self.batch, handlers)
         if not result:
-            raise InteractGraphError(
+            raise ModelError(
                 f"layer {self.target.name!r} is not executed when {self.source.name!r} is replaced"
             )
         return result[0]
@@ -403,7 +401,7 @@ def _hook(module: nn.Module, site: Site, handler: _Handler) -> Iterator[None]:
     def apply(value: Any) -> Any:
         tensor = first_tensor(value)
         if tensor is None:
-            raise InteractGraphError(
+            raise ModelError(
                 f"layer {site.name!r} holds no tensor: its {site.end} is a {type(value).__name__}"
             )
         replacement = handler(tensor)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from ..errors import InteractGraphError
+from ..errors import ModelError
 
 __all__ = ["RESULT", "Site", "first_tensor", "plain_model", "resolve_sites", "with_first_tensor"]
 
@@ -45,19 +45,19 @@ def resolve_sites(model: nn.Module, names: Iterable[str]) -> list[Site]:
     mean the model's.
 
     Raises:
-        InteractGraphError: a name is unknown (near misses are suggested) or repeated.
+        ModelError: a name is unknown (near misses are suggested) or repeated.
     """
     model = plain_model(model)
     if isinstance(names, str):
-        raise InteractGraphError(f"layers must be a list of names, got the string {names!r}")
+        raise ModelError(f"layers must be a list of names, got the string {names!r}")
     modules = dict(model.named_modules())
     sites: list[Site] = []
     for name in names:
         if not isinstance(name, str):
-            raise InteractGraphError(f"layer names are strings, got {name!r}")
+            raise ModelError(f"layer names are strings, got {name!r}")
         site = _resolve(name, modules)
         if any((site.module, site.end) == (s.module, s.end) for s in sites):
-            raise InteractGraphError(f"layer {name!r} is named twice in layers={list(names)}")
+            raise ModelError(f"layer {name!r} is named twice in layers={list(names)}")
         sites.append(site)
     return sites
 
@@ -66,18 +66,16 @@ def plain_model(model: Any) -> nn.Module:
     """The model itself, of a compiled one the original.
 
     Raises:
-        InteractGraphError: it is none that can be run and hooked.
+        ModelError: it is none that can be run and hooked.
     """
     if isinstance(model, torch.export.ExportedProgram):
-        raise InteractGraphError(
+        raise ModelError(
             "the model is an ExportedProgram; give what its module() returns, a torch.nn.Module"
         )
     if not isinstance(model, nn.Module):
-        raise InteractGraphError(
-            f"the model is a {type(model).__name__}; a torch.nn.Module is needed"
-        )
+        raise ModelError(f"the model is a {type(model).__name__}; a torch.nn.Module is needed")
     if isinstance(model, torch.jit.ScriptModule):
-        raise InteractGraphError(
+        raise ModelError(
             "the model is TorchScript, whose layers cannot be read or replaced; give the model it "
             "was made from, or one of torch.export"
         )
@@ -85,11 +83,11 @@ def plain_model(model: Any) -> nn.Module:
     model = original if isinstance(original, nn.Module) else model
     for name, parameter in model.named_parameters():
         if isinstance(parameter, nn.parameter.UninitializedParameter):
-            raise InteractGraphError(
+            raise ModelError(
                 f"parameter {name!r} of the model has no shape yet; run the model once first"
             )
         if parameter.is_meta:
-            raise InteractGraphError(
+            raise ModelError(
                 f"parameter {name!r} of the model is on the meta device, which holds no values; "
                 "load the weights first (model.to_empty(device=...) and load_state_dict)"
             )
@@ -109,7 +107,7 @@ def _resolve(name: str, modules: dict[str, nn.Module]) -> Site:
     close = difflib.get_close_matches(name, [*known, "input", "output"], n=3, cutoff=0.5)
     shown = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
     hint = f"; did you mean {' or '.join(repr(c) for c in close)}?" if close else "."
-    raise InteractGraphError(
+    raise ModelError(
         f"layer {name!r} is not in the model{hint} Layers: input, {shown}, output; "
         "NAME.input is what a module receives"
     )

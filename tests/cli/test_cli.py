@@ -204,6 +204,28 @@ def test_help_does_not_import_torch():
     assert os.linesep in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--bootstrap", "5"], "give their number, too: --folds 20"),
+        (["--null", "nul"], "choose one of layered, undirected"),
+        (["--weighting", "noise"], "choose one of noise_aware"),
+        (["--strength", "mean"], "choose one of rms"),
+        (["--features", "pcaa"], "(did you mean 'pca'?); give one of neurons"),
+    ],
+)
+def test_run_fails_before_anything_is_computed(code, capsys, flags, message):
+    assert run("run", "code.py:net", "code.py:slow", *LAYERS, *flags, "-o", "out") == 1
+    assert message in capsys.readouterr().err
+    assert not (code / "out" / "graph.safetensors").exists()
+
+
+def test_notes_are_printed_and_not_issued(code, capsys, recwarn):
+    assert run("build", "code.py:net", "code.py:data", *LAYERS, "--target-error", "0.0001") == 0
+    assert "note: input -> 1: standard error of the strongest edges" in capsys.readouterr().out
+    assert not [w for w in recwarn if issubclass(w.category, itg.InteractGraphWarning)]
+
+
 def test_groups_folds_and_comparison_of_modules(code, capsys):
     assert run("build", "code.py:net", "code.py:pairs", *LAYERS, "--groups", "1", "--folds", "4",
                "-o", "g.safetensors") == 0  # fmt: skip

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from ...errors import InteractGraphError
+from ...errors import InputError
 from .exceedance import Exceedance
 from .maximum import Maximum
 from .mean import Mean
@@ -26,14 +26,14 @@ def check_strengths(names: Sequence[str] | str) -> tuple[Strength, ...]:
     """The strengths of these names.
 
     Raises:
-        InteractGraphError: an unknown or repeated name, or none.
+        InputError: an unknown or repeated name, or none.
     """
     if names is not None and not isinstance(names, (str, Iterable)):
-        raise InteractGraphError(f"strengths={names!r}; give names of {', '.join(STRENGTHS)}")
+        raise InputError(f"strengths={names!r}; give names of {', '.join(STRENGTHS)}")
     names = (names,) if isinstance(names, str) else tuple(names or ())
     unknown = [name for name in names if name not in STRENGTHS]
     if unknown or not names or len(set(names)) < len(names):
-        raise InteractGraphError(
+        raise InputError(
             f"strengths={list(names)}; choose one or more, each once, of {', '.join(STRENGTHS)}"
         )
     return tuple(STRENGTHS[name] for name in names)
