@@ -114,7 +114,6 @@ def test_outputs_that_are_dataclasses():
     [
         {"strengths": 3},
         {"groups": 3.5},
-        {"groups": lambda batch: 3},
         {"labels": ["a"]},
         {"labels": {"0": "abcdef"}},
         {"checkpoint": 3},
@@ -128,6 +127,11 @@ def test_outputs_that_are_dataclasses():
 def test_options_of_another_kind(options):
     with pytest.raises(InteractGraphError, match=next(iter(options))):
         run(perceptron(), [X], **options)
+
+
+def test_groups_that_are_not_one_for_each_sample():
+    with pytest.raises(InteractGraphError, match="groups gives 1 entries for 8 samples"):
+        run(perceptron(), [X], groups=lambda batch: 3)
 
 
 @pytest.mark.parametrize("rule", [{"top_k": "3"}, {"threshold": "a"}, {"relative": True}])

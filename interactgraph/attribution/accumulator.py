@@ -157,13 +157,10 @@ class Accumulator:
         for key, members in self._members:
             if key not in self._variates:
                 self._variates[key] = ControlVariate(self.tables[key])
-            known = self._known, self._positions
-            if members is not None:
-                known = (
-                    {name: x[members] for name, x in self._known.items()},
-                    self._positions[members],
-                )
-            self._variates[key].expect(*known)
+            own = slice(None) if members is None else members
+            known = {name: x[own] for name, x in self._known.items()}
+            expected = displacements.draws.to(self.device)[own]
+            self._variates[key].expect(known, self._positions[own], expected)
 
     def _parts(self, samples: slice) -> list[tuple[Key, Callable[[Tensor], Tensor]]]:
         """For each group the function that takes its rows out of a tensor over the samples."""

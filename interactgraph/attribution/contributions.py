@@ -67,9 +67,11 @@ class Displacements:
 
     Attributes:
         known: strength -> x[b, j], see `Strength.known`.
+        draws: expected number of draws of each source feature on each sample, `[b, j]`.
     """
 
     known: Mapping[str, Tensor]
+    draws: Tensor
 
 
 Contribution = Entries | OuterProduct | Draws | Displacements | Residual

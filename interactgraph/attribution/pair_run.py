@@ -196,12 +196,11 @@ class PairRun:
 
     def _note_unknown(self) -> None:
         """Notes how many source features were never drawn."""
-        total = self.sums.total()
-        if total.unknown is None or total.steps is None:
+        draws = self.sums.total().draws
+        if not draws or not bool(draws.unknown.any()):
             return
-        number = int(total.unknown.sum())
-        share = float(total.steps[total.unknown].sum() / total.steps.sum())
-        self.context.note(never_drawn(self.context.name, number, len(total.steps), share))
+        number, n_features = int(draws.unknown.sum()), len(draws.unknown)
+        self.context.note(never_drawn(self.context.name, number, n_features, draws.unknown_share))
 
     # --- checkpoints -----------------------------------------------------------------------------
 

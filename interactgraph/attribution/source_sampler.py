@@ -74,7 +74,7 @@ class SourceSampler:
         steps = problem.displacement.double().square().sum(1)
         return steps if self.power == 2 else steps.sqrt()
 
-    def draw(self, problem: PairProblem, k: int) -> tuple[Packing, Tensor]:
+    def draw(self, problem: PairProblem, k: int) -> tuple[Packing, Tensor, Tensor]:
         """Draws k features for each sample, with replacement; repeats are counted together.
 
         Args:
@@ -82,21 +82,21 @@ class SourceSampler:
             k: draws for each sample.
 
         Returns:
-            The features, one draw in each pass, and weights c / (k p) `[k, b]` with c the number
-            of times the feature was drawn (zero at its repeats).
+            The features, one draw in each pass; weights c / (k p) `[k, b]` with c the number of
+            times the feature was drawn (zero at its repeats); and k p for every feature, `[b, j]`.
         """
         n = problem.n_samples
-        number, spread = self._spread(n * k, problem)
+        moves = (problem.displacement != 0).any(1).cpu()
+        number, spread = self._spread(n * k, moves)
         share = number / (n * k)
-        q = spread.expand(n, -1)
-        if share < 1:
-            q = self._by_worth(problem)
+        q = spread if share == 1 else self._by_worth(problem)
         p = (1 - share) * q + share * spread
         features = torch.multinomial(q, k, replacement=True, generator=self.generator)
         slots = torch.randperm(n * k, generator=self.generator)[:number]
-        features.view(-1)[slots] = _systematic(spread, number, self.generator)
+        features.view(-1)[slots] = _systematic(spread[slots // k], self.generator)
         features = features.mT
-        self.drawn.index_add_(0, features.flatten(), torch.ones(n * k, dtype=torch.float64))
+        moved = moves.mT.gather(0, features).double()
+        self.drawn.index_add_(0, features.flatten(), moved.flatten())
         weights = 1 / (k * p.mT.gather(0, features))
         same = features[:, None] == features[None, :]
         earlier = torch.tril(torch.ones(k, k, dtype=torch.bool), -1)[..., None]
@@ -104,26 +104,31 @@ class SourceSampler:
         weights = torch.where(repeated, 0.0, weights * same.sum(1))
         device = problem.z.device
         packing = Packing(features[..., None].to(device), (weights > 0)[..., None].to(device))
-        return packing, weights.to(device)
+        return packing, weights.to(device), k * p
 
-    def _spread(self, n_draws: int, problem: PairProblem) -> tuple[int, Tensor]:
-        """How many draws of a batch are spread over all features, and how, `[j]`.
+    def _spread(self, n_draws: int, moves: Tensor) -> tuple[int, Tensor]:
+        """How many draws of a batch are spread over all features, and how, `[b, j]`.
 
-        So many that every feature that moves is drawn once, if the batch has draws enough; else
-        half of them, as long as some have not been drawn.
+        So many that about every feature that moves is drawn once, if the batch has draws enough;
+        else half of them, as long as some have not been drawn.
+
+        Args:
+            n_draws: of the batch.
+            moves: whether a feature moves on a sample, bool `[b, j]`.
         """
-        uniform = torch.full((self.n_features,), 1 / self.n_features, dtype=torch.float64)
+        anywhere = moves.any(0)
+        new = (self.drawn == 0) & anywhere
+        n_new, number = int(new.sum()), math.ceil(_UNIFORM * n_draws)
+        spread = torch.ones(self.n_features, dtype=torch.float64)
         if self.sampling != "importance":
-            return n_draws, uniform
-        moves = (problem.displacement != 0).any(1).any(0).cpu()
-        new = (self.drawn == 0) & moves
-        n_new, least = int(new.sum()), math.ceil(_UNIFORM * n_draws)
-        if not n_new:
-            return least, uniform
-        # Every new one at least once: number * spread >= 1.
-        spread = _UNIFORM * uniform + (1 - _UNIFORM) * new / n_new
-        needed = math.ceil(n_new / (1 - _UNIFORM))
-        return max(least, needed if needed <= n_draws else n_draws // 2), spread
+            number = n_draws
+        elif n_new:
+            spread = _UNIFORM * spread / self.n_features + (1 - _UNIFORM) * new / n_new
+            needed = math.ceil(n_new / (1 - _UNIFORM))
+            number = max(number, needed if needed <= n_draws else n_draws // 2)
+        rows = torch.where(moves, spread, 0.0)  # a draw of what does not move tells nothing
+        rows = torch.where(moves.any(1, keepdim=True), rows, 1.0)
+        return number, rows / rows.sum(1, keepdim=True)
 
     def _by_worth(self, problem: PairProblem) -> Tensor:
         """Probabilities by how much each feature is likely to be worth on each sample, `[b, j]`."""
@@ -156,14 +161,16 @@ class SourceSampler:
         self.size.index_add_(0, features.cpu(), (steps * weights).cpu())
 
 
-def _systematic(p: Tensor, number: int, generator: torch.Generator) -> Tensor:
-    """Features at even distances in a random order, each with probability p, int64 `[number]`.
+def _systematic(p: Tensor, generator: torch.Generator) -> Tensor:
+    """One feature for each row of probabilities `[n, j]`, int64 `[n]`, evenly over the features.
 
-    A feature with number * p >= 1 is there at least once.
+    Each row draws by its own probabilities; together, the rows step through the features in a
+    random order at even distances.
     """
-    order = torch.randperm(len(p), generator=generator)
+    n, n_features = p.shape
+    order = torch.randperm(n_features, generator=generator)
     start = torch.rand((), generator=generator, dtype=torch.float64)
-    places = (torch.arange(number, dtype=torch.float64) + start) / max(number, 1)
-    ends = p[order].cumsum(0)
-    found = torch.searchsorted(ends, places * ends[-1], right=True).clamp(max=len(p) - 1)
-    return order[found][torch.randperm(number, generator=generator)]
+    steps = (torch.randperm(n, generator=generator).double() + start) / max(n, 1)
+    ends = p[:, order].cumsum(1)
+    found = torch.searchsorted(ends, steps[:, None] * ends[:, -1:], right=True)
+    return order[found[:, 0].clamp(max=n_features - 1)]

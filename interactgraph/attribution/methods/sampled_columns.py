@@ -58,8 +58,9 @@ class SampledColumns(Columns):
         assert n_draws is not None
         path = self.path_of(problem)
         rule = self.rule_for(problem, path)
-        packing, weights = self._sampler.draw(problem, n_draws)
-        yield Displacements(known_parts(problem.displacement, self.context.strengths))
+        packing, weights, expected = self._sampler.draw(problem, n_draws)
+        known = known_parts(problem.displacement, self.context.strengths)
+        yield Displacements(known, expected)
         chunk = self.chunk(problem, n_draws, problem.y)
         everyone = torch.arange(problem.n_samples, device=problem.z.device)
         whole = torch.zeros_like(problem.y) if self.sums_columns else None

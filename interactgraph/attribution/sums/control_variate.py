@@ -98,21 +98,19 @@ class ControlVariate:
     def _none(self) -> Tensor:
         return torch.zeros(self.table.shape[1], dtype=torch.float64, device=self.table.device)
 
-    def expect(self, steps: Mapping[str, Tensor], positions: Tensor) -> None:
+    def expect(self, steps: Mapping[str, Tensor], positions: Tensor, draws: Tensor) -> None:
         """Takes in the samples of a batch, before anything is drawn from it.
 
         Args:
             steps: from `known_parts`, of the table's own samples.
             positions: how many positions of each of them count, int64 `[b]`.
+            draws: expected number of draws of each source feature on each sample, `[b, j]`.
         """
+        self.table.draws.expect(steps, draws)
         if not self.n_batches & (self.n_batches - 1):
             self._look_again()
         self.n_batches += 1
         self.n_samples += len(positions)
-        first = next(iter(steps), None)
-        if first is not None:
-            moved = steps[first].abs().sum(0)
-            self.table.steps = moved + (0 if self.table.steps is None else self.table.steps)
         for name, x in steps.items():
             self.sizes[name] += x.abs().sum(0)
             if self.n_batches == 1:
@@ -140,16 +138,15 @@ class ControlVariate:
             steps: strength -> its step, `[b]`.
             positions: as for `expect`.
         """
+        drawn = weights > 0
+        self.draws.index_add_(0, features, drawn.to(self.draws))
+        self.table.draws.add(features, drawn, steps)
         steps = {
             name: torch.where(x.abs() <= self.far[name][features], x, 0.0)
             for name, x in steps.items()
         }
         expected = {name: self.gain[name][:, features].mT * x[:, None] for name, x in steps.items()}
         self.table.add_columns(sums, weights, features, positions, expected)
-        drawn = (weights > 0).to(self.draws)
-        self.draws.index_add_(0, features, drawn)
-        self.table.draws = self._none() if self.table.draws is None else self.table.draws
-        self.table.draws.index_add_(0, features, drawn)
         for name, x in steps.items():
             worth = sums[name] * (weights * x)[:, None]
             self.products[name].index_add_(1, features, worth.mT)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from scipy.stats import t as student
 from torch import Tensor
 
 from ...distributed import World
 from ..strengths import Strength
+from .draw_counts import DrawCounts
 from .repeated_passes import RepeatedPasses
 
 __all__ = ["StrengthSums", "at_least_single", "reduce_positions", "row_slices"]
@@ -62,8 +61,7 @@ class StrengthSums:
         n_positions_squared: sum_b n_b^2.
         per_sample: n_b while it is the same for all samples.
         passes: what differs between passes over the same samples with new draws.
-        draws: how often each source feature was drawn, `[j]`; None: all of them were computed.
-        steps: how far each of them moved, squares summed over the samples, `[j]`.
+        draws: how often source features were drawn; nothing where all of them were computed.
     """
 
     strengths: tuple[Strength, ...]
@@ -78,8 +76,7 @@ class StrengthSums:
     n_positions_squared: int = 0
     per_sample: int | None = None
     passes: RepeatedPasses = field(default_factory=RepeatedPasses)
-    draws: Tensor | None = None
-    steps: Tensor | None = None
+    draws: DrawCounts = field(default_factory=DrawCounts)
 
     def __post_init__(self) -> None:
         self.first = {strength.name: self._zeros() for strength in self.strengths}
@@ -192,14 +189,6 @@ class StrengthSums:
         """
         self.passes.end({name: self.first[name] for name in self.second}, number)
 
-    @property
-    def unknown(self) -> Tensor | None:
-        """Source features that move and were never drawn, bool `[j]`; None: there are none."""
-        if self.draws is None or self.steps is None:
-            return None
-        unknown = (self.draws == 0) & (self.steps > 0)
-        return unknown if bool(unknown.any()) else None
-
     # --- joining ---------------------------------------------------------------------------------
 
     @staticmethod
@@ -224,9 +213,7 @@ class StrengthSums:
             total.n_positions_squared += part.n_positions_squared
             total.per_sample = part.per_sample
             total.passes.add(part.passes)
-            if part.draws is not None and part.steps is not None:
-                total.draws = part.draws + (0 if total.draws is None else total.draws)
-                total.steps = part.steps + (0 if total.steps is None else total.steps)
+            total.draws.merge(part.draws)
         return total
 
     def gather(self, world: World) -> StrengthSums:
@@ -246,11 +233,7 @@ class StrengthSums:
         )
         self.per_sample = next(iter(each), None)
         self.passes.gather(world, self.second)
-        if any(world.gather(self.draws is not None)):
-            for name in ("draws", "steps"):
-                if getattr(self, name) is None:
-                    setattr(self, name, self._zeros()[0])
-                world.add(getattr(self, name))
+        self.draws.gather(world, self._zeros()[0], self.second)
         return self
 
     # --- results ---------------------------------------------------------------------------------
@@ -290,22 +273,10 @@ class StrengthSums:
                 draws = self.passes.squared_error(name, total, rows)
                 error *= self.passes.factor(error, draws, share, of_draws=of_draws)
             result[rows] = strength.error(self.first[name][rows] / total, error)
-        if of_draws and self.draws is not None:
-            result *= self._few_draws(self.draws).to(result)
-        if of_draws and self.unknown is not None:
-            result[:, self.unknown] = torch.inf
+        if of_draws and self.draws:
+            result *= self.draws.factor(name).to(result)
+            result[:, self.draws.unknown] = torch.inf
         return result
-
-    def _few_draws(self, draws: Tensor) -> Tensor:
-        """What an error from so many draws is multiplied by, `[j]`, so that twice it covers 95 %.
-
-        Few draws of a feature miss the samples on which it does most, and their spread is too small
-        for the same reason: Student's t with as many degrees of freedom as draws, relative to a
-        normal distribution.
-        """
-        numbers, place = draws.round().clamp(min=1).cpu().unique(return_inverse=True)
-        factors = student.ppf(0.975, numbers.numpy()) / student.ppf(0.975, math.inf)
-        return torch.from_numpy(factors)[place]
 
     def _strength(self, name: str) -> Strength:
         return next(strength for strength in self.strengths if strength.name == name)
@@ -354,7 +325,7 @@ class StrengthSums:
             "tables": [self.first, self.second, self.cross],
             "counts": [self.n_samples, self.n_used, self.n_positions, self.n_positions_squared],
             "per_sample": self.per_sample,
-            "draws": [self.draws, self.steps],
+            "draws": self.draws.state(),
             "passes": self.passes.state(),
         }
 
@@ -366,7 +337,5 @@ class StrengthSums:
         )
         self.n_samples, self.n_used, self.n_positions, self.n_positions_squared = state["counts"]
         self.per_sample = state["per_sample"]
-        self.draws, self.steps = (
-            None if sums is None else sums.to(self.device) for sums in state["draws"]
-        )
+        self.draws.restore(state["draws"], self.device)
         self.passes.restore(state["passes"], self.device)

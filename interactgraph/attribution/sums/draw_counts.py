@@ -1,0 +1,129 @@
+"""How often source features were drawn, and what that says about the errors of their edges."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from scipy.stats import t as student
+from torch import Tensor
+
+from ...distributed import World
+
+__all__ = ["DrawCounts"]
+
+
+@dataclass(eq=False)
+class DrawCounts:
+    """Draws of source features, over samples on which they move.
+
+    Nothing (false) as long as every feature is computed.
+
+    Attributes:
+        number: draws of each feature, `[j]`.
+        steps: strength -> sum over samples of |x[b,j]|, see `control_variate`, `[j]`.
+        costs: strength -> sum over samples of x[b,j]^2 over the expected number of draws, `[j]`.
+    """
+
+    number: Tensor | None = None
+    steps: dict[str, Tensor] = field(default_factory=dict)
+    costs: dict[str, Tensor] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.steps)
+
+    def expect(self, steps: Mapping[str, Tensor], draws: Tensor) -> None:
+        """Takes in the samples of a batch.
+
+        Args:
+            steps: strength -> x, `[b, j]`.
+            draws: expected number of draws, `[b, j]`; zero at most where a feature does not move.
+        """
+        for name, x in steps.items():
+            cost = torch.where(x == 0, 0.0, x.square() / draws).sum(0)
+            self.steps[name] = self.steps.get(name, 0) + x.abs().sum(0)
+            self.costs[name] = self.costs.get(name, 0) + cost
+            if self.number is None:
+                self.number = torch.zeros_like(cost)
+
+    def add(self, features: Tensor, drawn: Tensor, steps: Mapping[str, Tensor]) -> None:
+        """Counts one feature of each sample, where it was drawn and moves.
+
+        Args:
+            features: numbers, int64 `[b]`.
+            drawn: whether it was, bool `[b]`.
+            steps: strength -> x of it, `[b]`.
+        """
+        if self.number is not None:
+            moves = next(iter(steps.values())) != 0
+            self.number.index_add_(0, features, (drawn & moves).to(self.number))
+
+    @property
+    def unknown(self) -> Tensor:
+        """Features that move and were never drawn where they do, bool `[j]`."""
+        assert self.number is not None
+        return (self.number == 0) & (self._steps > 0)
+
+    @property
+    def unknown_share(self) -> float:
+        """Their share of all steps."""
+        return float(self._steps[self.unknown].sum() / self._steps.sum())
+
+    @property
+    def _steps(self) -> Tensor:
+        return next(iter(self.steps.values()))
+
+    def factor(self, name: str) -> Tensor:
+        """What the error of a strength is multiplied by, `[j]`, so that twice it covers 95 %.
+
+        Few draws of a feature miss the samples on which it does most, and their spread is too
+        small for the same reason. Student's t, relative to a normal distribution, with as many
+        degrees of freedom as there would be draws if all told the same: the squared sum of x over
+        its sampling variance (as Kish's effective sample size), 1 at least.
+        """
+        effective = self.steps[name].square() / self.costs[name]
+        degrees = effective.nan_to_num(math.inf).clamp(min=1).cpu().numpy()
+        factors = student.ppf(0.975, degrees) / student.ppf(0.975, math.inf)
+        return torch.from_numpy(factors)
+
+    # --- joining and checkpoints -----------------------------------------------------------------
+
+    def merge(self, other: DrawCounts) -> None:
+        """Adds those over other samples."""
+        if other.number is None:
+            return
+        self.number = other.number + (0 if self.number is None else self.number)
+        for mine, theirs in ((self.steps, other.steps), (self.costs, other.costs)):
+            for name, sums in theirs.items():
+                mine[name] = sums + mine.get(name, 0)
+
+    def gather(self, world: World, zeros: Tensor, names: Iterable[str]) -> None:
+        """Adds those of all processes; all of them call it.
+
+        Args:
+            world: the processes.
+            zeros: `[j]`.
+            names: of the strengths.
+        """
+        if not any(world.gather(bool(self))):
+            return
+        self.number = zeros.clone() if self.number is None else self.number
+        world.add(self.number)
+        for name in names:
+            for sums in (self.steps, self.costs):
+                world.add(sums.setdefault(name, zeros.clone()))
+
+    def state(self) -> list[Any]:
+        """For a checkpoint."""
+        return [self.number, self.steps, self.costs]
+
+    def restore(self, state: list[Any], device: torch.device) -> None:
+        """Goes back to what `state` gave."""
+        number, steps, costs = state
+        self.number = None if number is None else number.to(device)
+        self.steps, self.costs = (
+            {name: sums.to(device) for name, sums in table.items()} for table in (steps, costs)
+        )
