@@ -7,6 +7,13 @@ from pathlib import Path
 PAGE = Path(__file__).parent / "README.md"
 
 
+def rows(section: str) -> list[str]:
+    """The rows of a section's table, as they stand on the page."""
+    text = PAGE.read_text().partition(f"<!-- {section} -->")[2].partition("<!-- ")[0]
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    return lines[2:]
+
+
 def write(section: str, lines: list[str]) -> None:
     """Prints a section and replaces it on the page, or adds it."""
     text = "\n".join(lines).strip()

@@ -275,3 +275,70 @@ def test_target_error_ends_an_exact_run_early_and_says_so():
         progress=False,
     )
     assert any("above target_error=0.0001" in note for note in short.notes)
+
+
+def wide():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(60, 20), nn.LayerNorm(20), nn.GELU(), nn.Linear(20, 5))
+    return model.double(), torch.randn(64, 60, dtype=torch.float64).relu()
+
+
+def drawn(model, x, **options):
+    return itg.interaction_graph(
+        model, list(x.split(16)), ["input", "3"], engine="forward", method="gradient",
+        progress=False, **options,
+    )  # fmt: skip
+
+
+def test_what_was_never_drawn_is_unknown():
+    """16 draws among 60 features: the others are 0 with an infinite error, not 0 +- 0."""
+    model, x = wide()
+    exact, graph = drawn(model, x[:16]), drawn(model, x[:16], sources=1)
+    weights, error = graph.weights("input", "3"), graph.standard_error("input", "3")
+    unknown = error.isinf().all(0)
+    assert 60 - 16 <= int(unknown.sum()) < 60
+    assert not weights[:, unknown].any()
+    assert not ((weights == 0) & (error == 0) & (exact.weights("input", "3") != 0)).any()
+    (note,) = graph.notes
+    assert f"{int(unknown.sum())} of 60 source features were never drawn" in note
+
+
+def test_a_feature_that_never_moves_is_known_to_be_zero():
+    model, x = wide()
+    x[:, 7] = 0
+    graph = drawn(model, x, sources=4)
+    assert not graph.weights("input", "3")[:, 7].any()
+    assert not graph.standard_error("input", "3")[:, 7].any()
+
+
+@pytest.mark.parametrize("sampling", ["importance", "uniform"])
+def test_every_feature_is_drawn_where_there_are_draws_enough(sampling):
+    model, x = wide()
+    graph = drawn(model, x, sources=6, sampling=sampling)
+    assert graph.standard_error("input", "3").isfinite().all()
+    assert not graph.notes
+
+
+def test_as_many_draws_as_features_are_the_exact_run():
+    model, x = wide()
+    exact = drawn(model, x)
+    for sources in (60, 100):
+        graph = drawn(model, x, sources=sources)
+        assert torch.equal(graph.weights("input", "3"), exact.weights("input", "3"))
+        assert graph.metadata["plans"][0]["method"] == "columns"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("n", "sources"), [(16, 4), (64, 4), (64, 16)])
+def test_errors_of_few_draws_cover(n, sources):
+    model, x = wide()
+    names = ("rms", "mean_abs", "mean")
+    exact = drawn(model, x[:n], strengths=names)
+    covered = {name: 0.0 for name in names}
+    for seed in range(60):
+        graph = drawn(model, x[:n], strengths=names, sources=sources, seed=seed)
+        for name in names:
+            off = (graph.weights("input", "3", name) - exact.weights("input", "3", name)).abs()
+            within = off <= 2 * graph.standard_error("input", "3", name)
+            covered[name] += float(within.double().mean()) / 60
+    assert min(covered.values()) > 0.86
