@@ -80,12 +80,13 @@ class DrawCounts:
         """What the error of a strength is multiplied by, `[j]`, so that twice it covers 95 %.
 
         Few draws of a feature miss the samples on which it does most, and their spread is too
-        small for the same reason. Student's t, relative to a normal distribution, with as many
-        degrees of freedom as there would be draws if all told the same: the squared sum of x over
-        its sampling variance (as Kish's effective sample size), 1 at least.
+        small for the same reason. Student's t, relative to a normal distribution. Its degrees of
+        freedom are those of a variance from m draws with a kurtosis of 5, m / 2 (2 m over the
+        kurtosis less 1), 1 at least; m is the effective number of draws, the squared sum of x over
+        its sampling variance (as Kish's effective sample size).
         """
         effective = self.steps[name].square() / self.costs[name]
-        degrees = effective.nan_to_num(math.inf).clamp(min=1).cpu().numpy()
+        degrees = (effective.nan_to_num(math.inf) / 2).clamp(min=1).cpu().numpy()
         factors = student.ppf(0.975, degrees) / student.ppf(0.975, math.inf)
         return torch.from_numpy(factors)
 
