@@ -7,33 +7,39 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["contradicts"]
+from .derivatives import jvps
 
-_STEPS = (0.2, 0.1, 0.05)  # as shares of the tangent
+__all__ = ["wrong_derivative"]
+
+_STEPS = (0.2, 0.1, 0.05)  # as shares of the values: above the rounding of eight bits
 _SHARE = 0.05  # by which a derivative has to be wrong
 
 
-def contradicts(
-    function: Callable[[Tensor], Tensor], point: Tensor, tangent: Tensor, derivative: Tensor
-) -> bool:
-    """Whether differences agree with each other and not with a derivative.
+def wrong_derivative(function: Callable[[Tensor], Tensor], point: Tensor) -> bool:
+    """Whether differences agree with each other and not with the derivative that torch takes.
 
     So that a kink, a jump or rounding, where they do not agree with each other either, is no
-    contradiction.
+    contradiction. Steps are large, for functions that round: not for functions that are steep or
+    oscillate, on which differences agree and are wrong.
 
     Args:
         function: of the point.
-        point: where.
-        tangent: a direction, about as long as the point is.
-        derivative: along the tangent, as torch takes it.
+        point: where; the direction is random.
     """
+    generator = torch.Generator().manual_seed(0)
+    signs = torch.randint(0, 2, point.shape, generator=generator).to(point) * 2 - 1
+    spread = point.double().square().mean().sqrt().to(point)
+    tangent = signs * torch.maximum(point.abs(), 0.1 * spread)
+    derivative = jvps(function, point, tangent[None], vmapped=False)[0].double()
+    if not derivative.isfinite().all():
+        return False
     slopes = []
     for step in _STEPS:
         ends = function(point + step * tangent), function(point - step * tangent)
         slopes.append((ends[0] - ends[1]).double() / (2 * step))
-    wrong = min(_norm(slope - derivative.double()) for slope in slopes)
+    wrong = min(_norm(slope - derivative) for slope in slopes)
     apart = max(_norm(slope - slopes[0]) for slope in slopes[1:])
-    size = max(_norm(slopes[0]), _norm(derivative.double()))
+    size = max(_norm(slopes[0]), _norm(derivative))
     rounding = 1e3 * torch.finfo(point.dtype).eps * _norm(function(point).double())
     return wrong > max(_SHARE * size, 3 * apart, rounding)
 

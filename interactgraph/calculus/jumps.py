@@ -1,4 +1,4 @@
-"""Operations that may jump: where a function does, no derivative sees it."""
+"""Operations that may jump, which no derivative sees, or whose derivative torch may not know."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["HELD_FIXED", "jumping_operations"]
+__all__ = ["HELD_FIXED", "has_unusual_operations", "jumping_operations"]
 
 HELD_FIXED = "detach"  # what torch calls it
 
@@ -21,10 +21,14 @@ _JUMPING = frozenset((
 ))  # fmt: skip
 
 
+_KNOWN = ("aten", "prim", "prims", "profiler")  # where derivatives are complete, or raise
+
+
 class _Watcher(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.names: dict[str, None] = {}
+        self.unusual = False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
@@ -36,6 +40,8 @@ class _Watcher(TorchDispatchMode):
         )
         if (name in _JUMPING or name == HELD_FIXED) and real:  # masks are compared as whole numbers
             self.names[name] = None
+        if func.namespace not in _KNOWN or name.startswith(("quantize", "dequantize")):
+            self.unusual = True
         return func(*args, **(kwargs or {}))
 
 
@@ -49,3 +55,13 @@ def jumping_operations(function: Callable[[Tensor], Tensor], point: Tensor) -> t
     with _Watcher() as watcher:
         function(point)
     return tuple(watcher.names)
+
+
+def has_unusual_operations(function: Callable[[Tensor], Tensor], point: Tensor) -> bool:
+    """Whether a function runs operations that torch may take for constant without a word.
+
+    Those outside its own library, which quantised and custom kernels are.
+    """
+    with _Watcher() as watcher:
+        function(point)
+    return watcher.unusual

@@ -315,23 +315,32 @@ class _NoGradWatcher(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
-        value = func(*args, **(kwargs or {}))
-        self.off = self.off or (_is_real(value) and not torch.is_grad_enabled())
-        return value
+        if not self.off and not torch.is_grad_enabled():
+            self.off = any(map(_is_real, pytree.tree_leaves((args, kwargs))))
+        return func(*args, **(kwargs or {}))
 
 
 class _HeldFixed(TorchFunctionMode):
     """Makes `torch.no_grad()` mean `detach`, inside `torch.enable_grad()`.
 
     Reverse mode holds fixed what is computed there, and forward mode by itself does not.
+
+    Attributes:
+        on: only then; where gradients are off around everything, nothing is held fixed on purpose.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.on = False
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
-        value = func(*args, **(kwargs or {}))
-        fixed = _is_real(value) and not torch.is_grad_enabled()
-        return value.detach() if fixed else value
+        if self.on and not torch.is_grad_enabled():
+            args, kwargs = pytree.tree_map(
+                lambda leaf: leaf.detach() if _is_real(leaf) else leaf, (args, kwargs or {})
+            )
+        return func(*args, **(kwargs or {}))
 
 
 def _is_real(value: Any) -> bool:
@@ -383,11 +392,17 @@ class Segment:
             result.append(value)
             raise _Stop
 
-        handlers = [(self.source, lambda _: given), (self.target, stop)]
+        held = _HeldFixed()
+
+        def start(_: Tensor) -> Tensor:
+            held.on = torch.is_grad_enabled()
+            return given
+
+        handlers: list[tuple[Site, _Handler]] = [(self.source, start), (self.target, stop)]
         with contextlib.ExitStack() as stack:
             if self.runner.holds_fixed:
                 stack.enter_context(torch.enable_grad())
-                stack.enter_context(_HeldFixed())
+                stack.enter_context(held)
             self.runner._run(self.batch, handlers)
         if not result:
             raise ModelError(

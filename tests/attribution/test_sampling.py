@@ -334,7 +334,7 @@ def test_errors_of_few_draws_cover(n, sources):
     model, x = wide()
     names = ("rms", "mean_abs", "mean")
     exact = drawn(model, x[:n], strengths=names)
-    covered = {name: 0.0 for name in names}
+    covered = dict.fromkeys(names, 0.0)
     for seed in range(60):
         graph = drawn(model, x[:n], strengths=names, sources=sources, seed=seed)
         for name in names:
