@@ -180,8 +180,8 @@ def all_zero(pair: str) -> str:
 
 
 def underflow(pair: str, dtype: str) -> str:
-    """Strengths so small that squares of them are zero."""
+    """Strengths so small that squares of them are zero, or that nothing changes but by rounding."""
     return (
-        f"{pair}: interactions are so small that their squares vanish in {dtype}; compute in "
-        "dtype=torch.float64"
+        f"{pair}: interactions are so small that their squares, or the change of the target, "
+        f"vanish in {dtype}; compute in dtype=torch.float64"
     )

@@ -43,7 +43,7 @@ def graph_of(loop: BatchLoop, recipe: Mapping[str, Any]) -> InteractionGraph:
     maps = {site: layers.maps[site] for site in layers.sites}
     metadata = {
         **recipe,
-        "position_mask": _mask(recipe["position_mask"], layers.position_mask),
+        "position_mask": loop.mask_in_recipe(recipe["position_mask"]),
         "plans": [run.plan.as_metadata() for run in runs.values()],
         "feature_maps": {layer: _recorded(feature_map) for layer, feature_map in maps.items()},
         "n_samples": loop.n_samples,
@@ -136,11 +136,6 @@ def _natural(name: str) -> tuple[int, float, str]:
         return 1, 0.0, name
 
 
-def _mask(recorded: Any, used: Any) -> Any:
-    """What the recipe says of the position mask; one that was not asked for is there by its key."""
-    return used if isinstance(used, str) else recorded
-
-
 def _name(entry: str | Tensor) -> str:
     return entry if isinstance(entry, str) else "tensor"
 
@@ -168,7 +163,7 @@ def _remarks(run: PairRun, block: dict[str, Tensor], dtype: str) -> Iterator[str
         )
     missed, change = run.sums.completeness.missed, run.sums.completeness.change
     small = (change or missed) and math.sqrt(change) < _SMALL
-    if strongest < _TINY and small and dtype != "torch.float64":
+    if (strongest < _TINY or change == 0) and small and dtype != "torch.float64":
         yield underflow(name, dtype)
     elif strongest == change == 0:
         yield all_zero(name)

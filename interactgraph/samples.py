@@ -16,7 +16,7 @@ from .checks import whole
 from .errors import InteractGraphError
 from .graph import InteractionGraph, Pair
 from .layers import Baseline, Layers, PairProblem, check_baseline
-from .model import Forward, PositionMask, Runner, prepared, resolve_sites
+from .model import ATTENTION_MASK, Forward, PositionMask, Runner, prepared, resolve_sites
 
 __all__ = ["TopSamples", "top_samples"]
 
@@ -105,7 +105,7 @@ def top_samples(
     recorded = dict(graph.metadata["baseline"])
     if baseline is None and "tensor" in recorded.values():
         raise InteractGraphError("the graph was computed with a tensor as baseline; give baseline=")
-    if position_mask is None and graph.metadata["position_mask"] is not None:
+    if position_mask is None and graph.metadata["position_mask"] not in (None, ATTENTION_MASK):
         position_mask = graph.metadata["position_mask"]
         if not isinstance(position_mask, str):
             raise InteractGraphError(

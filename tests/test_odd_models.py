@@ -56,6 +56,9 @@ def test_compiled_models_have_the_names_of_the_original():
     whole = torch.compile(perceptron(), backend="eager")
     own = perceptron()
     own.compile(backend="eager")
+    inner = nn.Sequential(torch.compile(perceptron(), backend="eager"), nn.Tanh())
+    graph = run(inner, [X], ["input", "0.0", "0.2"])
+    torch.testing.assert_close(graph.weights("input", "0.0"), expected.weights("input", "0"))
     part = perceptron()
     part[0] = torch.compile(part[0], backend="eager")
     for model in (whole, own, part):
@@ -170,6 +173,53 @@ def test_no_grad_is_detach(engine):
     assert float((one - whole).norm() / whole.norm()) > 0.05
 
 
+def largest(h):
+    with torch.no_grad():
+        return h.max(-1, keepdim=True)[0]
+
+
+def both_halves(h):
+    with torch.no_grad():
+        one, other = h.chunk(2, -1)
+    return torch.cat([other, one], -1) + 3
+
+
+def in_place(h):
+    with torch.no_grad():
+        scale = h * 1.0
+        scale.clamp_(-1, 1).mul_(2)
+    return scale + 3
+
+
+def copied(h):
+    buffer = torch.zeros_like(h)
+    with torch.no_grad():
+        buffer.copy_(h)
+    return buffer + 3
+
+
+@pytest.mark.parametrize("how", [largest, both_halves, in_place, copied])
+def test_no_grad_is_detach_whatever_is_computed(how):
+    options = {"method": "gradient", "dtype": torch.float64}
+    one, other = (
+        run(Scaled(how), [X], ["a", "output"], engine=engine, **options).weights("a", "output")
+        for engine in ("forward", "reverse")
+    )
+    torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+
+
+def test_no_grad_around_everything_holds_nothing_fixed():
+    def forward(model, batch):
+        with torch.no_grad():
+            return model(batch)
+
+    model = nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6), nn.GELU(), nn.Linear(6, 3))
+    found = run(model, [X], ["input", "3"], forward=forward, baseline="mean")
+    expected = run(model, [X], ["input", "3"], baseline="mean")
+    torch.testing.assert_close(found.weights("input", "3"), expected.weights("input", "3"))
+    assert not found.notes
+
+
 @pytest.mark.parametrize("function", [lambda h: h.norm(dim=-1, keepdim=True), lambda h: h])
 def test_nothing_over_nothing_at_the_baseline(function):
     with pytest.raises(InteractGraphError, match=r"not finite at the baseline .* baseline='mean'"):
@@ -234,6 +284,45 @@ def test_quantised_models_are_refused():
         for m in (model, plain)
     )
     assert float((found - expected).norm() / expected.norm()) < 0.1
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+@pytest.mark.skipif(not torch.backends.quantized.supported_engines[1:], reason="no int8 kernels")
+def test_quantised_models_that_hold_something_else_fixed_are_refused_too():
+    class Shifted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Linear(8, 8)
+
+        def forward(self, h):
+            return self.inner(h) + torch.arange(8.0).sin().detach()
+
+    torch.manual_seed(0)
+    model = Skip(torch.ao.quantization.quantize_dynamic(Shifted(), {nn.Linear}, dtype=torch.qint8))
+    with pytest.raises(InteractGraphError, match=r"by module 'block\.inner'"):
+        run(model, X.split(1), ["first", "output"])
+
+
+@pytest.mark.parametrize("kind", ["offset", "phase", "index"])
+def test_steep_models_are_not_taken_for_wrong_ones(kind):
+    """Large steps leave the data here; derivatives are right all the same."""
+
+    class First(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.table = nn.Embedding(10, 4)
+
+        def forward(self, x):
+            if kind == "offset":
+                return (x - 2000) / 3
+            if kind == "phase":
+                return (6.28 * x).sin()
+            return self.table(x[:, 0].long()) + x
+
+    data = {"offset": 2000 + 3 * X, "phase": 300 * X, "index": X.abs().clamp(max=1) * 9}[kind]
+    model = nn.Sequential(First(), nn.Linear(4, 8), nn.LayerNorm(8), nn.GELU(), nn.Linear(8, 2))
+    run(model, [data], ["input", "4"], baseline="mean", method="gradient")
 
 
 class OldStyle(torch.autograd.Function):

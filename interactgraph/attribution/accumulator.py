@@ -53,6 +53,7 @@ class Accumulator:
     _outer: dict[Key, OuterSums] = field(default_factory=dict)
     _variates: dict[Key, ControlVariate] = field(default_factory=dict)
     _known: Mapping[str, Tensor] = field(default_factory=dict)
+    _lengths: Tensor | None = None
     _members: list[tuple[Key, Tensor | None]] = field(default_factory=list)
     _positions: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
 
@@ -98,7 +99,7 @@ class Accumulator:
                 (key, torch.tensor(numbers, device=self.device)) for key, numbers in members.items()
             ]
         self._positions = positions.to(self.device)
-        self._known = {}
+        self._known, self._lengths = {}, None
         for key, samples in self._members:
             if key not in self.tables:
                 self._open(key)
@@ -138,6 +139,9 @@ class Accumulator:
             drawn_for = slice(None) if members is None else torch.isin(draws.samples, members)
             sums = {name: x[drawn_for] for name, x in draws.sums.items()}
             part = sums, draws.weights[drawn_for], draws.features[drawn_for]
+            if self._lengths is not None:
+                moves = self._lengths[draws.samples, draws.features][drawn_for] > 0
+                self.tables[key].draws.add(part[2], (part[1] > 0) & moves)
             if self._known:
                 steps = {name: x[drawn_for] for name, x in known.items()}
                 self._variates[key].add(*part, steps, positions[drawn_for])
@@ -154,13 +158,15 @@ class Accumulator:
     def _expect(self, displacements: Displacements) -> None:
         """Takes in how far the features of the batch move, before any are drawn."""
         self._known = {name: x.to(self.device) for name, x in displacements.known.items()}
+        self._lengths = displacements.lengths.to(self.device)
+        expected = displacements.draws.to(self.device)
         for key, members in self._members:
-            if key not in self._variates:
-                self._variates[key] = ControlVariate(self.tables[key])
             own = slice(None) if members is None else members
             known = {name: x[own] for name, x in self._known.items()}
-            expected = displacements.draws.to(self.device)[own]
-            self._variates[key].expect(known, self._positions[own], expected)
+            self.tables[key].draws.expect(known, self._lengths[own], expected[own])
+            if key not in self._variates:
+                self._variates[key] = ControlVariate(self.tables[key])
+            self._variates[key].expect(known, self._positions[own])
 
     def _parts(self, samples: slice) -> list[tuple[Key, Callable[[Tensor], Tensor]]]:
         """For each group the function that takes its rows out of a tensor over the samples."""

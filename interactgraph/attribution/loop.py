@@ -15,7 +15,7 @@ from ..checkpoint import Checkpoint, fingerprint
 from ..distributed import World
 from ..errors import InteractGraphError
 from ..layers import Layers
-from ..model import attention_mask
+from ..model import ATTENTION_MASK, attention_mask
 from ..notes import attention_mask_ignored, attention_mask_used
 from .baseline_range import BaselineRange
 from .groups import SampleKeys
@@ -176,9 +176,15 @@ class BatchLoop:
                 for note in process_notes
             ]
             run.context.notes[:] = dict.fromkeys(notes)
+            run.remark()
         self.n_samples = sum(self.world.gather(self.n_samples))
         self._padded = any(self.world.gather(self._padded))
         self.ranges.gather(self.world, self.layers.device)
+
+    def mask_in_recipe(self, asked: Any) -> Any:
+        """What the recipe says of the position mask: the one asked for, or that of the batches."""
+        used = self._padded and self.layers.attention_mask == "used"
+        return ATTENTION_MASK if used else asked
 
     def mask_notes(self) -> Iterator[str]:
         """What the user should know of padding that `position_mask` does not tell."""

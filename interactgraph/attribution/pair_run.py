@@ -183,12 +183,16 @@ class PairRun:
         for method in self.plan.methods:
             for note in method.notes:
                 self.context.note(note)
+
+    def remark(self) -> None:
+        """Notes what the sums over all samples tell; after those of all processes are joined."""
         self._note_unknown()
         residual = self.sums.completeness.relative
         definition, name = self.context.options.definition, self.context.name
         if math.isnan(residual):
             self.context.note(no_residual(name))
-        if self.context.integral_misses(residual) and not any(m.notes for m in self.plan.methods):
+        told = any("the path integral is off by" in note for note in self.context.notes)
+        if self.context.integral_misses(residual) and not told:
             self.context.note(large_residual(name, residual, self.context.help()))
         if definition == "captum" and residual > LARGE_RESIDUAL:
             method_name = self.context.options.method.__name__

@@ -18,7 +18,6 @@ from ..errors import InteractGraphError
 from ..features import FeatureMap, Neurons
 from ..features.local_segment import LocalSegment
 from ..model import (
-    ATTENTION_MASK,
     RESULT,
     Batches,
     Cut,
@@ -107,7 +106,7 @@ class Layers:
         activations: layer -> activation of the sample.
         position_mask: which positions count, see `read_mask`.
         attention_mask: whether that of the batches is "used" as position mask without being asked
-            for, or "ignored" because it may not fit; None: there is none, or a mask was given.
+            for, where a batch has one, or "ignored" as it may not fit; None: another was given.
         sizes: layer -> number of features; of fitted maps.
         incomplete: source layers whose features do not hold all of the activation.
         notes: what the user should know.
@@ -175,14 +174,13 @@ class Layers:
             neurons[layer] = Neurons(dim).bind(layer, activation.shape, axis)
             if not axes[layer].sure and asked is None:
                 notes.append(guessed_axis(layer, axis, activation.shape))
-        unasked: Literal["used", "ignored"] | None = None
+        unasked: Literal["used", "ignored"] | None = "used" if position_mask is None else None
         if position_mask is None and (found := attention_mask(sample)) is not None:
             counts = {
                 flatten_positions(neurons[layer].encode(activation)).shape[1]
                 for layer, activation in activations.items()
             }
             unasked = "used" if goes_with(sample, found, counts) else "ignored"
-            position_mask = ATTENTION_MASK if unasked == "used" else None
         return Layers(
             runner, data, {site.name: site for site in sites}, pairs, bound, neurons,
             baselines or {}, cut, sample, activations, position_mask, unasked,
@@ -397,6 +395,9 @@ class Layers:
 
     def mask(self, batch: Any) -> Tensor | None:
         """Which positions of a batch count, bool `[b, p]`; None: all."""
+        if self.attention_mask == "used":
+            mask = attention_mask(batch)
+            return None if mask is None else mask.to(self.device) != 0
         return read_mask(self.position_mask, batch, self.device)
 
     def bar(self, text: str) -> Iterable[Any]:

@@ -57,20 +57,33 @@ def read_mask(
 
 
 def attention_mask(batch: Any) -> Tensor | None:
-    """The batch's own mask of padding, `[b, p]`, as transformers take it; None: it has none."""
-    mask = batch.get(ATTENTION_MASK) if isinstance(batch, Mapping) else None
-    return mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
+    """The batch's own mask of padding, `[b, p]`, as transformers take it; None: it has none.
+
+    One of ones and zeros, with a one in every row: neither a mask that is added to attention nor
+    one of pairs of positions.
+    """
+    argument = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
+    mask = argument.get(ATTENTION_MASK) if isinstance(argument, Mapping) else None
+    if not isinstance(mask, Tensor) or mask.ndim != 2:
+        return None
+    others = [value for key, value in argument.items() if key != ATTENTION_MASK]
+    rows = {len(value) for value in others if isinstance(value, Tensor) and value.ndim}
+    fits = not rows or len(mask) in rows
+    binary = bool(((mask == 0) | (mask == 1)).all()) and bool((mask == 1).any(1).all())
+    pairs = mask.shape[0] == mask.shape[1] and bool((mask.triu(1) == 0).all()) and len(mask) > 1
+    return mask if fits and binary and not pairs else None
 
 
 def goes_with(batch: Any, mask: Tensor, counts: Iterable[int]) -> bool:
     """Whether a batch's attention mask is plainly that of all layers.
 
     Args:
-        batch: a dict.
+        batch: a dict, or a tuple that begins with one.
         mask: its attention mask, `[b, p]`.
         counts: numbers of positions of the layers.
     """
-    of_two_sequences = any(str(key).startswith("decoder_") for key in batch)
+    argument = batch[0] if isinstance(batch, (tuple, list)) else batch
+    of_two_sequences = any(str(key).startswith("decoder_") for key in argument)
     return not of_two_sequences and all(count in (1, mask.shape[1]) for count in counts)
 
 

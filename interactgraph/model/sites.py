@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 from collections.abc import Iterable
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -51,11 +51,16 @@ def resolve_sites(model: nn.Module, names: Iterable[str]) -> list[Site]:
     if isinstance(names, str):
         raise ModelError(f"layers must be a list of names, got the string {names!r}")
     modules = dict(model.named_modules())
+    for inner in list(modules):  # parts that are compiled have the names of the original, too
+        plain = ".".join(part for part in inner.split(".") if part != "_orig_mod")
+        modules.setdefault(plain, modules[inner])
+    own_names = {module: inner for inner, module in model.named_modules()}
     sites: list[Site] = []
     for name in names:
         if not isinstance(name, str):
             raise ModelError(f"layer names are strings, got {name!r}")
         site = _resolve(name, modules)
+        site = replace(site, module=own_names[modules[site.module]])
         if any((site.module, site.end) == (s.module, s.end) for s in sites):
             raise ModelError(f"layer {name!r} is named twice in layers={list(names)}")
         sites.append(site)

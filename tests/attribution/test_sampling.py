@@ -303,6 +303,24 @@ def test_what_was_never_drawn_is_unknown():
     assert f"{int(unknown.sum())} of 60 source features were never drawn" in note
 
 
+def test_a_largest_value_alone_says_what_was_never_drawn():
+    model, x = wide()
+    graph = drawn(model, x[:16], sources=1, strengths=("max",))
+    assert any("of 60 source features were never drawn" in note for note in graph.notes)
+
+
+def test_a_share_of_which_no_draw_was_part_is_not_known_to_be_zero():
+    model, x = wide()
+    exact = drawn(model, x, strengths=("exceedance",)).weights("input", "3")
+    covered = []
+    for seed in range(20):
+        graph = drawn(model, x, strengths=("exceedance",), sources=8, seed=seed)
+        weights, error = graph.weights("input", "3"), graph.standard_error("input", "3")
+        assert not ((weights == 0) & (error == 0) & (exact != 0)).any()
+        covered.append(float(((weights - exact).abs() <= 2 * error).double().mean()))
+    assert sum(covered) / 20 > 0.92
+
+
 def test_a_feature_that_never_moves_is_known_to_be_zero():
     model, x = wide()
     x[:, 7] = 0

@@ -60,7 +60,7 @@ class SampledColumns(Columns):
         rule = self.rule_for(problem, path)
         packing, weights, expected = self._sampler.draw(problem, n_draws)
         known = known_parts(problem.displacement, self.context.strengths)
-        yield Displacements(known, expected)
+        yield Displacements(known, problem.displacement.abs().sum(1), expected)
         chunk = self.chunk(problem, n_draws, problem.y)
         everyone = torch.arange(problem.n_samples, device=problem.z.device)
         whole = torch.zeros_like(problem.y) if self.sums_columns else None

@@ -30,6 +30,7 @@ class Exceedance(LargestPosition):
 
     name = "exceedance"
     per_sample = True
+    is_share = True
     threshold = 0.0
 
     def bind(self, problem: PairProblem) -> Self:

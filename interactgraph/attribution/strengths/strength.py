@@ -32,6 +32,7 @@ class Strength(ABC):
         degree: 2 where squares of A are averaged, else 1: the power of displacements that draws go
             by.
         per_sample: whether the mean is over samples instead of over samples and positions.
+        is_share: whether X is 0 or 1, so that few draws may all be the same.
         outer: how it is found for A = left W right without forming A: "powers": it is a sum of
             products of powers; "maximum"; None: it is not.
         powers: of A whose sums make X_b and X_b^2 then: 1 signed, -1 of the absolute value.
@@ -41,6 +42,7 @@ class Strength(ABC):
     is_mean: ClassVar[bool] = True
     degree: ClassVar[int] = 1
     per_sample: ClassVar[bool] = False
+    is_share: ClassVar[bool] = False
     outer: ClassVar[Literal["powers", "maximum"] | None] = None
     powers: ClassVar[tuple[int, int]] = (1, 2)
 

@@ -98,15 +98,13 @@ class ControlVariate:
     def _none(self) -> Tensor:
         return torch.zeros(self.table.shape[1], dtype=torch.float64, device=self.table.device)
 
-    def expect(self, steps: Mapping[str, Tensor], positions: Tensor, draws: Tensor) -> None:
+    def expect(self, steps: Mapping[str, Tensor], positions: Tensor) -> None:
         """Takes in the samples of a batch, before anything is drawn from it.
 
         Args:
             steps: from `known_parts`, of the table's own samples.
             positions: how many positions of each of them count, int64 `[b]`.
-            draws: expected number of draws of each source feature on each sample, `[b, j]`.
         """
-        self.table.draws.expect(steps, draws)
         if not self.n_batches & (self.n_batches - 1):
             self._look_again()
         self.n_batches += 1
@@ -138,9 +136,7 @@ class ControlVariate:
             steps: strength -> its step, `[b]`.
             positions: as for `expect`.
         """
-        drawn = weights > 0
-        self.draws.index_add_(0, features, drawn.to(self.draws))
-        self.table.draws.add(features, drawn, steps)
+        self.draws.index_add_(0, features, (weights > 0).to(self.draws))
         steps = {
             name: torch.where(x.abs() <= self.far[name][features], x, 0.0)
             for name, x in steps.items()

@@ -23,58 +23,66 @@ class DrawCounts:
     Nothing (false) as long as every feature is computed.
 
     Attributes:
-        number: draws of each feature, `[j]`.
+        number: draws of each feature, `[j]`; None: none was to be drawn.
+        lengths: how far each feature moves, over all samples, `[j]`.
         steps: strength -> sum over samples of |x[b,j]|, see `control_variate`, `[j]`.
         costs: strength -> sum over samples of x[b,j]^2 over the expected number of draws, `[j]`.
     """
 
     number: Tensor | None = None
+    lengths: Tensor | None = None
     steps: dict[str, Tensor] = field(default_factory=dict)
     costs: dict[str, Tensor] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
-        return bool(self.steps)
+        return self.number is not None
 
-    def expect(self, steps: Mapping[str, Tensor], draws: Tensor) -> None:
+    def expect(self, steps: Mapping[str, Tensor], lengths: Tensor, draws: Tensor) -> None:
         """Takes in the samples of a batch.
 
         Args:
             steps: strength -> x, `[b, j]`.
+            lengths: how far each feature moves, `[b, j]`.
             draws: expected number of draws, `[b, j]`; zero at most where a feature does not move.
         """
+        total = lengths.sum(0, dtype=torch.float64)
+        self.lengths = total if self.lengths is None else self.lengths + total
+        if self.number is None:
+            self.number = torch.zeros_like(total)
         for name, x in steps.items():
             cost = torch.where(x == 0, 0.0, x.square() / draws).sum(0)
             self.steps[name] = self.steps.get(name, 0) + x.abs().sum(0)
             self.costs[name] = self.costs.get(name, 0) + cost
-            if self.number is None:
-                self.number = torch.zeros_like(cost)
 
-    def add(self, features: Tensor, drawn: Tensor, steps: Mapping[str, Tensor]) -> None:
-        """Counts one feature of each sample, where it was drawn and moves.
+    def add(self, features: Tensor, drawn: Tensor) -> None:
+        """Counts one feature of each sample.
 
         Args:
             features: numbers, int64 `[b]`.
-            drawn: whether it was, bool `[b]`.
-            steps: strength -> x of it, `[b]`.
+            drawn: whether it was drawn and moves, bool `[b]`.
         """
         if self.number is not None:
-            moves = next(iter(steps.values())) != 0
-            self.number.index_add_(0, features, (drawn & moves).to(self.number))
+            self.number.index_add_(0, features, drawn.to(self.number))
 
     @property
     def unknown(self) -> Tensor:
         """Features that move and were never drawn where they do, bool `[j]`."""
         assert self.number is not None
-        return (self.number == 0) & (self._steps > 0)
+        assert self.lengths is not None
+        return (self.number == 0) & (self.lengths > 0)
 
     @property
     def unknown_share(self) -> float:
         """Their share of all steps."""
-        return float(self._steps[self.unknown].sum() / self._steps.sum())
+        assert self.lengths is not None
+        return float(self.lengths[self.unknown].sum() / self.lengths.sum())
 
-    @property
-    def _steps(self) -> Tensor:
-        return next(iter(self.steps.values()))
+    def effective(self, name: str) -> Tensor:
+        """The number of draws of each feature, if all told a strength the same, `[j]`.
+
+        The squared sum of x over its sampling variance, as Kish's effective sample size.
+        """
+        return (self.steps[name].square() / self.costs[name]).nan_to_num(math.inf)
 
     def factor(self, name: str) -> Tensor:
         """What the error of a strength is multiplied by, `[j]`, so that twice it covers 95 %.
@@ -82,21 +90,29 @@ class DrawCounts:
         Few draws of a feature miss the samples on which it does most, and their spread is too
         small for the same reason. Student's t, relative to a normal distribution. Its degrees of
         freedom are those of a variance from m draws with a kurtosis of 5, m / 2 (2 m over the
-        kurtosis less 1), 1 at least; m is the effective number of draws, the squared sum of x over
-        its sampling variance (as Kish's effective sample size).
+        kurtosis less 1), 1 at least; m is the effective number of draws.
         """
-        effective = self.steps[name].square() / self.costs[name]
-        degrees = (effective.nan_to_num(math.inf) / 2).clamp(min=1).cpu().numpy()
+        degrees = (self.effective(name) / 2).clamp(min=1).cpu().numpy()
         factors = student.ppf(0.975, degrees) / student.ppf(0.975, math.inf)
         return torch.from_numpy(factors)
+
+    def least_of_share(self, name: str) -> Tensor:
+        """The least error of a share of samples, `[j]`: no draw out of m was one of them.
+
+        Then it is below 3 / m in 95 % of cases (the rule of three); zero for what never moves.
+        """
+        assert self.lengths is not None
+        least = (1.5 / self.effective(name)).clamp(max=0.5)
+        return torch.where(self.lengths > 0, least, 0.0)
 
     # --- joining and checkpoints -----------------------------------------------------------------
 
     def merge(self, other: DrawCounts) -> None:
         """Adds those over other samples."""
-        if other.number is None:
+        if other.number is None or other.lengths is None:
             return
         self.number = other.number + (0 if self.number is None else self.number)
+        self.lengths = other.lengths + (0 if self.lengths is None else self.lengths)
         for mine, theirs in ((self.steps, other.steps), (self.costs, other.costs)):
             for name, sums in theirs.items():
                 mine[name] = sums + mine.get(name, 0)
@@ -112,19 +128,22 @@ class DrawCounts:
         if not any(world.gather(bool(self))):
             return
         self.number = zeros.clone() if self.number is None else self.number
+        self.lengths = zeros.clone() if self.lengths is None else self.lengths
         world.add(self.number)
+        world.add(self.lengths)
         for name in names:
             for sums in (self.steps, self.costs):
                 world.add(sums.setdefault(name, zeros.clone()))
 
     def state(self) -> list[Any]:
         """For a checkpoint."""
-        return [self.number, self.steps, self.costs]
+        return [self.number, self.lengths, self.steps, self.costs]
 
     def restore(self, state: list[Any], device: torch.device) -> None:
         """Goes back to what `state` gave."""
-        number, steps, costs = state
+        number, lengths, steps, costs = state
         self.number = None if number is None else number.to(device)
+        self.lengths = None if lengths is None else lengths.to(device)
         self.steps, self.costs = (
             {name: sums.to(device) for name, sums in table.items()} for table in (steps, costs)
         )

@@ -275,6 +275,8 @@ class StrengthSums:
             result[rows] = strength.error(self.first[name][rows] / total, error)
         if of_draws and self.draws:
             result *= self.draws.factor(name).to(result)
+            if strength.is_share:
+                result = torch.maximum(result, self.draws.least_of_share(name).to(result))
             result[:, self.draws.unknown] = torch.inf
         return result
 

@@ -48,7 +48,7 @@ def test_sums_are_those_of_the_estimates_sample_by_sample(uneven, groups):
     for x, steps, features, weights, positions in batches(5, uneven):
         mask = torch.arange(4) < positions[:, None]
         sums.begin(SimpleNamespace(mask=mask), keys)
-        sums.add(Displacements(steps, torch.ones(N, SOURCES)))
+        sums.add(Displacements(steps, steps["mean_abs"].abs(), torch.ones(N, SOURCES)))
         gains = {key: variate.gain for key, variate in sums._variates.items()}
         for name in NAMES[:3]:
             every = [(None, None) if keys is None else key for key in keys or [None] * N]

@@ -1,0 +1,68 @@
+"""The attention mask of batches as position mask, where it plainly is one."""
+
+import pytest
+import torch
+from torch import nn
+
+import interactgraph as itg
+from interactgraph.model import attention_mask
+
+
+class Tokens(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.o = nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, x, attention_mask=None):
+        return self.o(self.a(x).tanh())
+
+
+X = torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(1))
+MASK = torch.arange(5) < torch.tensor([5, 3, 2])[:, None]
+LAYERS = ["a", "o"]
+
+
+def weights(*batches, **options):
+    graph = itg.interaction_graph(Tokens(), list(batches), LAYERS, progress=False, **options)
+    return graph.weights(*LAYERS), graph.notes
+
+
+@pytest.mark.parametrize("kind", [torch.int64, torch.bool, torch.float32])
+def test_ones_and_zeros_of_any_kind(kind):
+    batch = {"x": X, "attention_mask": MASK.to(kind)}
+    found, notes = weights(batch)
+    expected, _ = weights(batch, position_mask="attention_mask")
+    assert torch.equal(found, expected)
+    assert "attention_mask is 0 are left out" in notes[0]
+    tupled, _ = weights((batch, torch.zeros(3)))
+    assert torch.equal(tupled, expected)
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        torch.ones(5, 5).tril(),  # of pairs of positions
+        torch.where(MASK, 0.0, -torch.inf),  # added to attention
+        torch.zeros(3, 5),  # nothing would be left
+        torch.ones(2, 5),  # of other samples
+        torch.ones(3, 5, 5),
+    ],
+)
+def test_what_is_no_mask_of_padding(mask):
+    batch = {"x": X, "attention_mask": mask}
+    assert attention_mask(batch) is None
+    found, notes = weights(batch)
+    expected, _ = weights({"x": X})
+    torch.testing.assert_close(found, expected)
+    assert not notes
+
+
+def test_batches_with_and_without():
+    masked, plain = {"x": X, "attention_mask": MASK}, {"x": X.flip(0)}
+    full = {"x": X.flip(0), "attention_mask": torch.ones(3, 5)}
+    expected, _ = weights(masked, full)
+    for batches in ((masked, plain), (plain, masked)):
+        found, notes = weights(*batches)
+        torch.testing.assert_close(found, expected)
+        assert "attention_mask is 0 are left out" in notes[0]
