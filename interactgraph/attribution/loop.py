@@ -14,7 +14,7 @@ from ..calculus.rounding import is_close, tolerance
 from ..checkpoint import Checkpoint, fingerprint
 from ..distributed import World
 from ..errors import InteractGraphError
-from ..layers import Layers
+from ..layers import EncodedBatch, Layers
 from ..model import ATTENTION_MASK, attention_mask
 from ..notes import attention_mask_ignored, attention_mask_used
 from .baseline_range import BaselineRange
@@ -27,6 +27,7 @@ __all__ = ["BatchLoop"]
 
 _MOST_PASSES = 64  # over the data, to reach target_error
 _TELLING_PASSES = 16  # after which the error that draws do not explain is known well enough
+_FEW = 4  # samples that are looked at again
 _COMPARED = 16  # samples whose activations a resumed run compares
 
 
@@ -132,11 +133,8 @@ class BatchLoop:
             if self.checkpoint is not None and self._last_batch != self._in_pass:
                 self._last_batch = self._in_pass
                 self._last_activations = _first_samples(encoded.activations)
-            # Looked at on the first batch with two samples, then after 2, 4, 8, ... batches.
-            if encoded.n_samples > 1 and not (
-                self.independent and self.n_batches & (self.n_batches - 1)
-            ):
-                self.independent = self.layers.check_segments(encoded) or self.independent
+            if encoded.n_samples > 1 and self._looks_again:
+                self.independent = self._check(piece, encoded) or self.independent
             self.ranges.add(encoded)
             self._padded = self._padded or _is_padded(piece)
             problems = self.layers.problems(encoded)
@@ -150,6 +148,27 @@ class BatchLoop:
             self.n_samples += encoded.n_samples
             self._offset += encoded.n_samples
         self.n_batches += 1
+
+    @property
+    def _looks_again(self) -> bool:
+        """Whether samples are looked at: until there are two, then after 1, 4, 16, ... batches.
+
+        The first ones were looked at before.
+        """
+        n = self.n_batches
+        return not self.independent or (not n & (n - 1) and n.bit_length() % 2 == 1)
+
+    def _check(self, batch: Any, encoded: EncodedBatch) -> bool:
+        """Whether a few samples of a batch are known not to influence each other.
+
+        Raises:
+            InteractGraphError: they do.
+        """
+        n_samples = self.layers.cut.n_samples(batch)
+        if n_samples is not None and n_samples > _FEW:
+            few = self.layers.cut.take(batch, 0, _FEW)
+            encoded = self.layers.encode(few, self.n_batches)
+        return self.layers.check_segments(encoded)
 
     @property
     def _max_samples(self) -> int:
