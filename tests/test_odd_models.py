@@ -399,7 +399,7 @@ def test_samples_that_influence_each_other_in_a_later_batch_only():
 
         def forward(self, x):
             h = self.first(x).tanh()
-            return h * h.mean(0, keepdim=True) if len(x) == 7 else h
+            return h * h.mean(0, keepdim=True) if len(x) < 8 else h
 
     with pytest.raises(InteractGraphError, match="samples of a batch influence each other"):
         run(Later(), [X, X[:7]], ["first", "output"], engine="forward")
