@@ -66,7 +66,10 @@ def graph_of(loop: BatchLoop, recipe: Mapping[str, Any]) -> InteractionGraph:
             *(
                 note
                 for pair, run in runs.items()
-                for note in (*run.context.notes, *_remarks(run, blocks[pair], str(layers.dtype)))
+                for note in (
+                    *run.context.notes.values(),
+                    *_remarks(run, blocks[pair], layers.dtype),
+                )
             ),
         ],
         "seconds": recipe["seconds"],
@@ -146,7 +149,7 @@ def _recorded(feature_map: FeatureMap) -> dict[str, Any]:
     return {**options, "n_features": feature_map.n_features, "remark": feature_map.remark}
 
 
-def _remarks(run: PairRun, block: dict[str, Tensor], dtype: str) -> Iterator[str]:
+def _remarks(run: PairRun, block: dict[str, Tensor], dtype: torch.dtype) -> Iterator[str]:
     """What a reader of the result has to know.
 
     Raises:
@@ -163,8 +166,8 @@ def _remarks(run: PairRun, block: dict[str, Tensor], dtype: str) -> Iterator[str
         )
     missed, change = run.sums.completeness.missed, run.sums.completeness.change
     small = (change or missed) and math.sqrt(change) < _SMALL
-    if (strongest < _TINY or change == 0) and small and dtype != "torch.float64":
-        yield underflow(name, dtype)
+    if (strongest < _TINY or change == 0) and small and dtype != torch.float64:
+        yield underflow(name, str(dtype))
     elif strongest == change == 0:
         yield all_zero(name)
 

@@ -164,3 +164,28 @@ def make(name: str, dtype: torch.dtype = torch.float64) -> Case:
 
     case.batches = [cast(batch) for batch in case.batches]
     return case
+
+
+class OldStyle(torch.autograd.Function):
+    """A sine with a backward pass alone, without setup_context: functorch refuses it."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.sin()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        return gradient * x.cos()
+
+
+class Branches(nn.Module):
+    """Two layers of which neither depends on the other."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 5), nn.Linear(4, 6)
+
+    def forward(self, x):
+        return self.a(x).sum(1, keepdim=True) + self.b(x)

@@ -2,6 +2,7 @@
 
 import warnings
 
+import networks
 import pytest
 import torch
 from captum.attr import FeatureAblation
@@ -181,15 +182,7 @@ def does_not_add_up():
 
 @provokes("all_zero", "every interaction is zero")
 def all_zero():
-    class Branches(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.a, self.b = nn.Linear(4, 5), nn.Linear(4, 6)
-
-        def forward(self, x):
-            return self.a(x).sum(1, keepdim=True) + self.b(x)
-
-    return run(Branches(), [x()], ["a", "b"])
+    return run(networks.Branches(), [x()], ["a", "b"])
 
 
 @provokes("underflow", "their squares, or the change of the target, vanish in torch.float32")

@@ -3,6 +3,7 @@
 from collections import UserDict
 from dataclasses import dataclass
 
+import networks
 import pytest
 import torch
 from torch import nn
@@ -325,20 +326,6 @@ def test_steep_models_are_not_taken_for_wrong_ones(kind):
     run(model, [data], ["input", "4"], baseline="mean", method="gradient")
 
 
-class OldStyle(torch.autograd.Function):
-    """A function with a backward pass alone."""
-
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x.sin()
-
-    @staticmethod
-    def backward(ctx, gradient):
-        (x,) = ctx.saved_tensors
-        return gradient * x.cos()
-
-
 class Sine(nn.Module):
     def __init__(self, function):
         super().__init__()
@@ -350,7 +337,7 @@ class Sine(nn.Module):
 
 
 def test_path_nodes_without_a_forward_derivative():
-    graphs = [run(Sine(f), [X], ["first", "output"]) for f in (OldStyle.apply, torch.sin)]
+    graphs = [run(Sine(f), [X], ["first", "output"]) for f in (networks.OldStyle.apply, torch.sin)]
     for graph in graphs:
         assert graph.completeness["first", "output"] <= 0.02
     one, other = (graph.weights("first", "output") for graph in graphs)

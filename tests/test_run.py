@@ -59,15 +59,9 @@ def test_baseline_outside_the_data_is_reported():
 
 
 def test_target_that_does_not_depend_on_the_source_is_reported():
-    class Branches(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.a, self.b = nn.Linear(4, 5), nn.Linear(4, 6)
-
-        def forward(self, x):
-            return self.a(x).sum(1, keepdim=True) + self.b(x)
-
-    graph = itg.interaction_graph(Branches(), [torch.randn(5, 4)], ["a", "b"], progress=False)
+    graph = itg.interaction_graph(
+        networks.Branches(), [torch.randn(5, 4)], ["a", "b"], progress=False
+    )
     assert graph.metadata["notes"] == [
         "a -> b: every interaction is zero; the target does not depend on the source"
     ]

@@ -19,6 +19,7 @@ from .contributions import Contribution, Displacements, Draws, Entries, OuterPro
 from .memory import MemoryBudget
 from .strengths import Strength
 from .sums.control_variate import ControlVariate
+from .sums.draw_counts import DrawCounts
 from .sums.outer_products import OuterSums
 from .sums.strength_sums import StrengthSums
 
@@ -72,6 +73,14 @@ class Accumulator:
     def free(self) -> int:
         """Working memory beside the sums."""
         return self.memory.free
+
+    @property
+    def draws(self) -> DrawCounts:
+        """Of source features, over all groups and folds."""
+        total = DrawCounts.none(self.shape[1], self.device)
+        for table in self.tables.values():
+            total.merge(table.draws)
+        return total
 
     # --- one batch -------------------------------------------------------------------------------
 

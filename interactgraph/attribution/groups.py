@@ -71,9 +71,8 @@ class SampleKeys:
             found = groups[offset : offset + n_samples]
             where = f"groups names {len(groups)} samples; from {offset} on it has"
         values = found.tolist() if hasattr(found, "tolist") else found
-        if not isinstance(values, Iterable) or isinstance(values, (str, Mapping)):
-            values = [values]  # which is none for each sample, if there are several
-        values = list(values)
+        several = isinstance(values, Iterable) and not isinstance(values, (str, Mapping))
+        values = list(values) if several else [values]
         if len(values) != n_samples or any(isinstance(value, (list, tuple)) for value in values):
             raise DataError(
                 f"{where} {len(values)} entries for {n_samples} samples; one name or number for "

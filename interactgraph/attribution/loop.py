@@ -133,7 +133,7 @@ class BatchLoop:
             if self.checkpoint is not None and self._last_batch != self._in_pass:
                 self._last_batch = self._in_pass
                 self._last_activations = _first_samples(encoded.activations)
-            if encoded.n_samples > 1 and self._looks_again:
+            if not done and encoded.n_samples > 1 and self._looks_again:
                 self.independent = self._check(piece, encoded) or self.independent
             self.ranges.add(encoded)
             self._padded = self._padded or _is_padded(piece)
@@ -189,12 +189,9 @@ class BatchLoop:
         """Adds what all processes have found."""
         for run in self.runs.values():
             run.sums.gather(self.world)
-            notes = [
-                note
-                for process_notes in self.world.gather(run.context.notes)
-                for note in process_notes
-            ]
-            run.context.notes[:] = dict.fromkeys(notes)
+            for notes in self.world.gather(run.context.notes):
+                for about, note in notes.items():
+                    run.context.note(about, note)
             run.remark()
         self.n_samples = sum(self.world.gather(self.n_samples))
         self._padded = any(self.world.gather(self._padded))

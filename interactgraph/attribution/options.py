@@ -150,11 +150,8 @@ def _function(name: str, value: Any) -> Any:
 
 
 def _groups(name: str, value: Any) -> Any:
-    import torch
-
-    kinds = (str, int, Sequence, torch.Tensor)
-    listed = hasattr(value, "__len__") and hasattr(value, "__getitem__")  # such as an array
-    if not (value is None or callable(value) or isinstance(value, kinds) or listed):
+    listed = hasattr(value, "__len__") and hasattr(value, "__getitem__")
+    if not (value is None or callable(value) or isinstance(value, int) or listed):
         raise InputError(
             f"{name}={value!r}; it must be a key of dict batches, a place in tuples, a function of "
             "the batch, or one name or number for each sample"

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-from ..calculus.jumps import jumping_operations
 from ..errors import InteractGraphError
 from ..layers import PairProblem
 from ..notes import does_not_add_up, fallback, large_residual, never_drawn, no_residual
@@ -16,7 +15,7 @@ from .accumulator import Accumulator, Key
 from .contributions import Contribution
 from .memory import MemoryBudget
 from .methods import DoesNotApply, Method, PairContext
-from .methods.method import LARGE_RESIDUAL, Tick, no_tick
+from .methods.method import INTEGRAL, LARGE_RESIDUAL, Tick, no_tick
 from .options import Options, Pair
 from .planner import Plan, choose
 
@@ -138,21 +137,16 @@ class PairRun:
             self.sums.begin(piece, piece_keys)
             for contribution in contributions:
                 self.sums.add(contribution)
-            self._look_at_sums(piece)
+            self._check_finite()
 
-    def _look_at_sums(self, problem: PairProblem) -> None:
-        """Stops at sums that are not finite; looks for jumps where the integral misses much.
-
-        Args:
-            problem: that was added last.
+    def _check_finite(self) -> None:
+        """Stops at sums that are not finite.
 
         Raises:
             InteractGraphError: the target is not finite at the baseline, or a derivative is not.
         """
         completeness, context = self.sums.completeness, self.context
         if math.isfinite(completeness.missed):
-            if not context.jumps and context.integral_misses(completeness.relative):
-                context.jumps.extend(jumping_operations(problem.segment, problem.z))
             return
         if not math.isfinite(completeness.change):
             if context.options.definition not in ("integrated_gradients", "shapley"):
@@ -173,38 +167,29 @@ class PairRun:
         """Notes once that another method than the planned one was used, whatever the figures."""
         planned = self.plan.methods[0].engine.replace("_", " ")
         note = fallback(self.context.name, method.name, planned, reason)
-        start, _, _ = note.partition(", at first")
-        if not any(known.startswith(start) for known in self.context.notes):
-            self.context.note(note)
+        self.context.note(f"fallback to {method.name}", note)
 
     def finish(self) -> None:
         """Brings everything into the sums, and what the methods have to say into the notes."""
         self.sums.flush()
         for method in self.plan.methods:
-            for note in method.notes:
-                self.context.note(note)
+            for about, note in method.notes.items():
+                self.context.note(about, note)
 
     def remark(self) -> None:
         """Notes what the sums over all samples tell; after those of all processes are joined."""
-        self._note_unknown()
-        residual = self.sums.completeness.relative
-        definition, name = self.context.options.definition, self.context.name
+        context, residual = self.context, self.sums.completeness.relative
+        unknown = self.sums.draws.unknown
+        if unknown.any():
+            share, number = self.sums.draws.unknown_share, int(unknown.sum())
+            context.note("draws", never_drawn(context.name, number, len(unknown), share))
         if math.isnan(residual):
-            self.context.note(no_residual(name))
-        told = any("the path integral is off by" in note for note in self.context.notes)
-        if self.context.integral_misses(residual) and not told:
-            self.context.note(large_residual(name, residual, self.context.help()))
-        if definition == "captum" and residual > LARGE_RESIDUAL:
-            method_name = self.context.options.method.__name__
-            self.context.note(does_not_add_up(name, method_name, residual))
-
-    def _note_unknown(self) -> None:
-        """Notes how many source features were never drawn."""
-        draws = self.sums.total().draws
-        if not draws or not bool(draws.unknown.any()):
-            return
-        number, n_features = int(draws.unknown.sum()), len(draws.unknown)
-        self.context.note(never_drawn(self.context.name, number, n_features, draws.unknown_share))
+            context.note(INTEGRAL, no_residual(context.name))
+        if context.integral_misses(residual):
+            context.note(INTEGRAL, large_residual(context.name, residual, context.help()))
+        if context.options.definition == "captum" and residual > LARGE_RESIDUAL:
+            method = context.options.method.__name__
+            context.note(INTEGRAL, does_not_add_up(context.name, method, residual))
 
     # --- checkpoints -----------------------------------------------------------------------------
 
@@ -214,7 +199,6 @@ class PairRun:
             "sums": self.sums.state(),
             "methods": [method.state() for method in self.plan.methods],
             "notes": self.context.notes,
-            "jumps": self.context.jumps,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -222,8 +206,7 @@ class PairRun:
         self.sums.restore(state["sums"])
         for method, saved in zip(self.plan.methods, state["methods"], strict=True):
             method.restore(saved)
-        self.context.notes[:] = state["notes"]
-        self.context.jumps[:] = state["jumps"]
+        self.context.notes.update(state["notes"])
 
 
 def _with_first_computed(contributions: Iterator[Contribution]) -> Iterator[Contribution]:

@@ -56,13 +56,15 @@ def nodes_for(
         ]
         return (ends[0] - ends[1]) / (2 * _STEP)
 
-    ways = [by_differences, exact]
+    differentiate = exact
 
     def derivative(u: float) -> Tensor:
+        nonlocal differentiate
         try:
-            slopes = ways[-1](u)
+            slopes = differentiate(u)
         except FAILURES:  # where torch has reverse mode only
-            slopes, ways[:] = by_differences(u), [by_differences]
+            differentiate = by_differences
+            slopes = differentiate(u)
         if not slopes.isfinite().all():  # zero times an infinite slope, which reverse mode skips
             slopes = torch.where(slopes.isfinite(), slopes, by_differences(u))
         return slopes.flatten(1)[:, entries]

@@ -62,8 +62,8 @@ class Precision:
         if target is None:
             return
         for run in runs:
-            error = self.error(run)
+            error, name = self.error(run), run.context.name
             if error >= target:
-                run.context.note(error_above_target(run.context.name, error, target))
+                run.context.note("target_error", error_above_target(name, error, target))
             elif stopped_early:
-                run.context.note(ended_early(run.context.name, error, n_batches))
+                run.context.note("target_error", ended_early(name, error, n_batches))

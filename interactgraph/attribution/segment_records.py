@@ -15,6 +15,7 @@ from torch import Tensor
 from ..calculus.derivatives import FAILURES
 from ..calculus.linearization import RecordedFunction
 from ..calculus.matrices import DenseMaps, dense_maps, one_row
+from ..calculus.operations import Operations, operations_of
 from ..calculus.rounding import is_close
 from ..calculus.secant_lines import check_structure
 from ..calculus.structure import NoClosedForm, Structure, read_structure
@@ -53,12 +54,26 @@ class Closed:
 
 @dataclass(eq=False)
 class SegmentRecords:
-    """Records of a pair's segment by the form of the batch."""
+    """Records of a pair's segment by the form of the batch.
 
+    Attributes:
+        operations: of the segment, as far as they were looked at.
+    """
+
+    operations: Operations = field(default_factory=Operations)
+    _looked: bool = False
     _tapes: dict[tuple, Tape | NoTape] = field(default_factory=dict)
     _serving: dict[tuple[str, ...], bool] = field(default_factory=dict)
     _closed: dict[Tape, Closed] = field(default_factory=dict)
     _portable: dict[int, Closed] = field(default_factory=dict)
+
+    def look_at_operations(self, problem: PairProblem) -> bool:
+        """Looks at the segment's operations, once; whether they are unusual and were not before."""
+        if self._looked:
+            return False
+        self._looked = True
+        self.operations = operations_of(problem.segment, problem.z)
+        return self.operations.unusual
 
     def closed(
         self, problem: PairProblem, *, check: bool = False, by_matrices: bool = False

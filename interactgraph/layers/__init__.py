@@ -1,7 +1,6 @@
 """Model, data and feature maps brought together: segments and problems of pairs of layers."""
 
 from .baseline import Baseline, check_baseline, place
-from .derivative_check import wrong_modules
 from .layers import EncodedBatch, Layers
 from .problem import PairProblem
 from .segment import ActivationSegment, FeatureSegment, flatten_positions
@@ -16,5 +15,4 @@ __all__ = [
     "check_baseline",
     "flatten_positions",
     "place",
-    "wrong_modules",
 ]

@@ -3,6 +3,7 @@
 The first batch is small and the second one large, so that what holds on the first one alone shows.
 """
 
+import networks
 import numpy as np
 import pytest
 import reference
@@ -78,22 +79,8 @@ def prototypes(h, _):
     return torch.exp(-torch.cdist(h, centres))
 
 
-class OldStyle(torch.autograd.Function):
-    """Without setup_context: functorch refuses it."""
-
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x.sin()
-
-    @staticmethod
-    def backward(ctx, gradient):
-        (x,) = ctx.saved_tensors
-        return gradient * x.cos()
-
-
 def surrogate(h, _):
-    return OldStyle.apply(h)
+    return networks.OldStyle.apply(h)
 
 
 class Packed(nn.Module):

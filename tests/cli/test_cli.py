@@ -211,7 +211,7 @@ def test_help_does_not_import_torch():
         (["--null", "nul"], "choose one of layered, undirected"),
         (["--weighting", "noise"], "choose one of noise_aware"),
         (["--strength", "mean"], "choose one of rms"),
-        (["--features", "pcaa"], "(did you mean 'pca'?); give one of neurons"),
+        (["--features", "pcaa"], "(did you mean 'pca'?); give a FeatureMap"),
     ],
 )
 def test_run_fails_before_anything_is_computed(code, capsys, flags, message):

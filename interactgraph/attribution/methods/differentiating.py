@@ -9,17 +9,16 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from ...calculus.derivatives import FAILURES
-from ...calculus.differences import wrong_derivative
-from ...calculus.jumps import HELD_FIXED, has_unusual_operations, jumping_operations
 from ...calculus.path import PathRule, at_sample, gauss_legendre
 from ...calculus.rounding import is_close
 from ...errors import InteractGraphError
-from ...layers import PairProblem, wrong_modules
+from ...layers import PairProblem
 from ...notes import path_off
+from ..derivative_check import check_derivatives
 from ..path_nodes import nodes_for
 from ..segment_records import first_line
 from ..source_path import SourcePath
-from .method import DoesNotApply, PairContext
+from .method import INTEGRAL, DoesNotApply, PairContext
 from .pass_method import PassMethod
 
 __all__ = ["Differentiating"]
@@ -82,18 +81,17 @@ class Differentiating(PassMethod):
         self._last_rule = placed.rule
         self.n_steps_used = max(len(placed.rule.nodes), self.n_steps_used)
         self.worst_error = max(placed.error, self.worst_error)
-        if placed.error > options.tolerance and not self.context.jumps:
-            self.context.jumps.extend(jumping_operations(problem.segment, problem.z))
         return placed.rule
 
     @property
-    def notes(self) -> list[str]:
+    def notes(self) -> dict[str, str]:
         """What the user should know of the nodes that were used."""
         context, tolerance = self.context, self.context.options.tolerance
         if tolerance is None or self.worst_error <= tolerance:
-            return []
+            return {}
         used, most = self.n_steps_used, context.options.n_steps
-        return [path_off(context.name, self.worst_error, tolerance, used, most, context.help())]
+        note = path_off(context.name, self.worst_error, tolerance, used, most, context.help())
+        return {INTEGRAL: note}
 
     def record(self) -> dict[str, Any]:
         return {"n_steps_used": self.n_steps_used} if self.n_steps_used else {}
@@ -133,41 +131,14 @@ class Differentiating(PassMethod):
             raise DoesNotApply(
                 f"{self.engine} mode cannot differentiate the segment ({first_line(error)})"
             ) from error
-        self.check_by_differences(problem)
+        if self.context.records.look_at_operations(problem):
+            check_derivatives(problem, self.context.name)
         alone = None
         if self.vmapped:
             with contextlib.suppress(*FAILURES):
                 alone = self.two_derivatives(problem, vmapped=False)
         if alone is not None and not is_close(derivatives, alone):
             raise DoesNotApply(f"{self.engine} mode many at a time differs from one at a time")
-
-    def check_by_differences(self, problem: PairProblem) -> None:
-        """Compares one derivative with differences of values, where operations are unusual.
-
-        Raises:
-            InteractGraphError: torch takes another derivative than the values have, as of a
-                quantised product, which counts as constant.
-        """
-        if self.context.derivatives_checked:
-            return
-        self.context.derivatives_checked.append(True)
-        segment, z = problem.segment, problem.z
-        try:
-            if not has_unusual_operations(segment, z):
-                return
-            wrong = wrong_derivative(segment, z)
-            modules = wrong_modules(segment, z) if wrong else []
-            on_purpose = HELD_FIXED in jumping_operations(segment, z)
-        except FAILURES:
-            return  # reverse mode only, or a point outside of what the model takes
-        if modules or (wrong and not on_purpose):
-            of = f", by module {modules[0]}" if modules else ""
-            raise InteractGraphError(
-                f"the derivatives that torch takes of {self.context.name} are not those of its "
-                f"values{of}: what it computes counts as constant or is approximated "
-                "(quantisation, a custom kernel). Use method='ablation', which needs no "
-                "derivatives, or the model before it was quantised"
-            )
 
     def confirm_either_way(self, problem: PairProblem) -> None:
         """As `confirm`, one at a time where many at a time do not serve."""

@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ...calculus.jumps import HELD_FIXED
 from ...layers import PairProblem
 from ...notes import held_fixed, jumps
 from ..accumulator import Accumulator
@@ -23,6 +22,7 @@ from ..strengths import Strength
 from ..sums.strength_sums import reduce_positions
 
 __all__ = [
+    "INTEGRAL",
     "LARGE_RESIDUAL",
     "PATH_INTEGRALS",
     "VJP",
@@ -35,6 +35,7 @@ __all__ = [
 
 Tick = Callable[[float], None]  # told the number of passes done
 
+INTEGRAL = "integral"  # what a note about its error is about
 LARGE_RESIDUAL = 0.1  # of the completeness, above which the result carries a note
 PATH_INTEGRALS = ("integrated_gradients", "expected_gradients")
 
@@ -61,9 +62,7 @@ class PairContext:
         seed: of random draws.
         records: of the segment.
         packer: of source features that do not move everywhere.
-        notes: what the user should know; methods add to them.
-        jumps: operations of the segment that may jump, where the integral misses much.
-        derivatives_checked: holds something once derivatives were compared with differences.
+        notes: what they are about -> what the user should know; methods add to them.
     """
 
     pair: Pair
@@ -73,19 +72,16 @@ class PairContext:
     seed: int
     records: SegmentRecords = field(default_factory=SegmentRecords)
     packer: Packer = field(default_factory=Packer)
-    notes: list[str] = field(default_factory=list)
-    jumps: list[str] = field(default_factory=list)
-    derivatives_checked: list[bool] = field(default_factory=list)
+    notes: dict[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         """The pair, for messages."""
         return " -> ".join(self.pair)
 
-    def note(self, note: str) -> None:
-        """Notes something about the pair, once."""
-        if note not in self.notes:
-            self.notes.append(note)
+    def note(self, about: str, note: str) -> None:
+        """Notes something about the pair, once whatever the figures."""
+        self.notes.setdefault(about, note)
 
     def integral_misses(self, residual: float) -> bool:
         """Whether a completeness residual is more than the integral may have."""
@@ -95,10 +91,10 @@ class PairContext:
 
     def help(self) -> str:
         """What would make the integral better, as a note ends."""
-        jumping = [name for name in self.jumps if name != HELD_FIXED]
-        if jumping:
-            return jumps(jumping)
-        if self.jumps:
+        operations = self.records.operations
+        if operations.jumping:
+            return jumps(operations.jumping)
+        if operations.holds_fixed:
             return held_fixed()
         ways = ["raise n_steps" if self.options.tolerance else "raise n_steps or set tolerance"]
         if self.options.definition == "integrated_gradients":
@@ -205,9 +201,9 @@ class Method(ABC):
         return 0
 
     @property
-    def notes(self) -> list[str]:
-        """What the user should know of how it went."""
-        return []
+    def notes(self) -> dict[str, str]:
+        """What the user should know of how it went, by what it is about."""
+        return {}
 
     def record(self) -> dict[str, Any]:
         """JSON values that the recipe keeps of how it went."""

@@ -32,7 +32,7 @@ __all__ = ["ControlVariate", "known_parts"]
 _PRIOR = 2.0  # draws that a factor of zero counts for
 _FAR = 4.0  # times the mean step, to the power of the strength
 _SAVED = (
-    "gain", "far", "products", "moved", "squares", "across", "seen", "sizes", "draws", "n_samples",
+    "gain", "far", "products", "moved", "squares", "across", "seen", "sizes", "n_samples",
     "n_batches",
 )  # fmt: skip
 
@@ -62,7 +62,6 @@ class ControlVariate:
         across: strength -> sum x n_b over these samples, n_b their positions that count, `[j]`.
         seen: strength -> sum x^2 over all samples, `[j]`.
         sizes: strength -> sum |x| over all samples, those that are far included, `[j]`.
-        draws: number of draws of each source feature, `[j]`.
         n_samples: number of samples so far.
         n_batches: number of batches so far.
     """
@@ -76,7 +75,6 @@ class ControlVariate:
     across: dict[str, Tensor] = field(default_factory=dict)
     seen: dict[str, Tensor] = field(default_factory=dict)
     sizes: dict[str, Tensor] = field(default_factory=dict)
-    draws: Tensor = field(init=False)
     n_samples: int = 0
     n_batches: int = 0
 
@@ -88,7 +86,6 @@ class ControlVariate:
             self.products[name] = torch.zeros(shape, dtype=torch.float64, device=device)
             for sums in (self.moved, self.squares, self.across, self.seen, self.sizes):
                 sums[name] = self._none()
-        self.draws = self._none()
 
     @staticmethod
     def bytes_for(strengths: Sequence[Strength], shape: tuple[int, int]) -> int:
@@ -136,7 +133,6 @@ class ControlVariate:
             steps: strength -> its step, `[b]`.
             positions: as for `expect`.
         """
-        self.draws.index_add_(0, features, (weights > 0).to(self.draws))
         steps = {
             name: torch.where(x.abs() <= self.far[name][features], x, 0.0)
             for name, x in steps.items()
@@ -163,7 +159,7 @@ class ControlVariate:
     def _look_again(self) -> None:
         """Takes the factors from what has been drawn by now."""
         self.flush()
-        sure = self.draws / (self.draws + _PRIOR)
+        sure = self.table.draws.number / (self.table.draws.number + _PRIOR)
         for name, gain in self.gain.items():
             for rows in row_slices(self.table.shape):
                 renewed = self.products[name][rows] * sure / self.seen[name]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,22 +20,23 @@ __all__ = ["DrawCounts"]
 class DrawCounts:
     """Draws of source features, over samples on which they move.
 
-    Nothing (false) as long as every feature is computed.
-
     Attributes:
-        number: draws of each feature, `[j]`; None: none was to be drawn.
-        lengths: how far each feature moves, over all samples, `[j]`.
+        number: draws of each feature, float64 `[j]`.
+        lengths: how far each feature moves, over all samples that were drawn from, `[j]`.
         steps: strength -> sum over samples of |x[b,j]|, see `control_variate`, `[j]`.
         costs: strength -> sum over samples of x[b,j]^2 over the expected number of draws, `[j]`.
     """
 
-    number: Tensor | None = None
-    lengths: Tensor | None = None
+    number: Tensor
+    lengths: Tensor
     steps: dict[str, Tensor] = field(default_factory=dict)
     costs: dict[str, Tensor] = field(default_factory=dict)
 
-    def __bool__(self) -> bool:
-        return self.number is not None
+    @staticmethod
+    def none(n_features: int, device: torch.device) -> DrawCounts:
+        """As long as nothing is drawn."""
+        zeros = torch.zeros(n_features, dtype=torch.float64, device=device)
+        return DrawCounts(zeros, zeros.clone())
 
     def expect(self, steps: Mapping[str, Tensor], lengths: Tensor, draws: Tensor) -> None:
         """Takes in the samples of a batch.
@@ -45,10 +46,7 @@ class DrawCounts:
             lengths: how far each feature moves, `[b, j]`.
             draws: expected number of draws, `[b, j]`; zero at most where a feature does not move.
         """
-        total = lengths.sum(0, dtype=torch.float64)
-        self.lengths = total if self.lengths is None else self.lengths + total
-        if self.number is None:
-            self.number = torch.zeros_like(total)
+        self.lengths += lengths.sum(0)
         for name, x in steps.items():
             cost = torch.where(x == 0, 0.0, x.square() / draws).sum(0)
             self.steps[name] = self.steps.get(name, 0) + x.abs().sum(0)
@@ -61,20 +59,16 @@ class DrawCounts:
             features: numbers, int64 `[b]`.
             drawn: whether it was drawn and moves, bool `[b]`.
         """
-        if self.number is not None:
-            self.number.index_add_(0, features, drawn.to(self.number))
+        self.number.index_add_(0, features, drawn.to(self.number))
 
     @property
     def unknown(self) -> Tensor:
         """Features that move and were never drawn where they do, bool `[j]`."""
-        assert self.number is not None
-        assert self.lengths is not None
         return (self.number == 0) & (self.lengths > 0)
 
     @property
     def unknown_share(self) -> float:
         """Their share of all steps."""
-        assert self.lengths is not None
         return float(self.lengths[self.unknown].sum() / self.lengths.sum())
 
     def effective(self, name: str) -> Tensor:
@@ -101,7 +95,6 @@ class DrawCounts:
 
         Then it is below 3 / m in 95 % of cases (the rule of three); zero for what never moves.
         """
-        assert self.lengths is not None
         least = (1.5 / self.effective(name)).clamp(max=0.5)
         return torch.where(self.lengths > 0, least, 0.0)
 
@@ -109,41 +102,28 @@ class DrawCounts:
 
     def merge(self, other: DrawCounts) -> None:
         """Adds those over other samples."""
-        if other.number is None or other.lengths is None:
-            return
-        self.number = other.number + (0 if self.number is None else self.number)
-        self.lengths = other.lengths + (0 if self.lengths is None else self.lengths)
+        self.number += other.number
+        self.lengths += other.lengths
         for mine, theirs in ((self.steps, other.steps), (self.costs, other.costs)):
             for name, sums in theirs.items():
                 mine[name] = sums + mine.get(name, 0)
 
-    def gather(self, world: World, zeros: Tensor, names: Iterable[str]) -> None:
-        """Adds those of all processes; all of them call it.
-
-        Args:
-            world: the processes.
-            zeros: `[j]`.
-            names: of the strengths.
-        """
-        if not any(world.gather(bool(self))):
-            return
-        self.number = zeros.clone() if self.number is None else self.number
-        self.lengths = zeros.clone() if self.lengths is None else self.lengths
+    def gather(self, world: World) -> None:
+        """Adds those of all processes; all of them call it."""
         world.add(self.number)
         world.add(self.lengths)
-        for name in names:
+        names = [name for names in world.gather(list(self.steps)) for name in names]
+        for name in dict.fromkeys(names):
             for sums in (self.steps, self.costs):
-                world.add(sums.setdefault(name, zeros.clone()))
+                world.add(sums.setdefault(name, torch.zeros_like(self.number)))
 
     def state(self) -> list[Any]:
         """For a checkpoint."""
         return [self.number, self.lengths, self.steps, self.costs]
 
-    def restore(self, state: list[Any], device: torch.device) -> None:
-        """Goes back to what `state` gave."""
-        number, lengths, steps, costs = state
-        self.number = None if number is None else number.to(device)
-        self.lengths = None if lengths is None else lengths.to(device)
-        self.steps, self.costs = (
-            {name: sums.to(device) for name, sums in table.items()} for table in (steps, costs)
-        )
+    @staticmethod
+    def restored(state: list[Any], device: torch.device) -> DrawCounts:
+        """What `state` gave."""
+        number, lengths, *tables = state
+        steps, costs = ({name: sums.to(device) for name, sums in table.items()} for table in tables)
+        return DrawCounts(number.to(device), lengths.to(device), steps, costs)

@@ -61,7 +61,7 @@ class StrengthSums:
         n_positions_squared: sum_b n_b^2.
         per_sample: n_b while it is the same for all samples.
         passes: what differs between passes over the same samples with new draws.
-        draws: how often source features were drawn; nothing where all of them were computed.
+        draws: how often source features were drawn; never where all of them were computed.
     """
 
     strengths: tuple[Strength, ...]
@@ -76,11 +76,12 @@ class StrengthSums:
     n_positions_squared: int = 0
     per_sample: int | None = None
     passes: RepeatedPasses = field(default_factory=RepeatedPasses)
-    draws: DrawCounts = field(default_factory=DrawCounts)
+    draws: DrawCounts = field(init=False)
 
     def __post_init__(self) -> None:
         self.first = {strength.name: self._zeros() for strength in self.strengths}
         self.second = {s.name: self._zeros() for s in self.strengths if s.is_mean}
+        self.draws = DrawCounts.none(self.shape[1], self.device)
 
     @staticmethod
     def bytes_for(strengths: Sequence[Strength], shape: tuple[int, int]) -> int:
@@ -233,7 +234,7 @@ class StrengthSums:
         )
         self.per_sample = next(iter(each), None)
         self.passes.gather(world, self.second)
-        self.draws.gather(world, self._zeros()[0], self.second)
+        self.draws.gather(world)
         return self
 
     # --- results ---------------------------------------------------------------------------------
@@ -273,7 +274,7 @@ class StrengthSums:
                 draws = self.passes.squared_error(name, total, rows)
                 error *= self.passes.factor(error, draws, share, of_draws=of_draws)
             result[rows] = strength.error(self.first[name][rows] / total, error)
-        if of_draws and self.draws:
+        if of_draws and self.draws.steps:
             result *= self.draws.factor(name).to(result)
             if strength.is_share:
                 result = torch.maximum(result, self.draws.least_of_share(name).to(result))
@@ -339,5 +340,5 @@ class StrengthSums:
         )
         self.n_samples, self.n_used, self.n_positions, self.n_positions_squared = state["counts"]
         self.per_sample = state["per_sample"]
-        self.draws.restore(state["draws"], self.device)
+        self.draws = DrawCounts.restored(state["draws"], self.device)
         self.passes.restore(state["passes"], self.device)
