@@ -63,8 +63,8 @@ def main() -> None:
     page.write("draws", [
         "## Drawn source features: edges within two standard errors of the exact value",
         "",
-        f"By `python benchmarks/draws.py`, {SEEDS} seeds, 64 samples (planted modules: 256), method "
-        "gradient; networks that the size of the errors was not chosen on.",
+        f"By `python benchmarks/draws.py`, {SEEDS} seeds, 64 samples (planted modules: 256), "
+        "method gradient; networks that the size of the errors was not chosen on.",
         "",
         "| model | drawn for each sample | " + " | ".join(STRENGTHS) + " |",
         "| --- | --- |" + " --- |" * len(STRENGTHS),
