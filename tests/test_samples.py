@@ -87,6 +87,29 @@ def test_bad_input(change, match):
         itg.top_samples(graph, case.model, case.batches, k=k, progress=False)
 
 
+def test_the_mask_of_the_graph_is_used():
+    torch.manual_seed(0)
+    model = networks.make("transformer").model
+    x = torch.randn(4, 5, 4, dtype=torch.float64)
+    keep = torch.arange(5).expand(4, 5) < 1
+    options = {"forward": lambda model, batch: model(batch["x"]), "progress": False}
+    batch, layers = {"x": x, "keep": keep}, ["0", "1"]
+    graph = itg.interaction_graph(model, [batch], layers, position_mask="keep", **options)
+    graph = graph.prune(top_k=4)
+
+    def values(graph, **more):
+        return itg.top_samples(graph, model, [batch], k=2, **more, **options)["0", "1"].values
+
+    assert torch.equal(values(graph), values(graph, position_mask="keep"))
+    everywhere = values(graph, position_mask=lambda batch: torch.ones(4, 5))
+    assert not torch.equal(values(graph), everywhere)
+    by_function = itg.interaction_graph(
+        model, [batch], layers, position_mask=lambda batch: batch["keep"], **options
+    )
+    with pytest.raises(InteractGraphError, match="function as position_mask"):
+        values(by_function.prune(top_k=4))
+
+
 def test_fewer_samples_than_asked_for():
     case = networks.make("mlp")
     graph = itg.interaction_graph(case.model, case.batches, ["input", "4"], progress=False)

@@ -90,9 +90,7 @@ class SegmentRecords:
         """
         positions = problem.z.shape[1]
         if by_matrices and positions in self._portable:
-            portable = self._portable[positions]
-            if portable.y0 is None or problem.fixed_baseline:
-                return portable
+            return self._portable[positions]
         try:
             tape = self._tape(problem.z, problem.segment, entered=False)
         except NoTape as error:
