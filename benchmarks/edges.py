@@ -18,15 +18,8 @@ from communities.sets import TRAINED
 from page import write
 
 import interactgraph as itg
-from interactgraph.features import (
-    PCA,
-    FeatureMap,
-    LocalInteractionBasis,
-    Neurons,
-    SparseRotation,
-    fit_features,
-    fit_sparse_rotations,
-)
+from interactgraph import fit_features, fit_sparse_rotations
+from interactgraph.features import PCA, FeatureMap, LocalInteractionBasis, Neurons, SparseRotation
 from interactgraph.validation import edges_required
 from interactgraph.zoo.modular_addition import ModularAddition
 
