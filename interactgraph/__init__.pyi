@@ -6,6 +6,7 @@ __version__: str
 from . import communities as communities
 from . import exporters as exporters
 from . import features as features
+from . import models as models
 from . import report as report
 from . import validation as validation
 from . import zoo as zoo

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from .attribution.loop import BatchLoop
 from .attribution.memory import default_budget, keep_heap
@@ -25,9 +27,11 @@ from .layers import Baseline, Layers
 from .model import (
     Batches,
     Forward,
+    LayerNames,
     PositionMask,
     Runner,
     check_data,
+    load_model,
     prepared,
     resolve_sites,
 )
@@ -44,7 +48,7 @@ Groups = str | int | Sequence[Any] | Tensor | Any
 def interaction_graph(
     model: nn.Module,
     data: Iterable[Any],
-    layers: Sequence[str],
+    layers: str | Sequence[str],
     *,
     pairs: Sequence[Pair] | None = None,
     features: Features = "neurons",
@@ -80,12 +84,16 @@ def interaction_graph(
     in layer conductance). A strength is an average of A over samples b and target positions t.
 
     Args:
-        model: the network. It runs in eval mode; flags and gradients are restored afterwards.
+        model: the network, a program of `torch.export`, or the path of one (`.pt2`). It runs in
+            eval mode; flags and gradients are restored afterwards.
         data: batches, iterable more than once (a DataLoader, a list), or one tensor of samples. A
             batch is a tensor, a tuple or list whose first element is the input, or a dict of
             keyword arguments; with `forward` it is anything.
         layers: names of two or more layers in order of execution: a module's dotted name (its
-            output), `NAME.input`, `input` or `output` (the model's).
+            output), `NAME.input`, `input` or `output` (the model's). A name may be a glob
+            (`encoder.layer.*`), a preset ("residual", "attention", "heads", "mlp": in every block)
+            or a name of TransformerLens or nnterp (`blocks.3.hook_resid_post`,
+            `layers_output[3]`); names in the other options, too.
         pairs: (source, target) layers; default: consecutive layers.
         features: "neurons", another name of `interactgraph.features.NAMES` ("pca",
             "local_interaction_basis", ...), a `FeatureMap`, or {layer: one of these}.
@@ -156,17 +164,23 @@ def interaction_graph(
     started = time.perf_counter()
     keep_heap()
     batches = check_data(data)
-    sites = resolve_sites(model, layers)
+    model = load_model(model)
+    names = LayerNames(model, layers)
+    sites = resolve_sites(model, names.layers)
     options = Options(
-        layers=[site.name for site in sites], pairs=pairs, features=features, method=method,
-        baseline=baseline, strengths=strengths, n_steps=n_steps, tolerance=tolerance,
-        engine=engine, sources=sources, sampling=sampling, target_error=target_error, seed=seed,
-        groups=groups, folds=folds, position_mask=position_mask, labels=labels, forward=forward,
-        device=device, dtype=dtype, memory_budget=memory_budget, checkpoint=checkpoint,
+        layers=[site.name for site in sites], pairs=names.pairs(pairs),
+        features=names.keys(features), method=method, baseline=names.keys(baseline),
+        strengths=strengths, n_steps=n_steps, tolerance=tolerance, engine=engine, sources=sources,
+        sampling=sampling, target_error=target_error, seed=seed, groups=groups, folds=folds,
+        position_mask=position_mask, labels=names.keys(labels), forward=forward, device=device,
+        dtype=dtype, memory_budget=memory_budget, checkpoint=checkpoint,
         checkpoint_seconds=checkpoint_seconds, progress=progress,
     )  # fmt: skip
     check_method(options)
-    maps, baselines, recipe = options.feature_maps(), options.baselines(), _recipe(options, model)
+    maps = {layer: each.of_model(model, layer) for layer, each in options.feature_maps().items()}
+    baselines, recipe = options.baselines(), _recipe(options, model)
+    if names.told and progress:
+        tqdm.write("\n".join(names.told), file=sys.stderr)
     world = join_world(device)
     _check_order(options, batches, world, recipe)
     runner = Runner.on(model, forward, world.device(device), dtype)

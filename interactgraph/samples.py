@@ -16,7 +16,15 @@ from .checks import whole
 from .errors import InteractGraphError
 from .graph import InteractionGraph, Pair
 from .layers import Baseline, Layers, PairProblem, check_baseline
-from .model import ATTENTION_MASK, Forward, PositionMask, Runner, prepared, resolve_sites
+from .model import (
+    ATTENTION_MASK,
+    Forward,
+    PositionMask,
+    Runner,
+    load_model,
+    prepared,
+    resolve_sites,
+)
 
 __all__ = ["TopSamples", "top_samples"]
 
@@ -115,6 +123,7 @@ def top_samples(
     n_steps, tolerance = int(graph.metadata["n_steps"]), graph.metadata["tolerance"]
     fixed = at_sample() if method == "gradient" else gauss_legendre(n_steps)
     adaptive = None if method == "gradient" or tolerance is None else float(tolerance)
+    model = load_model(model)
     runner = Runner.on(model, forward, device, dtype)
     sites = resolve_sites(model, graph.layers)
     found = {pair: _Search(graph.weights(*pair) != 0, k, threshold) for pair in graph.pairs}

@@ -313,7 +313,7 @@ def test_samples_that_influence_each_other():
     ("options", "match"),
     [
         ({"layers": ["input"]}, r"at least two are needed"),
-        ({"layers": "input"}, r"must be a list of names"),
+        ({"layers": "input"}, r"at least two are needed"),
         ({"layers": ["input", "1", "input"]}, r"'input' is named twice"),
         ({"pairs": [("input", "7")]}, r"pairs name '7'"),
         ({"pairs": [("1", "1")]}, r"must differ"),

@@ -43,13 +43,43 @@ def traced():
         (lambda: nn.Sequential(nn.Linear(4, 0), nn.Linear(0, 3), nn.Tanh()), "has no features"),
         (lambda: perceptron().to("meta"), "on the meta device, which holds no values"),
         (traced, "TorchScript, whose layers cannot be read"),
-        (lambda: torch.export.export(perceptron(), (X,)), r"give what its module\(\) returns"),
     ],
 )
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
 def test_models_that_cannot_be_analysed(make, message):
     with pytest.raises(InteractGraphError, match=message):
         run(make(), [X])
+
+
+def test_programs_are_models(tmp_path):
+    """An exported program, in memory and as a file, as good as the module it was made from."""
+    size = {"x": {0: torch.export.Dim("n", min=2)}}
+    program = torch.export.export(_named(perceptron()), (X,), dynamic_shapes=size)
+    expected = run(perceptron(), [X])
+    torch.export.save(program, tmp_path / "net.pt2")
+    for model in (program, tmp_path / "net.pt2", str(tmp_path / "net.pt2")):
+        graph = run(model, [X], ["input", "net.0", "net.2"])
+        for pair, found in zip(expected.pairs, graph.pairs, strict=True):
+            torch.testing.assert_close(graph.weights(*found), expected.weights(*pair))
+    with pytest.raises(InteractGraphError, match="there is no file"):
+        run(tmp_path / "other.pt2", [X])
+    (tmp_path / "bad.pt2").write_bytes(b"nothing")
+    with pytest.raises(InteractGraphError, match="is not a .pt2 program"):
+        run(tmp_path / "bad.pt2", [X])
+    with pytest.raises(InteractGraphError, match="give a torch.nn.Module, the path of a .pt2"):
+        run("net", [X])
+
+
+def _named(net):
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = net
+
+        def forward(self, x):
+            return self.net(x)
+
+    return Named()
 
 
 def test_compiled_models_have_the_names_of_the_original():

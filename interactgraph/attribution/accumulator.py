@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -18,8 +18,7 @@ from .completeness import Completeness, Residual
 from .contributions import Contribution, Displacements, Draws, Entries, OuterProduct
 from .memory import MemoryBudget
 from .strengths import Strength
-from .sums.control_variate import ControlVariate
-from .sums.draw_counts import DrawCounts
+from .sums.drawn_sums import DrawnSums
 from .sums.outer_products import OuterSums
 from .sums.strength_sums import StrengthSums
 
@@ -52,9 +51,8 @@ class Accumulator:
     tables: dict[Key, StrengthSums] = field(default_factory=dict)
     completeness: Completeness = field(default_factory=Completeness)
     _outer: dict[Key, OuterSums] = field(default_factory=dict)
-    _variates: dict[Key, ControlVariate] = field(default_factory=dict)
-    _known: Mapping[str, Tensor] = field(default_factory=dict)
-    _lengths: Tensor | None = None
+    _auxiliaries: dict[Key, dict[str, Tensor]] = field(default_factory=dict)  # of the batch
+    _moves: Tensor | None = None
     _members: list[tuple[Key, Tensor | None]] = field(default_factory=list)
     _positions: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
 
@@ -66,7 +64,7 @@ class Accumulator:
         """Memory that the sums take."""
         each = StrengthSums.bytes_for(self.strengths, self.shape)
         if self.drawn:
-            each += ControlVariate.bytes_for(self.strengths, self.shape)
+            each += DrawnSums.bytes_for(self.strengths, self.shape)
         return each * max(1, len(self.tables))
 
     @property
@@ -75,9 +73,9 @@ class Accumulator:
         return self.memory.free
 
     @property
-    def draws(self) -> DrawCounts:
+    def draws(self) -> DrawnSums:
         """Of source features, over all groups and folds."""
-        total = DrawCounts.none(self.shape[1], self.device)
+        total = DrawnSums(self.strengths, self.shape, self.device)
         for table in self.tables.values():
             total.merge(table.draws)
         return total
@@ -108,7 +106,7 @@ class Accumulator:
                 (key, torch.tensor(numbers, device=self.device)) for key, numbers in members.items()
             ]
         self._positions = positions.to(self.device)
-        self._known, self._lengths = {}, None
+        self._auxiliaries, self._moves = {}, None
         for key, samples in self._members:
             if key not in self.tables:
                 self._open(key)
@@ -142,20 +140,21 @@ class Accumulator:
                 self.tables[key].add(sums, positions, entries.rows, entries.columns)
 
     def _add_draws(self, draws: Draws) -> None:
-        known = {name: x[draws.samples, draws.features] for name, x in self._known.items()}
-        positions = self._positions[draws.samples]
+        used = draws.weights > 0
+        weights, features, samples = (
+            x[used] for x in (draws.weights, draws.features, draws.samples)
+        )
+        sums = {name: x[used] for name, x in draws.sums.items()}
         for key, members in self._members:
-            drawn_for = slice(None) if members is None else torch.isin(draws.samples, members)
-            sums = {name: x[drawn_for] for name, x in draws.sums.items()}
-            part = sums, draws.weights[drawn_for], draws.features[drawn_for]
-            if self._lengths is not None:
-                moves = self._lengths[draws.samples, draws.features][drawn_for] > 0
-                self.tables[key].draws.add(part[2], (part[1] > 0) & moves)
-            if self._known:
-                steps = {name: x[drawn_for] for name, x in known.items()}
-                self._variates[key].add(*part, steps, positions[drawn_for])
-            else:
-                self.tables[key].add_columns(*part, positions[drawn_for])
+            own = torch.ones_like(samples, dtype=torch.bool)
+            own = own if members is None else torch.isin(samples, members)
+            part = {name: x[own] for name, x in sums.items()}
+            j, b, w = features[own], samples[own], weights[own]
+            table, positions = self.tables[key], self._positions[b]
+            table.add_columns(part, w, j, positions)
+            if self._moves is not None:
+                z = {name: x[:, b, j] for name, x in self._auxiliaries[key].items()}
+                table.draws.add(part, w, j, positions, z, self._moves[b, j])
 
     def _add_outer(self, product: OuterProduct) -> None:
         for key, take in self._parts(slice(None)):
@@ -166,16 +165,22 @@ class Accumulator:
 
     def _expect(self, displacements: Displacements) -> None:
         """Takes in how far the features of the batch move, before any are drawn."""
-        self._known = {name: x.to(self.device) for name, x in displacements.known.items()}
-        self._lengths = displacements.lengths.to(self.device)
-        expected = displacements.draws.to(self.device)
+        known = {name: x.to(self.device) for name, x in displacements.known.items()}
+        lengths = displacements.lengths.to(self.device)
+        chances = displacements.chances.to(self.device)
+        self._moves = lengths > 0
         for key, members in self._members:
             own = slice(None) if members is None else members
-            known = {name: x[own] for name, x in self._known.items()}
-            self.tables[key].draws.expect(known, self._lengths[own], expected[own])
-            if key not in self._variates:
-                self._variates[key] = ControlVariate(self.tables[key])
-            self._variates[key].expect(known, self._positions[own])
+            found = self.tables[key].draws.expect(
+                {name: x[own] for name, x in known.items()}, lengths[own], chances[own],
+                self._positions[own],
+            )  # fmt: skip
+            whole = {
+                name: z.new_zeros(len(z), *lengths.shape) for name, z in found.items()
+            }  # numbered as the samples of the batch
+            for name, z in found.items():
+                whole[name][:, own] = z
+            self._auxiliaries[key] = whole
 
     def _parts(self, samples: slice) -> list[tuple[Key, Callable[[Tensor], Tensor]]]:
         """For each group the function that takes its rows out of a tensor over the samples."""
@@ -213,8 +218,6 @@ class Accumulator:
     def _flush(self, key: Key) -> None:
         if key in self._outer:
             self._outer[key].flush()
-        if key in self._variates:
-            self._variates[key].flush()
 
     def end_pass(self, number: int) -> None:
         """Ends one of several passes over the same samples, with new draws in each."""
@@ -254,7 +257,6 @@ class Accumulator:
                     *key,
                     sums.state(),
                     self._outer[key].state() if key in self._outer else None,
-                    self._variates[key].state() if key in self._variates else None,
                 ]
                 for key, sums in self.tables.items()
             ],
@@ -263,12 +265,9 @@ class Accumulator:
     def restore(self, state: dict[str, Any]) -> None:
         """Goes back to what `state` gave."""
         self.completeness = Completeness(*state["completeness"])
-        for group, fold, sums, outer, variate in state["tables"]:
+        for group, fold, sums, outer in state["tables"]:
             key = (group, fold)
             self._open(key)
             self.tables[key].restore(sums)
-            if variate is not None:
-                self._variates[key] = ControlVariate(self.tables[key])
-                self._variates[key].restore(variate)
             if outer is not None:
                 self._outer[key] = OuterSums.restored(self.tables[key], outer)

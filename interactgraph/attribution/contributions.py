@@ -68,12 +68,12 @@ class Displacements:
     Attributes:
         known: strength -> x[b, j], see `Strength.known`.
         lengths: how far each feature moves, sum over positions of its absolute value, `[b, j]`.
-        draws: expected number of draws of each source feature on each sample, `[b, j]`.
+        chances: probability that each source feature is drawn on each sample, `[b, j]`.
     """
 
     known: Mapping[str, Tensor]
     lengths: Tensor
-    draws: Tensor
+    chances: Tensor
 
 
 Contribution = Entries | OuterProduct | Draws | Displacements | Residual

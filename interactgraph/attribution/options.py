@@ -191,7 +191,8 @@ class Options:
 
     layers: Sequence[str] = option(
         (), recipe=list,
-        flag=Flag("module names (their output), NAME.input, input, output; in order",
+        flag=Flag("module names (their output), NAME.input, input, output, in order; globs; or "
+                  "residual, attention, heads, mlp: that of every block",
                   metavar="NAME", several=True),
     )  # fmt: skip
     pairs: Sequence[Pair] | None = option(

@@ -1,22 +1,27 @@
 """Stochastic sources: a dataset average does not need every column of A on every sample.
 
-Of each sample only k source features are taken, feature j of sample b with probability p[b,j] in
-each draw; what they give is divided by k p[b,j], so that every sum is unbiased whatever p is. One
-JVP carries another feature for each sample, because samples are independent.
+Of each sample only k source features are taken, feature j of sample b with probability pi[b,j];
+what they give is divided by pi[b,j] (Horvitz and Thompson 1952), and completed by what is known of
+all samples, see `sums.drawn_sums`. One JVP carries another feature for each sample, because samples
+are independent.
 
-The variance is small where p[b,j] follows the size of the column. *Importance* sampling estimates
+The variance is small where pi[b,j] follows the size of the column. *Importance* sampling estimates
 it from the step z - z0 of the feature on this sample and a running estimate of what a step of that
 feature is worth. One tenth of the draws of a batch, and more as long as features have never been
-drawn, is spread evenly over the features instead (systematic sampling; Owen, Monte Carlo theory,
-methods and examples, 2013, section 8.8), so that no weight is large and every feature is drawn
+drawn, goes to all features alike instead, so that no weight is large and every feature is drawn
 where there are draws enough. The estimates come from earlier batches only, so the probabilities of
-a batch are fixed before it is drawn from. What the step alone explains is taken off before the
-draws: see `control_variate`.
+a batch are fixed before it is drawn from.
+
+Draws are *systematic* (Madow 1949; Owen, Monte Carlo theory, methods and examples, 2013, section
+8.8): a sample's probabilities are laid out along a line of length k, in one random order of the
+features for the batch, and a draw is taken at every whole step from a start; the starts of the
+samples divide the unit interval evenly, in random order. So no feature is drawn twice for a sample,
+a feature whose probability is one is always drawn, all of them are where k is their number, and
+over the batch every feature is drawn about as often as expected.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,60 +80,50 @@ class SourceSampler:
         return steps if self.power == 2 else steps.sqrt()
 
     def draw(self, problem: PairProblem, k: int) -> tuple[Packing, Tensor, Tensor]:
-        """Draws k features for each sample, with replacement; repeats are counted together.
+        """Draws k features for each sample, or all that move where these are fewer.
 
         Args:
             problem: the pair on a batch.
             k: draws for each sample.
 
         Returns:
-            The features, one draw in each pass; weights c / (k p) `[k, b]` with c the number of
-            times the feature was drawn (zero at its repeats); and k p for every feature, `[b, j]`.
+            The features, one draw in each pass; weights 1 / pi `[k, b]`, zero where nothing is left
+            to draw; and pi for every feature, `[b, j]`.
         """
-        n = problem.n_samples
         moves = (problem.displacement != 0).any(1).cpu()
-        number, spread = self._spread(n * k, moves)
-        share = number / (n * k)
-        q = spread if share == 1 else self._by_worth(problem)
-        p = (1 - share) * q + share * spread
-        features = torch.multinomial(q, k, replacement=True, generator=self.generator)
-        slots = torch.randperm(n * k, generator=self.generator)[:number]
-        features.view(-1)[slots] = _systematic(spread[slots // k], self.generator)
-        features = features.mT
-        moved = moves.mT.gather(0, features).double()
-        self.drawn.index_add_(0, features.flatten(), moved.flatten())
-        weights = 1 / (k * p.mT.gather(0, features))
-        same = features[:, None] == features[None, :]
-        earlier = torch.tril(torch.ones(k, k, dtype=torch.bool), -1)[..., None]
-        repeated = (same & earlier).any(1)
-        weights = torch.where(repeated, 0.0, weights * same.sum(1))
+        share, spread = self._spread(k, moves)
+        p = share * spread
+        if share < 1:
+            p += (1 - share) * self._by_worth(problem)
+        pi = _inclusion(torch.where(moves, p, 0.0), k)
+        features, weights = _systematic(pi, k, self.generator)
+        self.drawn.index_add_(0, features.flatten(), (weights > 0).double().flatten())
         device = problem.z.device
         packing = Packing(features[..., None].to(device), (weights > 0)[..., None].to(device))
-        return packing, weights.to(device), k * p
+        return packing, weights.to(device), pi
 
-    def _spread(self, n_draws: int, moves: Tensor) -> tuple[int, Tensor]:
-        """How many draws of a batch are spread over all features, and how, `[b, j]`.
+    def _spread(self, k: int, moves: Tensor) -> tuple[float, Tensor]:
+        """The share of the draws of a batch that goes to all features alike, and how, `[b, j]`.
 
         So many that about every feature that moves is drawn once, if the batch has draws enough;
         else half of them, as long as some have not been drawn.
 
         Args:
-            n_draws: of the batch.
+            k: draws for each sample.
             moves: whether a feature moves on a sample, bool `[b, j]`.
         """
-        anywhere = moves.any(0)
+        anywhere, n_draws = moves.any(0), k * len(moves)
         new = (self.drawn == 0) & anywhere
-        n_new, number = int(new.sum()), math.ceil(_UNIFORM * n_draws)
+        n_new, share = int(new.sum()), _UNIFORM
         spread = torch.ones(self.n_features, dtype=torch.float64)
         if self.sampling != "importance":
-            number = n_draws
+            share = 1.0
         elif n_new:
             spread = _UNIFORM * spread / self.n_features + (1 - _UNIFORM) * new / n_new
-            needed = math.ceil(n_new / (1 - _UNIFORM))
-            number = max(number, needed if needed <= n_draws else n_draws // 2)
+            needed = n_new / (1 - _UNIFORM) / n_draws
+            share = max(share, needed if needed <= 1 else 0.5)
         rows = torch.where(moves, spread, 0.0)  # a draw of what does not move tells nothing
-        rows = torch.where(moves.any(1, keepdim=True), rows, 1.0)
-        return number, rows / rows.sum(1, keepdim=True)
+        return share, rows / rows.sum(1, keepdim=True).clamp(min=1e-300)
 
     def _by_worth(self, problem: PairProblem) -> Tensor:
         """Probabilities by how much each feature is likely to be worth on each sample, `[b, j]`."""
@@ -161,16 +156,49 @@ class SourceSampler:
         self.size.index_add_(0, features.cpu(), (steps * weights).cpu())
 
 
-def _systematic(p: Tensor, generator: torch.Generator) -> Tensor:
-    """One feature for each row of probabilities `[n, j]`, int64 `[n]`, evenly over the features.
+def _inclusion(p: Tensor, k: int) -> Tensor:
+    """Probabilities of being among k draws without repeats, as near to k p as one allows.
 
-    Each row draws by its own probabilities; together, the rows step through the features in a
-    random order at even distances.
+    Args:
+        p: not negative, `[b, j]`.
+        k: draws of each row.
+
+    Returns:
+        At most one, `[b, j]`; a row adds up to k, or to the number of its entries above zero where
+        these are fewer.
     """
-    n, n_features = p.shape
+    pi = torch.zeros_like(p)
+    sure = torch.zeros_like(p, dtype=torch.bool)
+    n_draws = (p > 0).sum(1, keepdim=True).clamp(max=k)
+    for _ in range(p.shape[1]):
+        rest = torch.where(sure, 0.0, p)
+        left = n_draws - sure.sum(1, keepdim=True)
+        pi = torch.where(sure, 1.0, rest * (left / rest.sum(1, keepdim=True).clamp(min=1e-300)))
+        more = (pi >= 1 - 1e-12) & ~sure
+        if not more.any():
+            break
+        sure |= more
+    return pi.clamp(max=1)
+
+
+def _systematic(pi: Tensor, k: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Features and weights of k draws for each sample, `[k, b]` each.
+
+    Args:
+        pi: from `_inclusion`, `[b, j]`.
+        k: draws of each row; weights are zero beyond the last one of a row.
+        generator: decides the order of the features and the starts.
+    """
+    n, n_features = pi.shape
     order = torch.randperm(n_features, generator=generator)
     start = torch.rand((), generator=generator, dtype=torch.float64)
-    steps = (torch.randperm(n, generator=generator).double() + start) / max(n, 1)
-    ends = p[:, order].cumsum(1)
-    found = torch.searchsorted(ends, steps[:, None] * ends[:, -1:], right=True)
-    return order[found[:, 0].clamp(max=n_features - 1)]
+    starts = (torch.randperm(n, generator=generator).double() + start) / max(n, 1)
+    ends = pi[:, order].cumsum(1)
+    length = ends[:, -1:]
+    whole = length.round().clamp(min=1)  # what rounding makes of it
+    steps = (starts[:, None] + torch.arange(k)) * (length / whole)
+    place = torch.searchsorted(ends, steps.contiguous(), right=True)
+    there = steps < length
+    features = order[place.clamp(max=n_features - 1)]
+    weights = torch.where(there, 1 / pi.gather(1, features), 0.0).nan_to_num(posinf=0.0)
+    return features.mT, weights.mT

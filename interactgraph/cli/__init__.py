@@ -21,14 +21,16 @@ _COMMANDS = (demo, run, build, modules, export, info, ablate, compare)
 _EXAMPLES = """examples:
   interactgraph demo
   interactgraph run model.py:net data.py:loader --layers input 0 2 4 -o results
+  interactgraph run hf:sentence-transformers/all-MiniLM-L6-v2 --text lines.txt --layers residual
   interactgraph build model.py:net data.py:loader --layers input 0 2 4 -o graph.safetensors
   interactgraph modules graph.safetensors -o modules.json
   interactgraph export graph.safetensors graph.gexf --modules modules.json --top-k 2000
   interactgraph ablate graph.safetensors model.py:net data.py:loader --modules modules.json
 
 MODEL and DATA are path/to/file.py:name or package.module:name, an object or a function without
-arguments; MODEL may also be a .pt2 program. DATA is a re-iterable of batches (a DataLoader, a list)
-or one tensor of samples."""
+arguments; MODEL may also be a .pt2 program, or hf:NAME_OR_FOLDER for a transformer. DATA is a
+re-iterable of batches (a DataLoader, a list) or one tensor of samples; for a transformer, --text
+names a file whose lines are the samples."""
 
 
 def parser() -> argparse.ArgumentParser:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InteractGraphError
-from .options import read_graph
+from .options import add_model_and_data, read_graph
 
 if TYPE_CHECKING:
     from ..graph import InteractionGraph
@@ -38,8 +38,7 @@ def add(commands: Any) -> argparse.ArgumentParser:
         "with the intact model and needs no labels.",
     )
     command.add_argument("graph", metavar="GRAPH", help="a graph file")
-    command.add_argument("model", metavar="MODEL", help="file.py:name, package.module:name or .pt2")
-    command.add_argument("data", metavar="DATA", help="file.py:name or package.module:name")
+    add_model_and_data(command)
     command.add_argument("--measure", default="accuracy", choices=_MEASURES)
     command.add_argument("--baseline", default="mean", choices=["mean", "zero"])
     command.add_argument("--position-mask", metavar="KEY", help="key of dict batches")
@@ -64,16 +63,17 @@ def add(commands: Any) -> argparse.ArgumentParser:
 def execute(options: argparse.Namespace) -> None:
     """Runs the command."""
     from .output import check_writable
-    from .specs import load_data, load_model, load_object
+    from .specs import load_model_and_data, load_object
 
     _check_options(options)
     folder = None if options.output is None else Path(options.output)
     if folder is not None:
         check_writable(folder / "ablation.json")
     graph = read_graph(options.graph)
+    model, data = load_model_and_data(options)
     given = {
-        "model": load_model(options.model),
-        "data": load_data(options.data),
+        "model": model,
+        "data": data,
         "forward": None if options.forward is None else load_object(options.forward, "--forward"),
         "baseline": options.baseline,
         "position_mask": options.position_mask,

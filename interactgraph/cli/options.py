@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = [
     "add_build_flags",
     "add_group_flag",
+    "add_model_and_data",
     "add_module_flags",
     "add_pruning_flags",
     "build_graph",
@@ -39,8 +40,7 @@ def n_bytes(text: str) -> int:
 
 def add_build_flags(command: argparse.ArgumentParser) -> None:
     """MODEL, DATA and a flag for every option of `interaction_graph`."""
-    command.add_argument("model", metavar="MODEL", help="file.py:name, package.module:name or .pt2")
-    command.add_argument("data", metavar="DATA", help="file.py:name or package.module:name")
+    add_model_and_data(command)
     for name, (flag, default) in flags().items():
         dashed = name.replace("_", "-")
         if flag.kind == "switch":
@@ -53,6 +53,23 @@ def add_build_flags(command: argparse.ArgumentParser) -> None:
             metavar=None if flag.choices and not flag.several else flag.metavar,
             choices=flag.choices, type=_TYPES.get(flag.kind, str), help=flag.help + told,
         )  # fmt: skip
+
+
+def add_model_and_data(command: argparse.ArgumentParser) -> None:
+    """MODEL, and DATA or a text file for a transformer."""
+    command.add_argument(
+        "model", metavar="MODEL",
+        help="file.py:name, package.module:name, .pt2, or hf:NAME_OR_FOLDER for a transformer",
+    )  # fmt: skip
+    command.add_argument(
+        "data", metavar="DATA", nargs="?", help="file.py:name or package.module:name"
+    )
+    text = command.add_argument_group("texts, for a transformer")
+    text.add_argument(
+        "--text", metavar="FILE", help="instead of DATA: every line that holds some is a sample"
+    )
+    text.add_argument("--batch-size", type=int, default=8, help="lines in a batch (default: 8)")
+    text.add_argument("--max-length", type=int, metavar="N", help="tokens of a line that are read")
 
 
 def _shown(default: Any) -> str:
@@ -70,7 +87,7 @@ def add_seed_flag(command: argparse.ArgumentParser) -> None:
 def build_graph(options: argparse.Namespace) -> InteractionGraph:
     """Loads MODEL and DATA and computes the graph."""
     from ..run import interaction_graph
-    from .specs import load_data, load_model
+    from .specs import load_model_and_data
 
     given: dict[str, Any] = {"progress": not options.no_progress}
     for name, (flag, _) in flags().items():
@@ -78,7 +95,8 @@ def build_graph(options: argparse.Namespace) -> InteractionGraph:
         if value is not None:
             given[name] = _READERS.get(flag.kind, _as_it_is)(value, f"--{name.replace('_', '-')}")
     layers = given.pop("layers")
-    return interaction_graph(load_model(options.model), load_data(options.data), layers, **given)
+    model, data = load_model_and_data(options)
+    return interaction_graph(model, data, layers, **given)
 
 
 def _as_it_is(value: Any, flag: str) -> Any:

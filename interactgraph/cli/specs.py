@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import importlib
 import importlib.util
@@ -15,7 +16,9 @@ from ..errors import InteractGraphError
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["load_data", "load_model", "load_object"]
+__all__ = ["load_model", "load_model_and_data", "load_object"]
+
+_HUB = "hf:"  # what MODEL begins with for a transformer
 
 
 def load_object(spec: str, what: str) -> Any:
@@ -100,16 +103,13 @@ def load_model(spec: str) -> nn.Module:
     Raises:
         InteractGraphError: it cannot be loaded or is no module.
     """
-    import torch
     from torch import nn
 
+    from ..models import load_model as load_program
+
     if spec.endswith(".pt2"):
-        if not Path(spec).is_file():
-            raise InteractGraphError(f"MODEL: there is no file {spec}")
-        try:
-            return torch.export.unflatten(torch.export.load(spec))
-        except Exception as error:
-            raise InteractGraphError(f"MODEL: {spec} is not a .pt2 program: {error}") from error
+        model: nn.Module = load_program(spec)
+        return model
     model = _made(spec, "MODEL")
     if not isinstance(model, nn.Module):
         raise InteractGraphError(
@@ -119,10 +119,31 @@ def load_model(spec: str) -> nn.Module:
     return model
 
 
-def load_data(spec: str) -> Any:
-    """The batches that DATA names.
+def load_model_and_data(options: argparse.Namespace) -> tuple[nn.Module, Any]:
+    """What MODEL names, and the batches that DATA or --text name.
 
     Raises:
-        InteractGraphError: they cannot be loaded.
+        InteractGraphError: they cannot be loaded, or do not go together.
     """
-    return _made(spec, "DATA")
+    from ..models import from_pretrained, read_texts
+
+    pretrained = options.model.startswith(_HUB)
+    if (options.data is None) is (options.text is None):
+        raise InteractGraphError(
+            "DATA is missing: give file.py:name or, for a transformer, --text FILE"
+            if options.data is None
+            else f"DATA {options.data} and --text {options.text} are both given; give one"
+        )
+    if options.text is not None and not pretrained:
+        raise InteractGraphError(
+            f"--text {options.text} needs a tokenizer, and MODEL {options.model} has none; give a "
+            f"transformer, {_HUB}NAME_OR_FOLDER"
+        )
+    texts = None if options.text is None else read_texts(options.text)
+    if not pretrained:
+        return load_model(options.model), _made(options.data, "DATA")
+    loaded = from_pretrained(options.model.removeprefix(_HUB))
+    if texts is None:
+        return loaded.model, _made(options.data, "DATA")
+    data = loaded.batches(texts, batch_size=options.batch_size, max_length=options.max_length)
+    return loaded.model, data

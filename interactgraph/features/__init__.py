@@ -3,6 +3,7 @@
 from .counterparts import Counterparts, counterparts
 from .dictionary import Dictionary
 from .feature_map import FeatureMap, FittingData, from_state
+from .heads import Heads
 from .linear import Linear
 from .local_interaction_basis import LocalInteractionBasis
 from .names import NAMES, named_map
@@ -18,6 +19,7 @@ __all__ = [
     "Dictionary",
     "FeatureMap",
     "FittingData",
+    "Heads",
     "Linear",
     "LocalInteractionBasis",
     "Neurons",

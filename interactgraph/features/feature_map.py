@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import Self
 
 from ..errors import InteractGraphError
@@ -55,6 +55,10 @@ class FeatureMap(ABC):
         super().__init_subclass__(**kwargs)
         if "kind" in cls.__dict__:
             _KINDS[cls.kind] = cls
+
+    def of_model(self, model: nn.Module, layer: str) -> Self:
+        """The map with what the model says of the layer; itself where it needs nothing of that."""
+        return self
 
     @property
     @abstractmethod

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import InputError
 from .feature_map import FeatureMap
+from .heads import Heads
 from .local_interaction_basis import LocalInteractionBasis
 from .neurons import Neurons
 from .pca import PCA
@@ -23,6 +24,7 @@ NAMES: dict[str, Callable[[], FeatureMap]] = {
     "lib": LocalInteractionBasis,
     "random_rotation": RandomRotation,
     "sparse_rotation": SparseRotation,
+    "heads": Heads,
 }
 
 

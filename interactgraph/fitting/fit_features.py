@@ -11,7 +11,15 @@ from torch import nn
 
 from ..features import FeatureMap
 from ..layers import Layers
-from ..model import Forward, PositionMask, Runner, check_data, prepared, resolve_sites
+from ..model import (
+    Forward,
+    PositionMask,
+    Runner,
+    check_data,
+    load_model,
+    prepared,
+    resolve_sites,
+)
 
 __all__ = ["fit_features"]
 
@@ -58,10 +66,10 @@ def fit_features(
     """
     names = list(maps)
     chosen = list(pairwise(names)) if pairs is None else list(pairs)
-    runner = Runner.on(model, forward, device, dtype)
+    runner = Runner.on(load_model(model), forward, device, dtype)
     with prepared(runner.model):
         layers = Layers.look(
-            runner, check_data(data), resolve_sites(model, names), chosen, maps,
+            runner, check_data(data), resolve_sites(runner.model, names), chosen, maps,
             position_mask=position_mask, progress=progress,
         )  # fmt: skip
         fitted = layers.fitted().maps

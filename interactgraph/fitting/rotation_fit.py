@@ -25,7 +25,7 @@ from ..features.sparse_rotation import (
 )
 from ..features.sparsity import relative_size
 from ..layers import Layers
-from ..model import Forward, PositionMask, Runner, prepared, resolve_sites
+from ..model import Forward, PositionMask, Runner, load_model, prepared, resolve_sites
 
 __all__ = ["RotationFit", "fit_sparse_rotations"]
 
@@ -109,7 +109,7 @@ def fit_sparse_rotations(
             "n_rows draws rows of the Jacobian, which order='from_input' rotates; use "
             "order='from_output', or n_rows=None"
         )
-    names = list(layers)
+    model, names = load_model(model), list(layers)
     sites, pairs = resolve_sites(model, names), list(pairwise(names))
     runner = Runner.on(model, forward, None, None)
     maps: dict[str, FeatureMap] = dict.fromkeys(names, options)

@@ -18,6 +18,7 @@ from ..errors import InteractGraphError
 from ..features import FeatureMap, Neurons
 from ..features.local_segment import LocalSegment
 from ..model import (
+    ATTENTION_MASK,
     RESULT,
     Batches,
     Cut,
@@ -34,6 +35,7 @@ from ..model import (
     look_first,
     probe,
     read_mask,
+    trimmed,
 )
 from ..notes import features_leave_out, guessed_axis, time_first
 from .baseline import place
@@ -161,6 +163,9 @@ class Layers:
         """
         data, sites = check_data(data), list(sites)
         runner, sample, cut = look_first(runner, data, sites)
+        if position_mask in (None, ATTENTION_MASK):
+            runner = runner.trimming(sample, sites)
+            sample = trimmed(sample, runner.trims)
         runner, activations, axes, late = probe(runner, sample, sites, pairs)
         check_rows(activations, pairs)
         bound: dict[str, FeatureMap] = {}

@@ -2,6 +2,7 @@
 
 from .batches import Batches, Cut, Forward, check_data
 from .first_look import FirstLook, look_first
+from .layer_names import PRESETS, LayerNames, n_heads
 from .masks import (
     ATTENTION_MASK,
     PositionMask,
@@ -9,18 +10,22 @@ from .masks import (
     goes_with,
     layer_mask,
     read_mask,
+    trimmed,
 )
 from .probing import Probe, check_finite, check_rows, check_segment, probe
+from .programs import load_model
 from .runner import Runner, Segment, prepared
 from .sites import RESULT, Site, first_tensor, resolve_sites
 
 __all__ = [
     "ATTENTION_MASK",
+    "PRESETS",
     "RESULT",
     "Batches",
     "Cut",
     "FirstLook",
     "Forward",
+    "LayerNames",
     "PositionMask",
     "Probe",
     "Runner",
@@ -34,9 +39,12 @@ __all__ = [
     "first_tensor",
     "goes_with",
     "layer_mask",
+    "load_model",
     "look_first",
+    "n_heads",
     "prepared",
     "probe",
     "read_mask",
     "resolve_sites",
+    "trimmed",
 ]

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from ..errors import DataError
 
@@ -16,7 +17,9 @@ __all__ = [
     "attention_mask",
     "goes_with",
     "layer_mask",
+    "padded_by_one",
     "read_mask",
+    "trimmed",
 ]
 
 ATTENTION_MASK = "attention_mask"  # what transformers call it
@@ -82,9 +85,14 @@ def goes_with(batch: Any, mask: Tensor, counts: Iterable[int]) -> bool:
         mask: its attention mask, `[b, p]`.
         counts: numbers of positions of the layers.
     """
-    argument = batch[0] if isinstance(batch, (tuple, list)) else batch
-    of_two_sequences = any(str(key).startswith("decoder_") for key in argument)
-    return not of_two_sequences and all(count in (1, mask.shape[1]) for count in counts)
+    return not _of_two_sequences(batch) and all(count in (1, mask.shape[1]) for count in counts)
+
+
+def _of_two_sequences(batch: Any) -> bool:
+    argument = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
+    return isinstance(argument, Mapping) and any(
+        str(key).startswith("decoder_") for key in argument
+    )
 
 
 def layer_mask(mask: Tensor | None, positions: int, layer: str) -> Tensor | None:
@@ -100,3 +108,46 @@ def layer_mask(mask: Tensor | None, positions: int, layer: str) -> Tensor | None
             f"position_mask has {mask.shape[1]} positions, layer {layer!r} has {positions}"
         )
     return mask
+
+
+def trimmed(batch: Any, sides: Iterable[str]) -> Any:
+    """The batch without positions that are padding in all of its samples.
+
+    Args:
+        batch: one that holds an attention mask; any other stays as it is.
+        sides: "left", "right", where positions may be cut off.
+    """
+    mask = attention_mask(batch)
+    if mask is None:
+        return batch
+    filled = (mask != 0).any(0).nonzero()[:, 0]
+    start = int(filled[0]) if "left" in sides else 0
+    stop = int(filled[-1]) + 1 if "right" in sides else mask.shape[1]
+    if stop - start == mask.shape[1]:
+        return batch
+    return _over_positions(batch, mask, lambda leaf: leaf[:, start:stop])
+
+
+def padded_by_one(batch: Any, side: str) -> Any:
+    """The batch with one more position of padding on one side; None: its padding is not told."""
+    mask = attention_mask(batch)
+    if mask is None or _of_two_sequences(batch):
+        return None
+
+    def longer(leaf: Tensor) -> Tensor:
+        column = torch.zeros_like(leaf[:, :1])
+        return torch.cat([column, leaf] if side == "left" else [leaf, column], 1)
+
+    return _over_positions(batch, mask, longer)
+
+
+def _over_positions(batch: Any, mask: Tensor, change: Callable[[Tensor], Tensor]) -> Any:
+    """Changes every tensor of the batch that has the positions of the mask."""
+    return pytree.tree_map(
+        lambda leaf: (
+            change(leaf)
+            if isinstance(leaf, Tensor) and leaf.shape[:2] == mask.shape and leaf.ndim >= 2
+            else leaf
+        ),
+        batch,
+    )

@@ -17,8 +17,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from ..calculus.rounding import is_close, tolerance
 from ..errors import InteractGraphError, ModelError
 from .batches import Forward, call_model, convert
+from .masks import attention_mask, padded_by_one, trimmed
 from .sites import RESULT, Site, first_tensor, plain_model, with_first_tensor
 
 __all__ = ["Runner", "Segment", "prepared"]
@@ -85,6 +87,8 @@ class Runner:
         changed: places of the batch tensors that a forward pass changes in place; every pass gets
             copies.
         holds_fixed: whether a forward pass computes something under `torch.no_grad()`.
+        trims: sides ("left", "right") of a batch where positions that are padding in all of its
+            samples are cut off, because that changes nothing.
     """
 
     model: nn.Module
@@ -95,6 +99,7 @@ class Runner:
     written: tuple[tuple[nn.Module, str], ...] = ()
     changed: tuple[int, ...] = ()
     holds_fixed: bool = False
+    trims: tuple[str, ...] = ()
 
     def watching(self, batch: Any) -> Runner:
         """The runner, told what a forward pass on the batch writes to: buffers, batch tensors.
@@ -184,7 +189,34 @@ class Runner:
         """The batch on the runner's device and in its dtype; keyword arguments as a plain dict."""
         if self.forward is None and isinstance(batch, Mapping):
             batch = dict(batch)  # such as the output of a tokenizer, whose tensors are hidden
-        return convert(batch, self.device, self.dtype)
+        batch = convert(batch, self.device, self.dtype)
+        return trimmed(batch, self.trims) if self.trims else batch
+
+    def trimming(self, batch: Any, sites: Sequence[Site]) -> Runner:
+        """The runner, told on which sides padding may be cut off.
+
+        Where one more position of padding changes no activation at the positions that count.
+
+        Args:
+            batch: converted.
+            sites: where the activations are compared; those without positions have to stay.
+        """
+        mask, sides = attention_mask(batch), []
+        for side in ("left", "right"):
+            longer = padded_by_one(batch, side)
+            if mask is None or longer is None:
+                break
+            try:
+                found = self.activations(longer, sites)
+                expected = self.activations(batch, sites)
+            except Exception:  # such as a model that takes one length only
+                continue
+            start = 1 if side == "left" else 0
+            if all(
+                _same_where_it_counts(found[name], expected[name], mask, start) for name in expected
+            ):
+                sides.append(side)
+        return replace(self, trims=tuple(sides))
 
     def activations(
         self, batch: Any, sites: Sequence[Site], *, whole: bool = False, number: int = 0
@@ -287,6 +319,17 @@ class Runner:
                 for site, handler in handlers:
                     if site.end == "result":
                         handler(_tensor_of(value))
+
+
+def _same_where_it_counts(longer: Tensor, value: Tensor, mask: Tensor, start: int) -> bool:
+    """Whether an activation is that of a batch with one more position, where the mask is set."""
+    if value.shape[:2] == mask.shape and value.ndim >= 2:
+        longer, counts = longer[:, start : start + mask.shape[1]], mask != 0
+        if longer.shape != value.shape:
+            return False
+        longer, value = longer[counts], value[counts]
+    share = tolerance("products", value.dtype)
+    return longer.shape == value.shape and is_close(longer, value, share)
 
 
 def _help(error: Exception, batch: Any) -> str:

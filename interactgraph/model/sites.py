@@ -49,7 +49,7 @@ def resolve_sites(model: nn.Module, names: Iterable[str]) -> list[Site]:
     """
     model = plain_model(model)
     if isinstance(names, str):
-        raise ModelError(f"layers must be a list of names, got the string {names!r}")
+        names = [names]
     modules = dict(model.named_modules())
     for inner in list(modules):  # parts that are compiled have the names of the original, too
         plain = ".".join(part for part in inner.split(".") if part != "_orig_mod")

@@ -19,7 +19,15 @@ from ..errors import InteractGraphError
 from ..features import FeatureMap
 from ..graph import InteractionGraph
 from ..layers import Layers
-from ..model import Forward, PositionMask, Runner, check_data, prepared, resolve_sites
+from ..model import (
+    Forward,
+    PositionMask,
+    Runner,
+    check_data,
+    load_model,
+    prepared,
+    resolve_sites,
+)
 from .measures import Measure, check_measure, take
 
 __all__ = ["PairAblation", "Piece"]
@@ -92,6 +100,7 @@ class PairAblation:
     _cached: int = 0
 
     def __post_init__(self) -> None:
+        self.model = load_model(self.model)
         self.data = check_data(self.data)
         self.data.keep_order("edge ablation, which goes over the data many times, needs")
         for layer in (self.source, self.target):

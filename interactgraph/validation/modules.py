@@ -15,7 +15,15 @@ from ..communities import Partition
 from ..errors import InteractGraphError
 from ..graph import InteractionGraph
 from ..layers import Layers
-from ..model import Forward, PositionMask, Runner, check_data, prepared, resolve_sites
+from ..model import (
+    Forward,
+    PositionMask,
+    Runner,
+    check_data,
+    load_model,
+    prepared,
+    resolve_sites,
+)
 from .controls import Masks, matched_set, relative_strength, set_size
 from .measures import Measure, check_measure
 from .module_ablation import WAYS, ModuleAblation, Outcome
@@ -112,7 +120,7 @@ def ablate_modules(
         n: [matched_set(graph, masks, random) for _ in range(n_controls)]
         for n, masks in sets.items()
     }
-    runner = Runner.on(model, forward, None, None)
+    runner = Runner.on(load_model(model), forward, None, None)
     with prepared(model), torch.no_grad():
         batches = check_data(data)
         batches.keep_order("module ablation, which goes over the data many times, needs")

@@ -61,7 +61,10 @@ def test_exact(name, engine, strength):
 )
 @pytest.mark.parametrize("name", CASES)
 def test_drawn(name, sampling, engine, strength):
-    """The mean over seeds is the reference's, within the spread over seeds; `max` is below it."""
+    """The mean over seeds is the reference's, within the spread over seeds; `max` is below it.
+
+    Means by drawn features are completed by a ratio, whose bias is below the spread of one run.
+    """
     case = networks.make(name)
     exact = torch.from_numpy(slow(case)[strength])
     found = []
@@ -78,6 +81,10 @@ def test_drawn(name, sampling, engine, strength):
         return
     if strength == "rms":  # the mean of the squares is unbiased, its root is not
         draws, exact = draws.square(), exact.square()
+    if sampling != "signs":
+        off = (draws.mean(0) - exact).abs() / (draws.std(0) + 1e-9 * exact.abs().max())
+        assert float(off.mean()) < 0.5
+        return
     off = (draws.mean(0) - exact).abs() / (draws.std(0) / SEEDS**0.5 + 1e-9 * exact.abs().max())
     assert float(off.mean()) < 1.5
     assert float(off.max()) < 6

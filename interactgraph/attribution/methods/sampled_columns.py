@@ -1,7 +1,7 @@
 """Drawn source features: k JVPs for each sample instead of one for every feature.
 
-Unbiased estimates of every mean, with errors that include the draws; see `source_sampler` for the
-probabilities and `sums.control_variate` for what is taken off before the draws.
+Estimates of every mean, with errors that include the draws; see `source_sampler` for the
+probabilities and `sums.drawn_sums` for what is known of all samples.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ..completeness import residual_of
 from ..contributions import Contribution, Displacements, Draws
 from ..packing import packed_columns
 from ..source_sampler import SourceSampler
-from ..sums.control_variate import known_parts
+from ..sums.drawn_sums import known_parts
 from .columns import Columns
 from .method import PairContext, Tick, no_tick
 
@@ -58,9 +58,9 @@ class SampledColumns(Columns):
         assert n_draws is not None
         path = self.path_of(problem)
         rule = self.rule_for(problem, path)
-        packing, weights, expected = self._sampler.draw(problem, n_draws)
+        packing, weights, chances = self._sampler.draw(problem, n_draws)
         known = known_parts(problem.displacement, self.context.strengths)
-        yield Displacements(known, problem.displacement.abs().sum(1), expected)
+        yield Displacements(known, problem.displacement.abs().sum(1), chances)
         chunk = self.chunk(problem, n_draws, problem.y)
         everyone = torch.arange(problem.n_samples, device=problem.z.device)
         whole = torch.zeros_like(problem.y) if self.sums_columns else None

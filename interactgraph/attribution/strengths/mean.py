@@ -16,6 +16,7 @@ class Mean(Strength):
     """Mean A, signed."""
 
     name = "mean"
+    is_signed = True
     outer = "powers"
     powers = (1, 2)
 

@@ -31,6 +31,7 @@ class Strength(ABC):
             samples and over processes.
         degree: 2 where squares of A are averaged, else 1: the power of displacements that draws go
             by.
+        is_signed: whether X may be negative.
         per_sample: whether the mean is over samples instead of over samples and positions.
         is_share: whether X is 0 or 1, so that few draws may all be the same.
         outer: how it is found for A = left W right without forming A: "powers": it is a sum of
@@ -41,6 +42,7 @@ class Strength(ABC):
     name: ClassVar[str]
     is_mean: ClassVar[bool] = True
     degree: ClassVar[int] = 1
+    is_signed: ClassVar[bool] = False
     per_sample: ClassVar[bool] = False
     is_share: ClassVar[bool] = False
     outer: ClassVar[Literal["powers", "maximum"] | None] = None

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from ..strengths import Strength
-from .strength_sums import StrengthSums, at_least_single, row_slices
+from .blocks import row_slices
+from .strength_sums import StrengthSums, at_least_single
 
 __all__ = ["OuterSums", "max_products"]
 

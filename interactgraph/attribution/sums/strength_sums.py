@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,12 +12,11 @@ from torch import Tensor
 
 from ...distributed import World
 from ..strengths import Strength
-from .draw_counts import DrawCounts
+from .blocks import row_slices
+from .drawn_sums import DrawnSums
 from .repeated_passes import RepeatedPasses
 
-__all__ = ["StrengthSums", "at_least_single", "reduce_positions", "row_slices"]
-
-_BLOCK = 1 << 16  # entries at a time
+__all__ = ["StrengthSums", "at_least_single", "reduce_positions"]
 
 
 def at_least_single(x: Tensor) -> Tensor:
@@ -37,13 +37,6 @@ def reduce_positions(
     }
 
 
-def row_slices(shape: tuple[int, ...] | torch.Size) -> Iterator[slice]:
-    """Some rows of a matrix at a time, so that temporary values stay in the cache."""
-    step = max(1, _BLOCK // max(1, shape[1]))
-    for start in range(0, shape[0], step):
-        yield slice(start, min(start + step, shape[0]))
-
-
 @dataclass(eq=False)
 class StrengthSums:
     """Running sums over samples from which strengths and standard errors follow, float64.
@@ -61,7 +54,8 @@ class StrengthSums:
         n_positions_squared: sum_b n_b^2.
         per_sample: n_b while it is the same for all samples.
         passes: what differs between passes over the same samples with new draws.
-        draws: how often source features were drawn; never where all of them were computed.
+        draws: what is kept besides where source features are drawn; nothing where all of them
+            are computed.
     """
 
     strengths: tuple[Strength, ...]
@@ -76,12 +70,12 @@ class StrengthSums:
     n_positions_squared: int = 0
     per_sample: int | None = None
     passes: RepeatedPasses = field(default_factory=RepeatedPasses)
-    draws: DrawCounts = field(init=False)
+    draws: DrawnSums = field(init=False)
 
     def __post_init__(self) -> None:
         self.first = {strength.name: self._zeros() for strength in self.strengths}
         self.second = {s.name: self._zeros() for s in self.strengths if s.is_mean}
-        self.draws = DrawCounts.none(self.shape[1], self.device)
+        self.draws = DrawnSums(self.strengths, self.shape, self.device)
 
     @staticmethod
     def bytes_for(strengths: Sequence[Strength], shape: tuple[int, int]) -> int:
@@ -147,39 +141,25 @@ class StrengthSums:
             strength.add_samples(self.first[name][rows, columns], x)
 
     def add_columns(
-        self,
-        sums: Mapping[str, Tensor],
-        weights: Tensor,
-        features: Tensor,
-        positions: Tensor,
-        expected: Mapping[str, Tensor] | None = None,
+        self, sums: Mapping[str, Tensor], weights: Tensor, features: Tensor, positions: Tensor
     ) -> None:
-        """Adds one source feature for each sample, an unbiased estimate of all of them.
+        """Adds one source feature for each sample, weighted as the draws were.
 
         Args:
             sums: strength -> X_b, `[n, i]`.
-            weights: of the samples' contributions, `[n]`.
+            weights: one over the probability of each draw, `[n]`.
             features: the source feature of each sample, int64 `[n]`.
             positions: as for `count`.
-            expected: what is added for these samples besides, whatever is drawn, `[n, i]`; the
-                contributions are the differences from it.
         """
-        used = weights > 0
-        features, weights, positions = features[used], weights[used, None], positions[used]
         for strength in self.strengths:
             name = strength.name
-            x = sums[name][used].to(torch.float64)
+            x = sums[name].to(torch.float64)
+            weighted = x * weights[:, None]
             if strength.is_mean:
-                if expected:
-                    known = expected[name][used].to(torch.float64)
-                    x = (x - known) * weights
-                    squares = x * (x + 2 * known)
-                else:
-                    x = x * weights
-                    squares = x.square()
-                self.second[name].index_add_(1, features, squares.mT)
+                self.second[name].index_add_(1, features, (x * weighted).mT)
                 if self.cross:
-                    self.cross[name].index_add_(1, features, (x * positions[:, None]).mT)
+                    self.cross[name].index_add_(1, features, (weighted * positions[:, None]).mT)
+            x = weighted if strength.is_mean else x
             strength.add_sampled_columns(self.first[name], features, x)
 
     def end_pass(self, number: int) -> None:
@@ -188,7 +168,10 @@ class StrengthSums:
         Args:
             number: of the pass, from 1.
         """
-        self.passes.end({name: self.first[name] for name in self.second}, number)
+        if self.draws.any:  # which tell their part of the error themselves
+            self.passes.number = number
+        else:
+            self.passes.end({name: self.first[name] for name in self.second}, number)
 
     # --- joining ---------------------------------------------------------------------------------
 
@@ -242,10 +225,9 @@ class StrengthSums:
     def strength(self, name: str, dtype: torch.dtype = torch.float64) -> Tensor:
         """The strength, `[i, j]`."""
         strength = self._strength(name)
-        total = self._counts(strength)[0] if strength.is_mean else 1
         result = torch.empty(self.shape, dtype=dtype, device=self.device)
         for rows in row_slices(self.shape):
-            result[rows] = strength.value(self.first[name][rows] / max(total, 1))
+            result[rows] = strength.value(self._mean(strength, rows))
         return result
 
     def standard_error(
@@ -259,27 +241,74 @@ class StrengthSums:
         Args:
             name: the strength.
             dtype: of the result.
-            of_draws: with what the draws of source features add to it, where several passes tell;
-                without is what infinitely many passes would leave.
+            of_draws: with what draws add to it; without is what infinitely many passes would leave.
         """
         strength = self._strength(name)
         if not strength.is_mean:
             return None
         result = torch.empty(self.shape, dtype=dtype, device=self.device)
-        total = max(self._counts(strength)[0], 1)
-        share = self._share_of_draws(strength) if self.passes.number > 1 else None
-        for rows in row_slices(self.shape):
-            error = self._mean_error(strength, rows)
+        signs_tell = self.passes.number > 1 and not self.draws.any
+        share = self._share_of_draws(strength) if signs_tell else None
+        errors = self._drawn_errors if self.draws.any else self._errors
+        for rows, error in errors(strength, of_draws=of_draws):
             if share is not None:
-                draws = self.passes.squared_error(name, total, rows)
+                draws = self.passes.squared_error(name, self._total(strength), rows)
                 error *= self.passes.factor(error, draws, share, of_draws=of_draws)
-            result[rows] = strength.error(self.first[name][rows] / total, error)
-        if of_draws and self.draws.steps:
+            result[rows] = strength.error(self._mean(strength, rows), error)
+        if of_draws and self.draws.any:
             result *= self.draws.factor(name).to(result)
             if strength.is_share:
                 result = torch.maximum(result, self.draws.least_of_share(name).to(result))
             result[:, self.draws.unknown] = torch.inf
         return result
+
+    def _errors(self, strength: Strength, *, of_draws: bool) -> Iterator[tuple[slice, Tensor]]:
+        """Rows, and the standard errors of their means, as if all samples were different ones."""
+        for rows in row_slices(self.shape):
+            yield rows, self._mean_error(strength, rows)
+
+    def _drawn_errors(
+        self, strength: Strength, *, of_draws: bool
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """Rows, and the standard errors of their means, where source features are drawn."""
+        name, total = strength.name, self._total(strength)
+        _, n_squared = self._counts(strength)
+        per_pass = math.sqrt(self.passes.number)  # the samples of every pass are the same ones
+        many = self.n_samples / (self.n_samples - 1) if self.n_samples > 1 else float("nan")
+
+        def variance(rows: slice) -> Tensor:
+            mean, first = self._mean(strength, rows), self.first[name]
+            cross = first[rows] if strength.per_sample else self._cross(name, rows)
+            between = self.draws.between_samples(
+                mean, self.second[name][rows], cross, n_squared, per_sample=strength.per_sample
+            )
+            between *= many * per_pass**2
+            if of_draws:
+                between += self.draws.variance(strength, first, rows)
+            return between / total**2
+
+        typical = self.draws.typical(
+            (variance(rows), self._mean(strength, rows)) for rows in row_slices(self.shape)
+        )
+        for rows in row_slices(self.shape):
+            mean = self._mean(strength, rows)
+            yield rows, self.draws.moderated(variance(rows), mean, typical).sqrt_()
+
+    def _mean(self, strength: Strength, rows: slice) -> Tensor:
+        """The mean of X over samples and positions; of what is no mean the total."""
+        first = self.first[strength.name][rows]
+        if not strength.is_mean:
+            return first / 1
+        if self.draws.any:
+            first = self.draws.total(strength, self.first[strength.name], rows)
+        return first / self._total(strength)
+
+    def _total(self, strength: Strength) -> int:
+        return max(self._counts(strength)[0], 1)
+
+    def _cross(self, name: str, rows: slice) -> Tensor:
+        each = self.per_sample or 0
+        return self.cross[name][rows] if self.cross else self.first[name][rows] * each
 
     def _strength(self, name: str) -> Strength:
         return next(strength for strength in self.strengths if strength.name == name)
@@ -296,10 +325,7 @@ class StrengthSums:
         total = max(n, 1)
         first = self.first[strength.name][rows]
         mean = first / total
-        cross = first
-        if not strength.per_sample:
-            each = self.per_sample or 0
-            cross = self.cross[strength.name][rows] if self.cross else first * each
+        cross = first if strength.per_sample else self._cross(strength.name, rows)
         spread = self.second[strength.name][rows].addcmul(mean, cross, value=-2)
         spread.addcmul_(mean, mean, value=n_squared)
         factor = self.n_samples / (self.n_samples - 1) if self.n_samples > 1 else float("nan")
@@ -340,5 +366,5 @@ class StrengthSums:
         )
         self.n_samples, self.n_used, self.n_positions, self.n_positions_squared = state["counts"]
         self.per_sample = state["per_sample"]
-        self.draws = DrawCounts.restored(state["draws"], self.device)
+        self.draws.restore(state["draws"])
         self.passes.restore(state["passes"], self.device)
