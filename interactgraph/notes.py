@@ -141,7 +141,7 @@ def jumps(operations: Sequence[str]) -> str:
     """How `path_off` and `large_residual` end where the segment jumps."""
     return (
         f"; the segment holds operations that may jump ({', '.join(operations)}), which no "
-        "derivative sees and more nodes do not help: method='ablation' counts them"
+        "derivative sees, so that more nodes may not help: method='ablation' counts them"
     )
 
 

@@ -16,7 +16,7 @@ from .attribution.pair_run import PairRun
 from .errors import InteractGraphError
 from .features import FeatureMap
 from .graph import InteractionGraph, Pair
-from .notes import all_zero, baseline_outside, underflow
+from .notes import all_zero, baseline_outside, never_drawn, underflow
 
 __all__ = ["graph_of"]
 
@@ -117,7 +117,8 @@ def _with_parts(
     def part(what: str, value: Any) -> InteractionGraph:
         place = ("group", "fold").index(what)
         blocks, errors, n_samples = _blocks(runs, dtype, lambda key: key[place] == value)
-        metadata = {**graph.metadata, what: value, "n_samples": n_samples}
+        notes = [*graph.metadata["notes"], *_unknown(runs, lambda key: key[place] == value)]
+        metadata = {**graph.metadata, what: value, "n_samples": n_samples, "notes": notes}
         return graph.replace(
             blocks=blocks, standard_errors=errors, completeness={}, metadata=metadata
         )
@@ -125,10 +126,24 @@ def _with_parts(
     keys = next(iter(runs.values())).sums.tables
     names = sorted({group for group, _ in keys if group is not None}, key=_natural)
     folds = sorted({fold for _, fold in keys if fold is not None})
+    parts = {name: part("group", name) for name in names}
+    whole = list(graph.metadata["notes"])
+    for name, each in parts.items():
+        of_part = each.metadata["notes"][len(whole) :]
+        whole += [f"in group {name!r}: {note}" for note in of_part if note not in whole]
     return graph.replace(
-        groups={name: part("group", name) for name in names},
+        groups=parts,
         folds=tuple(part("fold", fold) for fold in folds),
+        metadata={**graph.metadata, "notes": whole},
     )
+
+
+def _unknown(runs: Mapping[Pair, PairRun], wanted: Callable[[Key], bool]) -> Iterator[str]:
+    """Features that were never drawn in a part of the data."""
+    for run in runs.values():
+        draws = run.sums.total(wanted).draws
+        if draws.any and (number := int(draws.unknown.sum())):
+            yield never_drawn(run.context.name, number, len(draws.unknown), draws.unknown_share)
 
 
 def _natural(name: str) -> tuple[int, float, str]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .attribution.loop import BatchLoop
+from .attribution.loop import BatchLoop, check_means, first_derivatives
 from .attribution.memory import default_budget, keep_heap
 from .attribution.options import Options, Pair
 from .attribution.pair_run import PairRun
@@ -191,10 +191,10 @@ def interaction_graph(
             position_mask=position_mask, progress=progress and not world.rank,
         ).fitted()  # fmt: skip
         independent = prepared_layers.check_segments()
-        if saved is None:
-            prepared_layers = prepared_layers.with_means()
-            budget = options.memory_budget or default_budget(prepared_layers.device)
-        else:
+        prepared_layers = prepared_layers.with_means()
+        budget = options.memory_budget or default_budget(prepared_layers.device)
+        if saved is not None:
+            check_means(prepared_layers.baselines, saved["baselines"])
             prepared_layers = prepared_layers.with_baselines(saved["baselines"])
             budget = saved["budget"]
         encoded = prepared_layers.encode(prepared_layers.sample)
@@ -203,6 +203,8 @@ def interaction_graph(
             options.seed + _STRIDE * world.rank,
         )  # fmt: skip
         loop = BatchLoop(options, prepared_layers, runs, world, independent, saves)
+        if saves is not None:
+            loop.derivatives = first_derivatives(prepared_layers.problems(encoded))
         loop.ranges.add(encoded)
         if saved is not None:
             loop.restore(saved)

@@ -319,3 +319,80 @@ def test_features_spelt_otherwise_are_the_same(interrupted):
     again = itg.interaction_graph(model, batches, layers, features={"1": "neurons"}, **saves)
     for pair in whole.pairs:
         assert torch.equal(again.weights(*pair), whole.weights(*pair))
+
+
+class Stopping:
+    """Batches, interrupted in a pass (from 1) before a batch."""
+
+    def __init__(self, batches, stop=None):
+        self.batches, self.stop, self.n_passes = batches, stop, 0
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __iter__(self):
+        self.n_passes += 1
+        for number, batch in enumerate(self.batches):
+            if (self.n_passes, number) == self.stop:
+                raise KeyboardInterrupt
+            yield batch
+
+
+def stopped(model, batches, stop, layers, tmp_path, **options):
+    """Runs until interrupted; the options of the same call."""
+    options = {"progress": False, "checkpoint": tmp_path, "checkpoint_seconds": 0, **options}
+    with pytest.raises(KeyboardInterrupt):
+        itg.interaction_graph(model, Stopping(batches, stop), layers, **options)
+    return options
+
+
+@pytest.mark.parametrize(
+    ("options", "stop", "message"),
+    [
+        ({"features": "pca"}, (4, 5), "the features of layer '.*' are others now"),
+        ({"baseline": "mean"}, (2, 5), "the mean activation of layer '.*' is another one now"),
+    ],
+)
+def test_batches_not_added_yet_that_were_fitted_to(tmp_path, options, stop, message):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 3))
+    x = list(torch.randn(160, 6).split(16))
+    layers = ["input", "1", "3"]
+    options = stopped(model, x, stop, layers, tmp_path, **options)
+    other = [*x[:8], x[8] * torch.tensor([9.0, 1, 1, 1, 1, 0.1]), x[9]]
+    with pytest.raises(InteractGraphError, match=message):
+        itg.interaction_graph(model, other, layers, **options)
+
+
+@pytest.mark.parametrize("change", ["another", "fewer"])
+def test_batches_of_earlier_passes(tmp_path, change):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.LayerNorm(8), nn.Linear(8, 3))
+    x = list(torch.randn(160, 6).split(16))
+    options = stopped(
+        model, x, (3, 5), ["0", "3"], tmp_path, sources=1, target_error=0.001, engine="forward"
+    )
+    other = x[:8] if change == "fewer" else [*x[:8], x[8] + 1, x[9]]
+    with pytest.raises(InteractGraphError, match=r"batch 8, which|has added 10 batches"):
+        itg.interaction_graph(model, other, ["0", "3"], **options)
+
+
+@pytest.mark.parametrize("gate", [torch.sigmoid, lambda h: torch.softmax(2 * h, -1)])
+def test_a_change_that_only_derivatives_see(tmp_path, gate):
+    class Gated(nn.Module):
+        stop = False
+
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 8), nn.Linear(8, 8)
+
+        def forward(self, x):
+            h = torch.tanh(self.a(x))
+            return self.b(h * (gate(h).detach() if self.stop else gate(h)))
+
+    torch.manual_seed(0)
+    model, x = Gated(), list(torch.randn(160, 6).split(16))
+    options = stopped(model, x, (1, 5), ["a", "b"], tmp_path)
+    model.stop = True
+    with pytest.raises(InteractGraphError, match="model has changed"):
+        itg.interaction_graph(model, x, ["a", "b"], **options)

@@ -64,9 +64,9 @@ def test_programs_are_models(tmp_path):
     with pytest.raises(InteractGraphError, match="there is no file"):
         run(tmp_path / "other.pt2", [X])
     (tmp_path / "bad.pt2").write_bytes(b"nothing")
-    with pytest.raises(InteractGraphError, match="is not a .pt2 program"):
+    with pytest.raises(InteractGraphError, match=r"is not a \.pt2 program"):
         run(tmp_path / "bad.pt2", [X])
-    with pytest.raises(InteractGraphError, match="give a torch.nn.Module, the path of a .pt2"):
+    with pytest.raises(InteractGraphError, match=r"give a torch\.nn\.Module, the path"):
         run("net", [X])
 
 
@@ -451,3 +451,73 @@ def test_a_mixture_of_experts_says_what_would_help():
         run(model, data, layers, dtype=torch.float64)
     model.set_experts_implementation("eager")
     run(model, data, layers, dtype=torch.float64)
+
+
+@torch.library.custom_op("interactgraph_tests::square", mutates_args=())
+def square(x: torch.Tensor) -> torch.Tensor:
+    return x * x + 0
+
+
+square.register_autograd(
+    lambda ctx, gradient: 2 * gradient * ctx.saved_tensors[0],
+    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(inputs[0]),
+)
+
+
+class Square(nn.Module):
+    def forward(self, x):
+        return square(x)
+
+
+@pytest.mark.parametrize("engine", ["auto", "reverse"])
+def test_an_operation_with_a_rule_for_reverse_mode_only(engine):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), Square(), nn.Linear(8, 4))
+    x = torch.randn(16, 6)
+    graph = run(model, [x], ["0", "2"], engine=engine)
+    h = model[0](x).detach()
+    expected = (model[2].weight * h[:, None]) * h[:, None]  # integral of 2 u h over u
+    torch.testing.assert_close(
+        graph.weights("0", "2"), expected.square().mean(0).sqrt().detach(), rtol=0.02, atol=1e-4
+    )
+    assert graph.metadata["plans"][0]["engine"] == "reverse"
+
+
+def test_batches_of_one_size_only():
+    model = perceptron()
+
+    class Fixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = model
+
+        def forward(self, x):
+            return self.net(x.view(8, 4))
+
+    x = torch.randn(24, 4)
+    expected = run(model, [x])
+    found = run(Fixed(), x.split(8), ["input", "net.0", "net.2"])
+    torch.testing.assert_close(
+        found.weights("net.0", "net.2"), expected.weights("0", "2"), rtol=1e-4, atol=1e-6
+    )
+
+
+def test_what_a_function_of_autograd_rounds_is_a_jump():
+    class Round(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return torch.round(2 * x) / 2
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return gradient
+
+    class Straight(nn.Module):
+        def forward(self, x):
+            return Round.apply(x)
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 12), Straight(), nn.Softmax(-1), nn.Linear(12, 6))
+    graph = run(model, [torch.randn(64, 4)], ["0", "3"])
+    assert any("may jump (round)" in note for note in graph.notes)
+    assert not any("holds values fixed" in note for note in graph.notes)

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..calculus.derivatives import jvps
 from ..calculus.rounding import is_close, tolerance
 from ..checkpoint import Checkpoint, fingerprint
 from ..distributed import World
 from ..errors import InteractGraphError
-from ..layers import EncodedBatch, Layers
+from ..layers import EncodedBatch, Layers, PairProblem
 from ..model import ATTENTION_MASK, attention_mask
 from ..notes import attention_mask_ignored, attention_mask_used
 from .baseline_range import BaselineRange
@@ -23,7 +24,7 @@ from .options import Options, Pair
 from .pair_run import PairRun
 from .precision import Precision
 
-__all__ = ["BatchLoop"]
+__all__ = ["BatchLoop", "check_means", "first_derivatives"]
 
 _MOST_PASSES = 64  # over the data, to reach target_error
 _TELLING_PASSES = 16  # after which the error that draws do not explain is known well enough
@@ -47,6 +48,7 @@ class BatchLoop:
         n_batches: batches so far, in all processes and passes.
         n_samples: samples of this pass so far, in this process.
         stopped_early: whether the standard errors were small enough before the data ended.
+        derivatives: pair -> one derivative on the first samples, for a checkpoint to compare.
     """
 
     options: Options
@@ -60,6 +62,7 @@ class BatchLoop:
     n_batches: int = 0
     n_samples: int = 0
     stopped_early: bool = False
+    derivatives: Mapping[str, Tensor | None] = field(default_factory=dict)
     _padded: bool = False  # whether a batch holds padding that its attention mask tells
     _in_pass: int = 0  # batches of this pass so far
     _offset: int = 0  # samples of this pass so far, in all processes
@@ -88,7 +91,7 @@ class BatchLoop:
                     break  # the samples themselves vary too much, whatever is drawn
                 self._in_pass = self._offset = self.n_samples = 0
             for run in self.runs.values():
-                run.finish()
+                run.finish(self.world)
         precision.note(self.runs.values(), self.n_batches, stopped_early=self.stopped_early)
         self._gather()
 
@@ -109,17 +112,21 @@ class BatchLoop:
                 return
             if self.checkpoint is not None and self.checkpoint.due:
                 self.checkpoint.save(self.state())
-        if number + 1 < self._in_pass:
+        added = len(self._fingerprints) if self.n_passes else self._in_pass
+        if self.checkpoint is not None and number + 1 < added:
             raise InteractGraphError(
-                f"the checkpoint belongs to another run: it has added {self._in_pass} batches, and "
+                f"the checkpoint belongs to another run: it has added {added} batches, and "
                 f"the data has {number + 1} now; use another folder"
             )
 
     def _add(self, batch: Any, bar: tqdm) -> None:
         """Adds one batch, where it belongs to this process."""
         keys = SampleKeys(self.options)
-        if self.checkpoint is not None and len(self._fingerprints) <= self._in_pass:
-            self._fingerprints.append(self._fingerprint(batch))
+        if self.checkpoint is not None:
+            if len(self._fingerprints) <= self._in_pass:
+                self._fingerprints.append(self._fingerprint(batch))
+            elif self.n_passes:
+                self._compare(batch, self._in_pass)
         if not self.world.takes(self._in_pass):  # the same ones in every pass
             self._offset += self._count(batch, keys)
             self.n_batches += 1
@@ -232,6 +239,8 @@ class BatchLoop:
         """Where the loop is, for a checkpoint between two batches."""
         return {
             "baselines": dict(self.layers.baselines),
+            "maps": {layer: list(each.state()) for layer, each in self.layers.maps.items()},
+            "derivatives": self.derivatives,
             "budget": next(iter(self.runs.values())).sums.memory.total,
             "activations": _first_samples(self.layers.activations),
             "last": [self._last_batch, self._last_activations],
@@ -251,6 +260,21 @@ class BatchLoop:
         self._compare_activations(
             state["activations"], self.layers.activations, "for the first samples"
         )
+        for layer, (_, tensors) in state["maps"].items():
+            found = self.layers.maps[layer].state()[1]
+            if not all(_is_same(found[name], tensor, "maps") for name, tensor in tensors.items()):
+                raise InteractGraphError(
+                    f"the checkpoint belongs to another run: the features of layer {layer!r} are "
+                    "others now, so the data that they are fitted to, or the model, have changed; "
+                    "use another folder"
+                )
+        for pair, saved in state["derivatives"].items():
+            if saved is not None and not _is_same(self.derivatives.get(pair), saved, "segment"):
+                raise InteractGraphError(
+                    f"the checkpoint belongs to another run: derivatives of {pair} are others now "
+                    "although the activations are the same (detach, a custom operation), so the "
+                    "model has changed; use another folder"
+                )
         self._last_batch, self._last_activations = state["last"]
         self._fingerprints = list(state["added"])
         self.ranges.restore(state["ranges"], self.layers.device)
@@ -312,9 +336,45 @@ class BatchLoop:
                 )
 
 
+def first_derivatives(problems: Mapping[Pair, PairProblem]) -> dict[str, Tensor | None]:
+    """One derivative of every pair on its first samples; None where torch has none."""
+    found: dict[str, Tensor | None] = {}
+    for pair, problem in problems.items():
+        name = " -> ".join(pair)
+        try:
+            found[name] = jvps(problem.segment, problem.z, problem.z[None], vmapped=False)[0]
+        except Exception:  # such as a layer without forward mode, or a method that needs none
+            found[name] = None
+    return found
+
+
+def check_means(found: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
+    """Stops where baselines are others than those that a checkpoint has.
+
+    Raises:
+        InteractGraphError: they are.
+    """
+    for layer, baseline in saved.items():
+        if isinstance(baseline, Tensor) and not _is_same(found[layer], baseline, "maps"):
+            raise InteractGraphError(
+                f"the checkpoint belongs to another run: the mean activation of layer {layer!r} is "
+                "another one now, so data or model have changed; use another folder"
+            )
+
+
 def _is_padded(batch: Any) -> bool:
     mask = attention_mask(batch)
     return mask is not None and bool((mask == 0).any())
+
+
+def _is_same(found: Tensor | None, saved: Tensor, level: str) -> bool:
+    """Whether two computations of the same numbers agree."""
+    if found is None or found.shape != saved.shape:
+        return False
+    found, saved = found.cpu(), saved.cpu()
+    if not saved.is_floating_point():
+        return torch.equal(found, saved)
+    return not saved.numel() or is_close(found, saved, tolerance(level, saved.dtype))
 
 
 def _first_samples(activations: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
+from ..distributed import World
 from ..errors import InteractGraphError
 from ..layers import PairProblem
 from ..notes import does_not_add_up, fallback, large_residual, never_drawn, no_residual
@@ -169,10 +170,11 @@ class PairRun:
         note = fallback(self.context.name, method.name, planned, reason)
         self.context.note(f"fallback to {method.name}", note)
 
-    def finish(self) -> None:
+    def finish(self, world: World) -> None:
         """Brings everything into the sums, and what the methods have to say into the notes."""
         self.sums.flush()
         for method in self.plan.methods:
+            method.gather(world)
             for about, note in method.notes.items():
                 self.context.note(about, note)
 
@@ -197,12 +199,24 @@ class PairRun:
         """Everything that was added, for a checkpoint."""
         return {
             "sums": self.sums.state(),
+            "names": [method.name for method in self.plan.methods],
             "methods": [method.state() for method in self.plan.methods],
             "notes": self.context.notes,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Goes back to what `state` gave."""
+        """Goes back to what `state` gave.
+
+        Raises:
+            InteractGraphError: other methods are planned now.
+        """
+        names = [method.name for method in self.plan.methods]
+        if names != state["names"]:
+            raise InteractGraphError(
+                f"the checkpoint belongs to another run: it computed {self.context.name} by "
+                f"{', '.join(state['names'])}, and now that would be {', '.join(names)}, so the "
+                "model has changed; use another folder"
+            )
         self.sums.restore(state["sums"])
         for method, saved in zip(self.plan.methods, state["methods"], strict=True):
             method.restore(saved)

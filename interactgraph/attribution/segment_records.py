@@ -58,22 +58,23 @@ class SegmentRecords:
 
     Attributes:
         operations: of the segment, as far as they were looked at.
+        right_engines: those whose derivatives were compared with differences.
     """
 
     operations: Operations = field(default_factory=Operations)
+    right_engines: set[str] = field(default_factory=set)
     _looked: bool = False
     _tapes: dict[tuple, Tape | NoTape] = field(default_factory=dict)
     _serving: dict[tuple[str, ...], bool] = field(default_factory=dict)
     _closed: dict[Tape, Closed] = field(default_factory=dict)
     _portable: dict[int, Closed] = field(default_factory=dict)
 
-    def look_at_operations(self, problem: PairProblem) -> bool:
-        """Looks at the segment's operations, once; whether they are unusual and were not before."""
-        if self._looked:
-            return False
-        self._looked = True
-        self.operations = operations_of(problem.segment, problem.z)
-        return self.operations.unusual
+    def look_at_operations(self, problem: PairProblem) -> Operations:
+        """The operations of the segment, looked at once."""
+        if not self._looked:
+            self._looked = True
+            self.operations = operations_of(problem.segment, problem.z)
+        return self.operations
 
     def closed(
         self, problem: PairProblem, *, check: bool = False, by_matrices: bool = False

@@ -21,6 +21,7 @@ _JUMPING = frozenset((
     "nonzero", "quantize_per_tensor", "remainder", "round", "searchsorted", "sgn", "sign", "sort",
     "threshold", "topk", "trunc", "fake_quantize_per_tensor_affine", "linear_dynamic",
 ))  # fmt: skip
+_FIXING = ("detach", "detach_", "item", "numpy", "tolist")
 _KNOWN = ("aten", "prim", "prims", "profiler")  # where derivatives are complete, or raise
 
 
@@ -48,7 +49,7 @@ def operations_of(function: Callable[[Tensor], Tensor], point: Tensor) -> Operat
         try:
             with _Kernels() as kernels, _Calls() as calls:
                 function(start)
-        except FAILURES:
+        except (*FAILURES, KeyError, AttributeError, AssertionError):
             return Operations()
     return Operations(tuple(kernels.jumping), calls.detach, kernels.unusual)
 
@@ -58,16 +59,25 @@ class _Kernels(TorchDispatchMode):
         super().__init__()
         self.jumping: dict[str, None] = {}
         self.unusual = False
+        self._followed: dict[int, Tensor] = {}  # values that depend on the point without a graph
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
         name = func.overloadpacket.__name__.strip("_")
-        if name in _JUMPING and _depends(args):
+        depends = _depends(args) or any(
+            id(leaf) in self._followed for leaf in pytree.tree_leaves(args)
+        )
+        if name in _JUMPING and depends:
             self.jumping[name] = None
         if func.namespace not in _KNOWN or name.startswith(("quantize", "dequantize")):
             self.unusual = True
-        return func(*args, **(kwargs or {}))
+        out = func(*args, **(kwargs or {}))
+        if depends and not torch.is_grad_enabled():  # as in a Function of autograd
+            self._followed.update(
+                (id(leaf), leaf) for leaf in pytree.tree_leaves(out) if isinstance(leaf, Tensor)
+            )
+        return out
 
 
 class _Calls(TorchFunctionMode):
@@ -80,7 +90,8 @@ class _Calls(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
-        if getattr(func, "__name__", "") in ("detach", "detach_"):
+        name = getattr(func, "__name__", "")
+        if name in _FIXING or func is torch.Tensor.data.__get__:  # type: ignore[attr-defined]
             self.detach = self.detach or _depends(args)
         return func(*args, **(kwargs or {}))
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..errors import InteractGraphError
+from ..errors import DataError, InteractGraphError
 from ..features import FeatureMap, Neurons
 from ..features.local_segment import LocalSegment
 from ..model import (
@@ -35,6 +35,7 @@ from ..model import (
     look_first,
     probe,
     read_mask,
+    tells_padding,
     trimmed,
 )
 from ..notes import features_leave_out, guessed_axis, time_first
@@ -108,7 +109,8 @@ class Layers:
         activations: layer -> activation of the sample.
         position_mask: which positions count, see `read_mask`.
         attention_mask: whether that of the batches is "used" as position mask without being asked
-            for, where a batch has one, or "ignored" as it may not fit; None: another was given.
+            for, where a batch has one, or "ignored" as it may not fit the layers; None: that of the
+            first batch is none of padding, or another was given.
         sizes: layer -> number of features; of fitted maps.
         incomplete: source layers whose features do not hold all of the activation.
         notes: what the user should know.
@@ -163,7 +165,7 @@ class Layers:
         """
         data, sites = check_data(data), list(sites)
         runner, sample, cut = look_first(runner, data, sites)
-        if position_mask in (None, ATTENTION_MASK):
+        if position_mask in (None, ATTENTION_MASK) and tells_padding(sample):
             runner = runner.trimming(sample, sites)
             sample = trimmed(sample, runner.trims)
         runner, activations, axes, late = probe(runner, sample, sites, pairs)
@@ -185,7 +187,9 @@ class Layers:
                 flatten_positions(neurons[layer].encode(activation)).shape[1]
                 for layer, activation in activations.items()
             }
-            unasked = "used" if goes_with(sample, found, counts) else "ignored"
+            unasked = None
+            if tells_padding(sample) and bool(found.any()):
+                unasked = "used" if goes_with(sample, found, counts) else "ignored"
         return Layers(
             runner, data, {site.name: site for site in sites}, pairs, bound, neurons,
             baselines or {}, cut, sample, activations, position_mask, unasked,
@@ -402,6 +406,11 @@ class Layers:
         """Which positions of a batch count, bool `[b, p]`; None: all."""
         if self.attention_mask == "used":
             mask = attention_mask(batch)
+            if mask is not None and not tells_padding(batch):
+                raise DataError(
+                    "a batch has an attention_mask that is none of padding (ones and zeros, one "
+                    "row for each sample), unlike those before it; give position_mask"
+                )
             return None if mask is None else mask.to(self.device) != 0
         return read_mask(self.position_mask, batch, self.device)
 

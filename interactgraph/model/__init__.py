@@ -10,6 +10,7 @@ from .masks import (
     goes_with,
     layer_mask,
     read_mask,
+    tells_padding,
     trimmed,
 )
 from .probing import Probe, check_finite, check_rows, check_segment, probe
@@ -46,5 +47,6 @@ __all__ = [
     "probe",
     "read_mask",
     "resolve_sites",
+    "tells_padding",
     "trimmed",
 ]

@@ -19,6 +19,7 @@ __all__ = [
     "layer_mask",
     "padded_by_one",
     "read_mask",
+    "tells_padding",
     "trimmed",
 ]
 
@@ -60,21 +61,28 @@ def read_mask(
 
 
 def attention_mask(batch: Any) -> Tensor | None:
-    """The batch's own mask of padding, `[b, p]`, as transformers take it; None: it has none.
-
-    One of ones and zeros, with a one in every row: neither a mask that is added to attention nor
-    one of pairs of positions.
-    """
+    """The batch's attention mask where it has two axes, `[b, p]`; None: it has none."""
     argument = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
     mask = argument.get(ATTENTION_MASK) if isinstance(argument, Mapping) else None
-    if not isinstance(mask, Tensor) or mask.ndim != 2:
-        return None
+    return mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
+
+
+def tells_padding(batch: Any) -> bool:
+    """Whether the batch's attention mask is one of padding, as transformers take it.
+
+    One of ones and zeros: neither a mask that is added to attention nor one of pairs of positions.
+    """
+    mask = attention_mask(batch)
+    if mask is None:
+        return False
+    argument = batch[0] if isinstance(batch, (tuple, list)) else batch
     others = [value for key, value in argument.items() if key != ATTENTION_MASK]
-    rows = {len(value) for value in others if isinstance(value, Tensor) and value.ndim}
-    fits = not rows or len(mask) in rows
-    binary = bool(((mask == 0) | (mask == 1)).all()) and bool((mask == 1).any(1).all())
-    pairs = mask.shape[0] == mask.shape[1] and bool((mask.triu(1) == 0).all()) and len(mask) > 1
-    return mask if fits and binary and not pairs else None
+    others = [value for value in others if isinstance(value, Tensor) and value.ndim]
+    fits = not others or any(len(value) == len(mask) for value in others)
+    binary = bool(((mask == 0) | (mask == 1)).all())
+    as_positions = any(value.shape[:2] == mask.shape for value in others)
+    square = mask.shape[0] == mask.shape[1] and bool((mask.triu(1) == 0).all()) and len(mask) > 1
+    return fits and binary and (as_positions or not square)
 
 
 def goes_with(batch: Any, mask: Tensor, counts: Iterable[int]) -> bool:
@@ -121,6 +129,8 @@ def trimmed(batch: Any, sides: Iterable[str]) -> Any:
     if mask is None:
         return batch
     filled = (mask != 0).any(0).nonzero()[:, 0]
+    if not len(filled):
+        return batch
     start = int(filled[0]) if "left" in sides else 0
     stop = int(filled[-1]) + 1 if "right" in sides else mask.shape[1]
     if stop - start == mask.shape[1]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -25,6 +26,7 @@ from .sites import RESULT, Site, first_tensor, plain_model, with_first_tensor
 
 __all__ = ["Runner", "Segment", "prepared"]
 
+_FUNCTION_FILE = torch.autograd.function.__file__
 _Handler = Callable[[Tensor], Tensor | None]
 
 
@@ -204,7 +206,7 @@ class Runner:
         mask, sides = attention_mask(batch), []
         for side in ("left", "right"):
             longer = padded_by_one(batch, side)
-            if mask is None or longer is None:
+            if mask is None or longer is None or not mask.any():
                 break
             try:
                 found = self.activations(longer, sites)
@@ -358,7 +360,7 @@ class _NoGradWatcher(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
-        if not self.off and not torch.is_grad_enabled():
+        if not self.off and not torch.is_grad_enabled() and not _inside_function():
             self.off = any(map(_is_real, pytree.tree_leaves((args, kwargs))))
         return func(*args, **(kwargs or {}))
 
@@ -379,11 +381,22 @@ class _HeldFixed(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
-        if self.on and not torch.is_grad_enabled():
+        if self.on and not torch.is_grad_enabled() and not _inside_function():
             args, kwargs = pytree.tree_map(
                 lambda leaf: leaf.detach() if _is_real(leaf) else leaf, (args, kwargs or {})
             )
         return func(*args, **(kwargs or {}))
+
+
+def _inside_function() -> bool:
+    """Whether a `torch.autograd.Function` is computed, in which autograd switches gradients off."""
+    frame = sys._getframe(2)
+    while frame is not None:
+        code = frame.f_code
+        if code.co_name == "apply" and code.co_filename == _FUNCTION_FILE:
+            return True
+        frame = frame.f_back  # type: ignore[assignment]
+    return False
 
 
 def _is_real(value: Any) -> bool:

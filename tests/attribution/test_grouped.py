@@ -155,3 +155,19 @@ def test_bad_groups(options, message):
     case = networks.make("mlp")
     with pytest.raises(InteractGraphError, match=message):
         run(case, [torch.cat(case.batches)], **options)
+
+
+def test_features_that_were_never_drawn_in_a_group():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Linear(6, 40), torch.nn.GELU(), torch.nn.LayerNorm(40), torch.nn.Linear(40, 8)
+    )
+    graph = itg.interaction_graph(
+        model, torch.randn(32, 6).split(8), ["0", "3"], sources=4, progress=False,
+        groups=["common"] * 30 + ["rare"] * 2,
+    )  # fmt: skip
+    rare = graph.groups["rare"]
+    assert bool(rare.standard_error("0", "3").isinf().any())
+    assert any("were never drawn" in note for note in rare.notes)
+    assert any(note.startswith("in group 'rare': 0 -> 3:") for note in graph.notes)
+    assert not any("never drawn" in note for note in graph.groups["common"].notes)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import interactgraph as itg
-from interactgraph.model import attention_mask
+from interactgraph.model import tells_padding
 
 
 class Tokens(nn.Module):
@@ -51,7 +51,7 @@ def test_ones_and_zeros_of_any_kind(kind):
 )
 def test_what_is_no_mask_of_padding(mask):
     batch = {"x": X, "attention_mask": mask}
-    assert attention_mask(batch) is None
+    assert not tells_padding(batch) or not mask.any()
     found, notes = weights(batch)
     expected, _ = weights({"x": X})
     torch.testing.assert_close(found, expected)
@@ -66,3 +66,54 @@ def test_batches_with_and_without():
         found, notes = weights(*batches)
         torch.testing.assert_close(found, expected)
         assert "attention_mask is 0 are left out" in notes[0]
+
+
+def test_a_row_without_tokens_is_padding_alone():
+    empty = MASK.clone()
+    empty[2] = False
+    first, second = {"x": X, "attention_mask": MASK}, {"x": X.flip(0), "attention_mask": empty}
+    found, _ = weights(first, second)
+    expected, _ = weights(first, second, position_mask="attention_mask")
+    torch.testing.assert_close(found, expected)
+
+
+def test_sentences_sorted_by_length_are_no_pairs_of_positions():
+    batch = {"x": X[:, :3], "attention_mask": torch.ones(3, 3).tril()}
+    found, notes = weights(batch)
+    expected, _ = weights(batch, position_mask="attention_mask")
+    torch.testing.assert_close(found, expected)
+    assert "attention_mask is 0 are left out" in notes[0]
+
+
+def test_another_kind_of_mask_later_on_is_refused():
+    first, second = (
+        {"x": X, "attention_mask": MASK},
+        {"x": X, "attention_mask": torch.where(MASK, 0.0, -torch.inf)},
+    )
+    with pytest.raises(itg.InteractGraphError, match="unlike those before it"):
+        weights(first, second)
+
+
+def test_padding_to_twice_the_length_changes_nothing():
+    """Positions that are padding in the whole batch are cut off."""
+
+    class Attending(Tokens):
+        def forward(self, x, attention_mask):
+            lengths.append(x.shape[1])
+            h = self.a(x)
+            scores = (h @ h.mT).masked_fill(attention_mask[:, None] == 0, -torch.inf)
+            return self.o((scores.softmax(-1) @ h).tanh())
+
+    lengths = []
+
+    def graph(n):
+        x = torch.zeros(3, n, 4)
+        x[:, :5] = X
+        mask = torch.zeros(3, n).long()
+        mask[:, :5] = MASK
+        batch = {"x": x, "attention_mask": mask}
+        return itg.interaction_graph(Attending(), [batch] * 3, LAYERS, progress=False)
+
+    one, two = graph(5), graph(10)
+    torch.testing.assert_close(one.weights(*LAYERS), two.weights(*LAYERS), rtol=1e-6, atol=1e-7)
+    assert lengths[-1] == 5

@@ -11,6 +11,7 @@ from torch import Tensor
 from ...calculus.derivatives import FAILURES
 from ...calculus.path import PathRule, at_sample, gauss_legendre
 from ...calculus.rounding import is_close
+from ...distributed import World
 from ...errors import InteractGraphError
 from ...layers import PairProblem
 from ...notes import path_off
@@ -106,6 +107,10 @@ class Differentiating(PassMethod):
         self.n_steps_used, self.n_batches_seen, self.worst_error, rule = state["nodes"]
         self._last_rule = None if rule is None else PathRule(*map(tuple, rule))
 
+    def gather(self, world: World) -> None:
+        self.n_steps_used = max(world.gather(self.n_steps_used))
+        self.worst_error = max(world.gather(self.worst_error))
+
     @property
     def sums_columns(self) -> bool:
         """Whether a method that draws looks at completeness on this batch: it takes more passes."""
@@ -127,12 +132,14 @@ class Differentiating(PassMethod):
             derivatives = self.two_derivatives(problem, vmapped=self.vmapped)
         except InteractGraphError:
             raise
-        except FAILURES as error:
+        except (*FAILURES, KeyError, AttributeError, AssertionError) as error:
             raise DoesNotApply(
                 f"{self.engine} mode cannot differentiate the segment ({first_line(error)})"
             ) from error
-        if self.context.records.look_at_operations(problem):
-            check_derivatives(problem, self.context.name)
+        records = self.context.records
+        if records.look_at_operations(problem).unusual and self.engine not in records.right_engines:
+            check_derivatives(problem, self.context.name, reverse=self.engine == "reverse")
+            records.right_engines.add(self.engine)
         alone = None
         if self.vmapped:
             with contextlib.suppress(*FAILURES):

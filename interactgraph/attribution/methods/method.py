@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ...distributed import World
 from ...layers import PairProblem
 from ...notes import held_fixed, jumps
 from ..accumulator import Accumulator
@@ -92,10 +93,11 @@ class PairContext:
     def help(self) -> str:
         """What would make the integral better, as a note ends."""
         operations = self.records.operations
-        if operations.jumping:
-            return jumps(operations.jumping)
-        if operations.holds_fixed:
-            return held_fixed()
+        causes = (jumps(operations.jumping) if operations.jumping else "") + (
+            held_fixed() if operations.holds_fixed else ""
+        )
+        if causes:
+            return causes
         ways = ["raise n_steps" if self.options.tolerance else "raise n_steps or set tolerance"]
         if self.options.definition == "integrated_gradients":
             entry = self.options.baselines()[self.pair[0]]
@@ -215,6 +217,10 @@ class Method(ABC):
 
     def restore(self, state: dict[str, Any]) -> None:
         """Goes back to what `state` gave."""
+        return
+
+    def gather(self, world: World) -> None:
+        """Joins what notes and recipe say of all processes; all of them call it."""
         return
 
     def max_samples(self, problem: PairProblem) -> int:
