@@ -14,6 +14,7 @@ __all__ = [
     "attention_mask_used",
     "baseline_outside",
     "does_not_add_up",
+    "ended_by_time",
     "ended_early",
     "error_above_target",
     "fallback",
@@ -127,6 +128,14 @@ def ended_early(pair: str, error: float, n_batches: int) -> str:
 def fallback(pair: str, method: str, planned: str, reason: str) -> str:
     """A batch could not be computed as planned."""
     return f"{pair}: {method} where the planned {planned} fails, at first with a {reason}"
+
+
+def ended_by_time(seconds: float, n_samples: int, n_batches: int) -> str:
+    """Not all of the data was read within `time_budget`."""
+    return (
+        f"time_budget={seconds:g} s ended the run after {n_samples} samples ({n_batches} batches); "
+        "the errors hold if these are a random part of the data"
+    )
 
 
 def path_off(pair: str, error: float, tolerance: float, used: int, most: int, help: str) -> str:

@@ -57,6 +57,7 @@ def graph_of(loop: BatchLoop, recipe: Mapping[str, Any]) -> InteractionGraph:
         "notes": [
             *layers.notes,
             *loop.mask_notes(),
+            *loop.time_notes(),
             *(
                 baseline_outside(layer, share, _name(options.baselines()[layer]))
                 for layer, share in loop.ranges.outside().items()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from time import perf_counter
 from typing import Any, Literal
 
 import torch
@@ -18,6 +18,7 @@ from .attribution.memory import default_budget, keep_heap
 from .attribution.options import Options, Pair
 from .attribution.pair_run import PairRun
 from .attribution.planner import check_method
+from .attribution.time_budget import TimeBudget
 from .checkpoint import Checkpoint, fingerprint
 from .distributed import World, join_world
 from .errors import InteractGraphError, InteractGraphWarning
@@ -61,6 +62,7 @@ def interaction_graph(
     sources: int | None = None,
     sampling: Literal["importance", "uniform", "signs"] = "importance",
     target_error: float | None = None,
+    time_budget: float | None = None,
     seed: int = 0,
     groups: Groups | None = None,
     folds: int | None = None,
@@ -123,6 +125,10 @@ def interaction_graph(
             every pair is below this share of its strength: early, where the data suffices, and
             after up to 64 passes over the data with new draws, where `sources` are drawn. Data must
             come in random order to be ended early.
+        time_budget: seconds that the run may take. It measures its first batch, and draws so many
+            source features of so many samples that the error is smallest at the end: all of all
+            where there is time, which is exact. Data must come in random order where not all of it
+            can be read. How much is drawn depends on the machine; `metadata["plans"]` says it.
         seed: decides the draws.
         groups: keeps averages per group of samples in the same pass, in `graph.groups`: one name or
             number for each sample, in the order of the data; a function of the batch that gives
@@ -161,7 +167,7 @@ def interaction_graph(
         >>> graph.completeness["input", "1"] < 1e-5
         True
     """
-    started = time.perf_counter()
+    started = perf_counter()
     keep_heap()
     batches = check_data(data)
     model = load_model(model)
@@ -171,12 +177,14 @@ def interaction_graph(
         layers=[site.name for site in sites], pairs=names.pairs(pairs),
         features=names.keys(features), method=method, baseline=names.keys(baseline),
         strengths=strengths, n_steps=n_steps, tolerance=tolerance, engine=engine, sources=sources,
-        sampling=sampling, target_error=target_error, seed=seed, groups=groups, folds=folds,
+        sampling=sampling, target_error=target_error, time_budget=time_budget, seed=seed,
+        groups=groups, folds=folds,
         position_mask=position_mask, labels=names.keys(labels), forward=forward, device=device,
         dtype=dtype, memory_budget=memory_budget, checkpoint=checkpoint,
         checkpoint_seconds=checkpoint_seconds, progress=progress,
     )  # fmt: skip
     check_method(options)
+    time = None if time_budget is None else TimeBudget(options.time_budget or 0.0, started)
     maps = {layer: each.of_model(model, layer) for layer, each in options.feature_maps().items()}
     baselines, recipe = options.baselines(), _recipe(options, model)
     if names.told and progress:
@@ -197,19 +205,21 @@ def interaction_graph(
             check_means(prepared_layers.baselines, saved["baselines"])
             prepared_layers = prepared_layers.with_baselines(saved["baselines"])
             budget = saved["budget"]
+        if time is not None:
+            time.n_batches = -(-batches.count() // world.size)
         encoded = prepared_layers.encode(prepared_layers.sample)
         runs = PairRun.planned(
             prepared_layers.problems(encoded), options, budget,
-            options.seed + _STRIDE * world.rank,
+            options.seed + _STRIDE * world.rank, time,
         )  # fmt: skip
-        loop = BatchLoop(options, prepared_layers, runs, world, independent, saves)
+        loop = BatchLoop(options, prepared_layers, runs, world, independent, saves, budget=time)
         if saves is not None:
             loop.derivatives = first_derivatives(prepared_layers.problems(encoded))
         loop.ranges.add(encoded)
         if saved is not None:
             loop.restore(saved)
         loop.run()
-    graph = graph_of(loop, {**recipe, "seconds": round(time.perf_counter() - started, 3)})
+    graph = graph_of(loop, {**recipe, "seconds": round(perf_counter() - started, 3)})
     if saves is not None:
         saves.done()
     for note in graph.notes:

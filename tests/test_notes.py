@@ -131,6 +131,12 @@ def ended_early():
     return run(perceptron(), data, ["input", "2"], target_error=0.5)
 
 
+@provokes("ended_by_time", "time_budget=0.001 s ended the run after")
+def ended_by_time():
+    data = [torch.randn(6, 4) for _ in range(4)]
+    return run(normalised(), data, ["0", "3"], time_budget=1e-3, engine="forward")
+
+
 @provokes("fallback", "where the planned closed form fails")
 def fallback():
     class Moody(nn.Module):

@@ -233,6 +233,11 @@ class Accumulator:
         empty = StrengthSums(self.strengths, self.shape, self.device)
         return StrengthSums.merged(chosen or [empty])
 
+    def variance_parts(self) -> tuple[float, float, float]:
+        """Of the first strength, over all edges; see `StrengthSums.variance_parts`."""
+        self.flush()
+        return self.total().variance_parts(self.strengths[0])
+
     def gather(self, world: World) -> None:
         """Adds what all processes have, which then all of them have; valid after `flush`."""
         if world.size == 1:

@@ -17,12 +17,14 @@ from ..distributed import World
 from ..errors import InteractGraphError
 from ..layers import EncodedBatch, Layers, PairProblem
 from ..model import ATTENTION_MASK, attention_mask
-from ..notes import attention_mask_ignored, attention_mask_used
+from ..notes import attention_mask_ignored, attention_mask_used, ended_by_time
 from .baseline_range import BaselineRange
 from .groups import SampleKeys
+from .methods.method import Tick
 from .options import Options, Pair
 from .pair_run import PairRun
 from .precision import Precision
+from .time_budget import TimeBudget
 
 __all__ = ["BatchLoop", "check_means", "first_derivatives"]
 
@@ -48,6 +50,7 @@ class BatchLoop:
         n_batches: batches so far, in all processes and passes.
         n_samples: samples of this pass so far, in this process.
         stopped_early: whether the standard errors were small enough before the data ended.
+        budget: of time; None: there is none.
         derivatives: pair -> one derivative on the first samples, for a checkpoint to compare.
     """
 
@@ -62,6 +65,7 @@ class BatchLoop:
     n_batches: int = 0
     n_samples: int = 0
     stopped_early: bool = False
+    budget: TimeBudget | None = None
     derivatives: Mapping[str, Tensor | None] = field(default_factory=dict)
     _padded: bool = False  # whether a batch holds padding that its attention mask tells
     _in_pass: int = 0  # batches of this pass so far
@@ -76,11 +80,12 @@ class BatchLoop:
         precision = Precision(self.options, self.world)
         drawn = any(run.is_drawn for run in self.runs.values())
         with self._bar() as bar:
-            bar.update(self.n_batches * self._passes() / self.world.size)
+            if self.budget is None:
+                bar.update(self.n_batches * self._passes() / self.world.size)
             while True:
                 self._one_pass(precision, bar)
                 self.n_passes += 1
-                if self.stopped_early or target is None or not drawn:
+                if self.stopped_early or target is None or not drawn or self.budget is not None:
                     break
                 for run in self.runs.values():
                     run.sums.end_pass(self.n_passes)
@@ -101,6 +106,8 @@ class BatchLoop:
             if number < self._in_pass:
                 self._compare(batch, number)
                 continue
+            if self.budget is not None and not self.budget.begins_batch():
+                return
             self._add(batch, bar)
             self._in_pass += 1
             # Looked at after 1, 2, 4, ... batches: a look costs about as much as the sums.
@@ -127,6 +134,8 @@ class BatchLoop:
                 self._fingerprints.append(self._fingerprint(batch))
             elif self.n_passes:
                 self._compare(batch, self._in_pass)
+        if self.budget is not None and self.world.takes(self._in_pass):
+            self.budget.n_begun += 1
         if not self.world.takes(self._in_pass):  # the same ones in every pass
             self._offset += self._count(batch, keys)
             self.n_batches += 1
@@ -151,7 +160,12 @@ class BatchLoop:
             done += encoded.n_samples
             for pair, run in self.runs.items():
                 bar.set_postfix_str(" -> ".join(pair), refresh=False)
-                run.add(problems[pair], piece_keys, bar.update)
+                began = self.budget.elapsed if self.budget is not None else 0.0
+                run.add(problems[pair], piece_keys, self._tick(bar))
+                if self.budget is not None and pair not in self.budget.pairs:
+                    self.budget.others += self.budget.elapsed - began
+            if self.budget is not None:
+                self.budget.n_read += encoded.n_samples
             self.n_samples += encoded.n_samples
             self._offset += encoded.n_samples
         self.n_batches += 1
@@ -192,8 +206,15 @@ class BatchLoop:
             )
         return n or 0
 
+    def time_notes(self) -> Iterator[str]:
+        """What the user should know of the time budget."""
+        if self.budget is not None and self.budget.ended:
+            yield ended_by_time(self.budget.seconds, self.n_samples, self.n_batches)
+
     def _gather(self) -> None:
         """Adds what all processes have found."""
+        if self.budget is not None:
+            self.budget.ended = any(self.world.gather(self.budget.ended))
         for run in self.runs.values():
             run.sums.gather(self.world)
             for notes in self.world.gather(run.context.notes):
@@ -218,14 +239,24 @@ class BatchLoop:
 
     # --- progress --------------------------------------------------------------------------------
 
+    def _tick(self, bar: tqdm) -> Tick:
+        """What tells the bar of passes; within a time budget, of seconds."""
+        budget = self.budget
+        if budget is None:
+            return bar.update
+        return lambda passes: bar.update(min(budget.elapsed, budget.seconds) - bar.n)
+
     def _passes(self) -> float:
         return sum(run.plan.cost for run in self.runs.values())
 
     def _bar(self) -> tqdm:
         n_batches = self.layers.data.n_batches
+        total = None if n_batches is None else self._passes() * n_batches / self.world.size
+        if self.budget is not None:
+            total, n_batches = self.budget.seconds, 1
         return tqdm(
             desc="interactions",
-            total=None if n_batches is None else self._passes() * n_batches / self.world.size,
+            total=total,
             disable=not self.layers.progress,
             smoothing=0.05,
             bar_format=None

@@ -240,6 +240,11 @@ class Options:
         flag=Flag("end when the error of the strongest edges is below this share of their strength",
                   "float", "SHARE"),
     )  # fmt: skip
+    time_budget: float | None = option(
+        check=_positive_or_none,
+        flag=Flag("what the run may take, such as 90s, 10min or 2h: samples and sources are drawn "
+                  "so that the error is smallest", "seconds", "TIME"),
+    )  # fmt: skip
     seed: int = option(0, check=_at_least(0), flag=Flag("decides everything random", "int", "N"))
     groups: Any = option(
         check=_groups, recipe=_plain,
@@ -294,6 +299,8 @@ class Options:
     # --- several options together ----------------------------------------------------------------
 
     def _check_draws(self) -> None:
+        if self.time_budget is not None:
+            self._check_time()
         if self.sources is None:
             if self.sampling == "signs":
                 raise InputError("sampling='signs' needs a number of probes: sources=8")
@@ -312,7 +319,29 @@ class Options:
                 "strengths=('rms',) in reverse mode, and nothing else"
             )
 
+    def _check_time(self) -> None:
+        if self.sources is not None:
+            raise InputError(
+                f"time_budget={self.time_budget:g} chooses how many sources are drawn, so "
+                f"sources={self.sources} does not go with it; leave one of the two out"
+            )
+        if self.engine not in ("auto", "forward") or self.sampling == "signs":
+            raise InputError(
+                f"time_budget={self.time_budget:g} draws source features in forward mode, which "
+                f"engine={self.engine!r} with sampling={self.sampling!r} does not"
+            )
+        if not self.strength_objects[0].is_mean:
+            raise InputError(
+                f"time_budget needs a strength with an error first, not {self.strengths[0]!r}"
+            )
+
     # --- what follows ----------------------------------------------------------------------------
+
+    @property
+    def draws_sources(self) -> bool:
+        """Whether source features may be drawn."""
+        drawn = self.sources is not None and self.sampling != "signs"
+        return drawn or self.time_budget is not None
 
     @property
     def definition(self) -> str:

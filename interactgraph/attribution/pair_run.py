@@ -19,6 +19,7 @@ from .methods import DoesNotApply, Method, PairContext
 from .methods.method import INTEGRAL, LARGE_RESIDUAL, Tick, no_tick
 from .options import Options, Pair
 from .planner import Plan, choose
+from .time_budget import TimeBudget
 
 __all__ = ["PairRun"]
 
@@ -43,7 +44,11 @@ class PairRun:
 
     @staticmethod
     def planned(
-        problems: Mapping[Pair, PairProblem], options: Options, budget: int, seed: int
+        problems: Mapping[Pair, PairProblem],
+        options: Options,
+        budget: int,
+        seed: int,
+        time_budget: TimeBudget | None = None,
     ) -> dict[Pair, PairRun]:
         """Decides how to compute every pair.
 
@@ -52,18 +57,21 @@ class PairRun:
             options: of the run.
             budget: bytes of working memory, for all pairs together.
             seed: of the first pair's random draws; the others count on from there.
+            time_budget: of the run; None: there is none.
 
         Raises:
             InteractGraphError: no method can do what is asked for, or the memory does not suffice.
         """
         memory = MemoryBudget(budget)
-        drawn = options.sources is not None and options.sampling != "signs"
+        drawn = options.draws_sources
         contexts = []
         for number, (pair, problem) in enumerate(problems.items()):
             strengths = tuple(strength.bind(problem) for strength in options.strength_objects)
             shape = (problem.n_targets, problem.n_sources)
             sums = Accumulator(strengths, shape, problem.z.device, memory, drawn=drawn)
-            contexts.append(PairContext(pair, options, strengths, sums, seed + number))
+            contexts.append(
+                PairContext(pair, options, strengths, sums, seed + number, budget=time_budget)
+            )
         if memory.taken > budget:
             shapes = ", ".join("{} x {}".format(*context.sums.shape) for context in contexts)
             raise InteractGraphError(
@@ -78,6 +86,8 @@ class PairRun:
             plan = choose(context, problem)
             most = plan.methods[0].max_samples(problem)
             runs[context.pair] = PairRun(context.pair, context, plan, context.sums, most)
+            if time_budget is not None and plan.methods[0].is_drawn:
+                time_budget.pairs.append(context.pair)
         return runs
 
     @property

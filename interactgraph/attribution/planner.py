@@ -35,17 +35,23 @@ def check_method(options: Options) -> None:
     for_derivatives = (
         options.engine != "auto"
         or options.sources
+        or options.time_budget
         or options.tolerance not in (None, Options.tolerance)
     )
     if engines == ["perturbation"] and for_derivatives:
         raise InputError(
-            f"method={asked!r} differentiates nothing, so engine, sources and tolerance do not "
-            "apply; leave them out"
+            f"method={asked!r} differentiates nothing, so engine, sources, time_budget and "
+            "tolerance do not apply; leave them out"
         )
     if options.sources is not None and not any(method.is_drawn for method in candidates):
         raise InputError(
             f"method={asked!r} computes all source features, so sources={options.sources} does not "
             "apply; leave it out"
+        )
+    if options.time_budget and not any(method.is_drawn for method in candidates):
+        raise InputError(
+            f"method={asked!r} computes all source features, so time_budget does not apply; leave "
+            "it out"
         )
     if options.engine not in ("auto", *engines):
         raise InputError(

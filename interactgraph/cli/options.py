@@ -38,6 +38,14 @@ def n_bytes(text: str) -> int:
     return int(float(match[1]) * _UNITS[match[2] or ""])
 
 
+def seconds(text: str) -> float:
+    """A time such as 90, 45s, 10min or 1.5h."""
+    match = re.fullmatch(r"([0-9.]+)\s*(s|min|m|h)?", text.strip().lower())
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time such as 90s, 10min or 2h")
+    return float(match[1]) * {"h": 3600, "m": 60, "min": 60}.get(match[2] or "s", 1)
+
+
 def add_build_flags(command: argparse.ArgumentParser) -> None:
     """MODEL, DATA and a flag for every option of `interaction_graph`."""
     add_model_and_data(command)
@@ -188,7 +196,7 @@ def _by_layer(entries: list[str], flag: str, words: tuple[str, ...]) -> Any:
 
 
 # How the text of a flag of some kind becomes a value, when it is parsed and when the run begins.
-_TYPES: dict[str, Any] = {"int": int, "float": float, "bytes": n_bytes}
+_TYPES: dict[str, Any] = {"int": int, "float": float, "bytes": n_bytes, "seconds": seconds}
 _READERS: dict[str, Callable[[Any, str], Any]] = {
     "float_or_none": _float_or_none,
     "pair": _pairs,

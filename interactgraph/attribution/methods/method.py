@@ -21,6 +21,7 @@ from ..packing import Packer
 from ..segment_records import SegmentRecords
 from ..strengths import Strength
 from ..sums.strength_sums import reduce_positions
+from ..time_budget import TimeBudget
 
 __all__ = [
     "INTEGRAL",
@@ -63,6 +64,7 @@ class PairContext:
         seed: of random draws.
         records: of the segment.
         packer: of source features that do not move everywhere.
+        budget: of time; None: there is none.
         notes: what they are about -> what the user should know; methods add to them.
     """
 
@@ -73,6 +75,7 @@ class PairContext:
     seed: int
     records: SegmentRecords = field(default_factory=SegmentRecords)
     packer: Packer = field(default_factory=Packer)
+    budget: TimeBudget | None = None
     notes: dict[str, str] = field(default_factory=dict)
 
     @property

@@ -6,21 +6,39 @@ probabilities and `sums.drawn_sums` for what is known of all samples.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 
+from ...calculus.path import PathRule
 from ...layers import PairProblem
 from ..completeness import residual_of
 from ..contributions import Contribution, Displacements, Draws
-from ..packing import packed_columns
+from ..packing import Packing, packed_columns
+from ..source_path import SourcePath
 from ..source_sampler import SourceSampler
 from ..sums.drawn_sums import known_parts
 from .columns import Columns
 from .method import PairContext, Tick, no_tick
 
 __all__ = ["SampledColumns"]
+
+
+_TRIED = 4  # passes that tell the time of one
+
+
+class _Clock:
+    """Seconds since it was made, what runs on an accelerator included."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._started = device, time.perf_counter()
+
+    def seconds(self) -> float:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter() - self._started
 
 
 class SampledColumns(Columns):
@@ -41,23 +59,27 @@ class SampledColumns(Columns):
 
     def why_not(self, problem: PairProblem) -> str | None:
         options = self.context.options
-        if options.sources is None or options.sampling == "signs":
+        if not options.draws_sources:
             return "no source features are to be drawn"
-        if options.sources >= problem.n_sources:
+        if options.sources is not None and options.sources >= problem.n_sources:
             return "as many source features are to be drawn as there are"
         return None
 
     def cost(self, problem: PairProblem) -> float:
-        return self.n_steps * ((self.context.options.sources or 0) + 1.0)
+        # Within a time budget, as many as there are in the end.
+        return self.n_steps * ((self.context.options.sources or problem.n_sources) + 1.0)
 
     def confirm(self, problem: PairProblem) -> None:
         self.confirm_either_way(problem)
 
     def contributions(self, problem: PairProblem, tick: Tick = no_tick) -> Iterator[Contribution]:
-        n_draws = self.context.options.sources
-        assert n_draws is not None
+        clock = _Clock(problem.z.device)
         path = self.path_of(problem)
         rule = self.rule_for(problem, path)
+        n_draws = self.context.options.sources
+        reading = clock.seconds()
+        if n_draws is None:
+            n_draws = self._draws_in_time(problem, path, rule, reading, clock)
         packing, weights, chances = self._sampler.draw(problem, n_draws)
         known = known_parts(problem.displacement, self.context.strengths)
         yield Displacements(known, problem.displacement.abs().sum(1), chances)
@@ -78,6 +100,36 @@ class SampledColumns(Columns):
                 self._sampler.learn(problem, j, first.abs().sum(1), weight)
         if whole is not None:
             yield residual_of(whole, problem)
+        budget, pair = self.context.budget, self.context.pair
+        if budget is not None:
+            budget.spent(pair, problem.n_samples, n_draws, reading, clock.seconds() - reading)
+
+    def _draws_in_time(
+        self, problem: PairProblem, path: SourcePath, rule: PathRule, reading: float, clock: _Clock
+    ) -> int:
+        """How many features to draw on each sample of a batch, as the time budget wants it."""
+        budget, pair, n = self.context.budget, self.context.pair, problem.n_samples
+        assert budget is not None
+        each = 0.0
+        if pair not in budget.costs:  # a trial
+            started = clock.seconds()
+            several = min(self.at_once(problem), _TRIED, problem.n_sources)
+            features = torch.arange(several, device=problem.z.device)[:, None, None].expand(
+                -1, n, 1
+            )
+            every = torch.ones_like(features, dtype=torch.bool)
+            packed_columns(path, problem.y, rule, Packing(features, every), several)
+            each = (clock.seconds() - started) / several / n
+        else:
+            budget.learn(pair, *self.context.sums.variance_parts())
+        return budget.draws(pair, n, problem.n_sources, reading / n, each)
+
+    def record(self) -> dict[str, Any]:
+        budget = self.context.budget
+        if budget is None:
+            return super().record()
+        drawn = round(budget.sources_per_sample(self.context.pair), 2)
+        return {**super().record(), "sources_per_sample": drawn}
 
     def state(self) -> dict[str, Any]:
         return {**super().state(), "sampler": self._sampler.state()}

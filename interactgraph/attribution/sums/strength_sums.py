@@ -294,6 +294,27 @@ class StrengthSums:
             mean = self._mean(strength, rows)
             yield rows, self.draws.moderated(variance(rows), mean, typical).sqrt_()
 
+    def variance_parts(self, strength: Strength) -> tuple[float, float, float]:
+        """Of the sum of X over samples, summed over all edges: variances, and the sum's square.
+
+        Returns:
+            The variance between samples, what draws add to it, and the squared sum.
+        """
+        name = strength.name
+        _, n_squared = self._counts(strength)
+        between = of_draws = size = 0.0
+        for rows in row_slices(self.shape):
+            first = self.first[name]
+            cross = first[rows] if strength.per_sample else self._cross(name, rows)
+            spread = self.draws.between_samples(
+                self._mean(strength, rows), self.second[name][rows], cross, n_squared,
+                per_sample=strength.per_sample,
+            )  # fmt: skip
+            between += float(spread.sum())
+            of_draws += float(self.draws.variance(strength, first, rows).sum())
+            size += float(self.draws.total(strength, first, rows).square().sum())
+        return between, of_draws, max(size, 1e-300)
+
     def _mean(self, strength: Strength, rows: slice) -> Tensor:
         """The mean of X over samples and positions; of what is no mean the total."""
         first = self.first[strength.name][rows]

@@ -1,0 +1,141 @@
+"""`time_budget`: what is drawn in the time there is, and when a run ends."""
+
+import time
+
+import networks
+import pytest
+import torch
+from torch import nn
+
+import interactgraph as itg
+from interactgraph import InteractGraphError
+from interactgraph.attribution import time_budget as module
+from interactgraph.attribution.time_budget import TimeBudget
+
+
+def net():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(6, 20), nn.GELU(), nn.LayerNorm(20), nn.Linear(20, 8), nn.Tanh(), nn.Linear(8, 12)
+    )
+    return model.double(), list(torch.randn(40, 6, dtype=torch.float64).split(8))
+
+
+def run(**options):
+    model, data = net()
+    return itg.interaction_graph(model, data, ["0", "5"], progress=False, **options)
+
+
+def test_all_of_all_where_there_is_time():
+    exact, found = run(engine="forward"), run(time_budget=600)
+    (plan,) = found.metadata["plans"]
+    assert plan["sources_per_sample"] == 20
+    torch.testing.assert_close(found.weights("0", "5"), exact.weights("0", "5"))
+    torch.testing.assert_close(
+        found.standard_error("0", "5"), exact.standard_error("0", "5"), rtol=0.03, atol=0
+    )
+    assert not found.notes
+
+
+class Clock:
+    """Seconds that pass when they are told to."""
+
+    def __init__(self, monkeypatch):
+        self.now = 0.0
+        monkeypatch.setattr(module.time, "perf_counter", lambda: self.now)
+
+
+def test_a_run_ends_in_time(monkeypatch):
+    """Two pairs, 10 batches of 8 samples, 1 s for a sample and 0.1 or 0.4 s for a draw."""
+    a, b = 1.0, {"p": 0.1, "q": 0.4}
+    for seconds in (100.0, 400.0, 2000.0):
+        clock = Clock(monkeypatch)
+        budget = TimeBudget(seconds, 0.0, pairs=["p", "q"], n_batches=10)
+        drawn = {"p": [], "q": []}
+        while budget.n_begun < 10 and budget.begins_batch():
+            budget.n_begun += 1
+            for pair in ("p", "q"):
+                clock.now += 8 * a
+                k = budget.draws(pair, 8, 100, a, 0 if drawn[pair] else b[pair])
+                clock.now += 8 * k * b[pair]
+                budget.spent(pair, 8, k, 8 * a, 8 * k * b[pair])
+                drawn[pair].append(k)
+            budget.n_read += 8
+        assert clock.now <= 1.1 * seconds
+        assert clock.now >= 0.8 * seconds
+        mean = {pair: sum(ks) / len(ks) for pair, ks in drawn.items()}
+        if seconds == 2000:
+            assert not budget.ended
+            # Equal variances: as one over the square root of the price.
+            assert mean["p"] / mean["q"] == pytest.approx(2, rel=0.25)
+        else:
+            # Fewer samples, with the draws that are best whatever the time.
+            assert budget.ended
+            assert drawn["p"][0] == int((100 * a / b["p"]) ** 0.5)
+
+
+def test_parts_of_the_variance_decide_how_many_are_drawn(monkeypatch):
+    Clock(monkeypatch)
+    budget = TimeBudget(1000.0, 0.0, pairs=["p"], n_batches=10**9)
+    budget.n_begun = 1
+    budget.draws("p", 1, 1000, 2.0, 0.5)
+    budget.spent("p", 1, 10, 2.0, 5.0)
+    assert budget.draws("p", 1, 1000, 2.0, 0) == int((1000 * 2.0 / 0.5) ** 0.5)
+    budget.learn("p", between=3.0, of_draws=6.0, size=1.0)  # D = 60, V = 3
+    assert budget.draws("p", 1, 1000, 2.0, 0) == int((60 / 3 * 2.0 / 0.5) ** 0.5)
+
+
+def test_a_real_run_ends_in_time_and_says_so():
+    model, _ = net()
+    data = list(torch.randn(4000, 6, dtype=torch.float64).split(8))
+    started = time.perf_counter()
+    graph = itg.interaction_graph(model, data, ["0", "5"], progress=False, time_budget=1.0)
+    assert time.perf_counter() - started < 30  # it ends at all; how near is the fake clock's test
+    assert graph.metadata["n_samples"] < 4000
+    assert any("time_budget=1 s ended the run" in note for note in graph.notes)
+    assert bool((graph.standard_error("0", "5") >= 0).all())
+
+
+def test_rows_where_they_cost_less():
+    """784 pixels, say, to a few classes: exact on what is read, and the run ends in time."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 60), nn.LayerNorm(60), nn.Tanh(), nn.Linear(60, 2))
+    data = list(torch.randn(8000, 4).split(8))
+    graph = itg.interaction_graph(model, data, ["0", "3"], progress=False, time_budget=0.5)
+    assert graph.metadata["plans"][0]["engine"] == "reverse"
+    assert graph.metadata["n_samples"] < 8000
+    assert any("ended the run" in note for note in graph.notes)
+
+
+def test_closed_forms_stay_exact():
+    case, layers = networks.make("mlp"), ["input", "1", "3"]
+    options = {"progress": False}
+    exact = itg.interaction_graph(case.model, case.batches, layers, **options)
+    found = itg.interaction_graph(case.model, case.batches, layers, time_budget=60, **options)
+    assert {plan["engine"] for plan in found.metadata["plans"]} >= {"closed_form"}
+    for pair in exact.pairs:
+        torch.testing.assert_close(found.weights(*pair), exact.weights(*pair))
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"sources": 2}, "leave one of the two out"),
+        ({"engine": "reverse"}, "in forward mode"),
+        ({"strengths": ("max",)}, "not 'max'"),
+        ({"method": "ablation"}, "time_budget and tolerance do not apply"),
+        ({"method": "baseline_gradient", "time_budget": -1}, "time_budget=-1"),
+    ],
+)
+def test_options(options, match):
+    with pytest.raises(InteractGraphError, match=match):
+        run(**{"time_budget": 5, **options})
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("90", 90), ("45s", 45), ("10min", 600), ("1.5h", 5400), ("2 m", 120)]
+)
+def test_times_on_the_command_line(text, value):
+    from interactgraph.cli.options import seconds
+
+    assert seconds(text) == value
