@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = ["add", "execute", "write_folder"]
 
+_MOST_EDGES = 200_000  # that are written without being asked for
+_SHOWN = 10  # edges into each feature, where there are more
+
 
 def add(commands: Any) -> argparse.ArgumentParser:
     """Adds the command's parser."""
@@ -33,7 +36,8 @@ def add(commands: Any) -> argparse.ArgumentParser:
         "graph.safetensors, modules.json, graph.gexf, node and edge tables, a picture.",
         epilog="example:\n  interactgraph run model.py:net data.py:loader --layers input 0 2 4 "
         "--top-k-per-target 20 -o results\n\nModules are found on the whole graph; pruning applies "
-        "to graph.gexf and the tables.",
+        f"to graph.gexf and the tables (unasked, of more than {_MOST_EDGES} edges the {_SHOWN} "
+        "strongest into each feature).",
     )
     add_build_flags(command)
     add_module_flags(command)
@@ -58,7 +62,15 @@ def execute(options: argparse.Namespace) -> None:
     print(describe_graph(graph))
     partition = find(graph, options)
     print(describe(partition, graph))
-    for path in write_folder(folder, graph, pruned(graph, options), partition, options.strength):
+    shown = pruned(graph, options)
+    n_edges = sum(int((shown.weights(*pair) != 0).sum()) for pair in shown.pairs)
+    if shown is graph and n_edges > _MOST_EDGES:
+        shown = graph.prune(top_k_per_target=_SHOWN, strength=options.strength)
+        print(
+            f"the graph has {n_edges} edges; graph.gexf and the tables show the {_SHOWN} strongest "
+            "into each feature (--top-k-per-target, --top-k or --threshold choose others)"
+        )
+    for path in write_folder(folder, graph, shown, partition, options.strength):
         print(f"wrote {path}")
 
 
