@@ -142,7 +142,8 @@ def interaction_graph(
         labels: {layer: one label for each feature}.
         forward: `forward(model, batch)` calls the model on a batch.
         device: where to compute; a model elsewhere is copied there.
-        dtype: what to compute in; a model in another dtype is copied.
+        dtype: what to compute in; a model in another dtype is copied. None: the model's, and
+            single precision for a model in half precision.
         memory_budget: bytes of working memory, the sums of all pairs included, besides the model,
             its activations and the graph; default: half of what is free, at most 2 GiB on a CPU.
         checkpoint: a folder; the run saves there how far it is, and the same call goes on from
@@ -191,6 +192,8 @@ def interaction_graph(
         tqdm.write("\n".join(names.told), file=sys.stderr)
     world = join_world(device)
     _check_order(options, batches, world, recipe)
+    if dtype is None and any(parameter.element_size() == 2 for parameter in model.parameters()):
+        dtype = torch.float32  # tangents of half precision would lose what is measured
     runner = Runner.on(model, forward, world.device(device), dtype)
     with prepared(runner.model), torch.no_grad():
         saves, saved = _checkpoint(options, recipe, world)

@@ -50,6 +50,9 @@ def describe_graph(graph: InteractionGraph) -> str:
         text = f"{source} -> {target}:"
         if number < len(plans):
             text += f" {plans[number]['engine']} ({plans[number]['method']})"
+            if "sources_per_sample" in plans[number]:
+                drawn, n = plans[number]["sources_per_sample"], graph.n_features[source]
+                text += f", {drawn:g} of {n} source features a sample"
         if (source, target) in graph.completeness:
             text += f", completeness residual {graph.completeness[source, target]:.1e}"
         lines.append(text + f", {typical_error(graph, source, target)}")

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from html import escape
 from numbers import Real
 from types import MappingProxyType
 from typing import Any
@@ -154,6 +155,19 @@ class Partition:
         if self.significant:
             return f"{text}\n{test}"
         return f"no modular structure found ({test})\nbest partition anyway: {text}"
+
+    def _repr_html_(self) -> str:
+        """A table for notebooks: the modules and how many features of each layer they hold."""
+        layers = list(self.membership)
+        head = "".join(f"<th>{escape(name)}</th>" for name in ("module", "features", *layers))
+        rows = []
+        for number in range(self.n_modules):
+            counts = [int((self.membership[layer] == number).sum()) for layer in layers]
+            cells = "".join(f"<td>{cell}</td>" for cell in (number, sum(counts), *counts))
+            rows.append(f"<tr>{cells}</tr>")
+        text = escape(self.summary()).replace("\n", "<br>")
+        table = f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
+        return f"<p>{text}</p><table>{table}</table>"
 
     def __repr__(self) -> str:
         return (

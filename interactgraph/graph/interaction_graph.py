@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from html import escape
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -126,6 +127,27 @@ class InteractionGraph:
                             f"{strength} of {source} -> {target} has shape {tuple(matrix.shape)}, "
                             f"expected [target features, source features] = {list(shape)}"
                         )
+
+    def _repr_html_(self) -> str:
+        """A table for notebooks: pairs with their error figures, and the notes."""
+        rows = []
+        for source, target in self.pairs:
+            weight = self.weights(source, target)
+            residual = self.completeness.get((source, target))
+            largest = float(weight.abs().max()) if weight.numel() else 0.0
+            cells = (
+                f"{source} → {target}", f"{self.n_features[source]} × {self.n_features[target]}",
+                f"{int((weight != 0).sum())}", f"{largest:.3g}",
+                "" if residual is None else f"{residual:.1e}",
+            )  # fmt: skip
+            rows.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>")
+        head = ("pair", "features", "edges", f"largest {self.strengths[0]}", "residual")
+        notes = "".join(f"<li>{escape(note)}</li>" for note in self.notes)
+        return (
+            "<table><thead><tr>" + "".join(f"<th>{escape(name)}</th>" for name in head)
+            + f"</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+            + (f"<ul>{notes}</ul>" if notes else "")
+        )  # fmt: skip
 
     def __repr__(self) -> str:
         sizes = " -> ".join(f"{layer} ({self.n_features[layer]})" for layer in self.layers)

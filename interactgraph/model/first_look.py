@@ -50,10 +50,10 @@ def look_first(runner: Runner, data: Batches, sites: Sequence[Site]) -> FirstLoo
     with torch.no_grad(), contextlib.suppress(Exception):  # a probe says better what is wrong
         if cut is not None:
             with contextlib.suppress(Exception):  # such as a model that wants its own batch size
-                n = cut.n_samples(batch) or 0
+                watching, n = runner.watching(_copied(few)), cut.n_samples(batch) or 0
                 if 1 < n <= _FEW:
-                    runner.activations(_copied(cut.take(batch, 0, n // 2)), sites)
-                return FirstLook(runner.watching(_copied(few)), few, cut)
+                    watching.activations(_copied(cut.take(batch, 0, n // 2)), sites)
+                return FirstLook(watching, few, cut)
         runner = runner.watching(_copied(batch))
         if cut is None and (cut := _tried_cut(runner, batch, sites)).places:
             return FirstLook(runner, cut.take(batch, 0, _FEW), cut)

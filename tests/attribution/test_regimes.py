@@ -3,6 +3,8 @@
 The first batch is small and the second one large, so that what holds on the first one alone shows.
 """
 
+import copy
+
 import networks
 import numpy as np
 import pytest
@@ -229,3 +231,19 @@ def test_large_batches_are_cut_where_the_closed_form_fails():
     ]
     assert found[0].metadata["n_samples"] == found[1].metadata["n_samples"] == 400
     torch.testing.assert_close(found[0].weights("a", "c"), found[1].weights("a", "c"))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_models_in_half_precision_are_computed_in_single(dtype):
+    """As good as the same weights in single precision; asked for, half precision itself."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.GELU(), nn.Linear(8, 3)).to(dtype)
+    x = torch.randn(20, 4).to(dtype)
+    found = itg.interaction_graph(model, [x], ["0", "3"], progress=False)
+    same = copy.deepcopy(model).float()
+    expected = itg.interaction_graph(same, [x.float()], ["0", "3"], progress=False)
+    assert torch.equal(found.weights("0", "3"), expected.weights("0", "3"))
+    assert found.metadata["dtype"] == "float32"
+    assert next(model.parameters()).dtype == dtype
+    asked = itg.interaction_graph(model, [x], ["0", "3"], dtype=dtype, progress=False)
+    assert asked.metadata["dtype"] == str(dtype).removeprefix("torch.")

@@ -165,3 +165,20 @@ def test_pickled_and_copied():
         part = other.groups["1"].standard_error("input", "1")
         assert torch.equal(part, graph.groups["1"].standard_error("input", "1"))
         assert len(other.folds) == 2
+
+
+def test_notebooks_show_a_table_with_labels_as_text():
+    hostile = "<script>alert(1)</script>"
+    graph = itg.InteractionGraph(
+        ("a", hostile), [("a", hostile)], {"a": ["x"], hostile: ["y", "z"]},
+        {("a", hostile): {"rms": torch.tensor([[0.5], [0.0]])}}, metadata={"notes": [hostile]},
+    )  # fmt: skip
+    html = graph._repr_html_()
+    assert "<script>" not in html
+    assert html.count("&lt;script&gt;") == 2
+    assert "<td>0.5</td>" in html
+    partition = itg.find_modules(graph, significance=False, n_runs=1)
+    html = partition._repr_html_()
+    assert "<script>" not in html
+    assert "&lt;script&gt;" in html
+    assert html.count("<tr>") == 1 + partition.n_modules
