@@ -114,10 +114,11 @@ def interaction_graph(
             of single edges; nodes are placed on every batch where the path bends until the error is
             below it, and a note says where it is not. None: exactly `n_steps` Gauss-Legendre nodes.
         engine: "closed_form", "forward", "reverse", or "auto": the cheapest.
-        sources: source features drawn for each sample; the means are unbiased estimates then, with
-            the steps of the features as control variates (`max` a lower bound; a mean of squares
-            or sizes that is estimated below zero counts as zero), and the standard errors include
-            the sampling. None: exact. A closed form that costs less than the draws is used instead.
+        sources: source features drawn for each sample, without repeats; means are completed by the
+            steps of all features on all samples, which are known (ratio and regression estimates,
+            whose bias is below their error; `max` is a lower bound), and the standard errors
+            include the sampling. None: exact. A closed form that costs less than the draws is used
+            instead.
         sampling: "importance" (by how much a feature moves on the sample and a running estimate of
             its worth, mixed with uniform), "uniform", or "signs": `sources` Rademacher probes
             (Hutchinson 1990) over target positions, for strengths=("rms",) in reverse mode.

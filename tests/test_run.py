@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import interactgraph as itg
+from interactgraph.attribution import loop
 
 
 def test_recipe_holds_everything():
@@ -235,3 +236,15 @@ def test_an_axis_of_features_that_nothing_confirms_is_noted():
     own = {"input": itg.features.Neurons(2), "output": itg.features.Neurons(2)}
     graph = itg.interaction_graph(Own(), [x], ["input", "output"], features=own, progress=False)
     assert not graph.metadata["notes"]
+
+
+def test_a_long_exact_run_says_so_and_what_else_there_is(monkeypatch, capsys):
+    monkeypatch.setattr(loop, "_LISTEN", 0.0)
+    monkeypatch.setattr(loop, "_LONG", 0.0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 3))
+    data = list(torch.randn(12, 4).split(4))
+    itg.interaction_graph(model, data, ["0", "2"])
+    assert capsys.readouterr().err.count("time_budget=") == 1
+    itg.interaction_graph(model, data, ["0", "2"], engine="forward", sources=2)
+    itg.interaction_graph(model, data, ["0", "2"], progress=False)
+    assert "time_budget=" not in capsys.readouterr().err

@@ -50,7 +50,7 @@ class Draws:
 
     Attributes:
         sums: strength -> X_b, `[n, i]`.
-        weights: that make the rows an unbiased estimate of all source features, `[n]`.
+        weights: one over the probability of each row, `[n]`.
         features: source features, int64 `[n]`.
         samples: numbers of the samples in the batch, int64 `[n]`.
     """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +30,8 @@ from .time_budget import TimeBudget
 
 __all__ = ["BatchLoop", "check_means", "first_derivatives"]
 
+_LISTEN = 3.0  # seconds after which it is known what a run will take
+_LONG = 60.0  # seconds of an exact run, above which it is said
 _MOST_PASSES = 64  # over the data, to reach target_error
 _TELLING_PASSES = 16  # after which the error that draws do not explain is known well enough
 _FEW = 4  # samples that are looked at again
@@ -67,6 +71,8 @@ class BatchLoop:
     stopped_early: bool = False
     budget: TimeBudget | None = None
     derivatives: Mapping[str, Tensor | None] = field(default_factory=dict)
+    _started: float = field(default_factory=time.monotonic)
+    _foretold: bool = False
     _padded: bool = False  # whether a batch holds padding that its attention mask tells
     _in_pass: int = 0  # batches of this pass so far
     _offset: int = 0  # samples of this pass so far, in all processes
@@ -243,8 +249,23 @@ class BatchLoop:
         """What tells the bar of passes; within a time budget, of seconds."""
         budget = self.budget
         if budget is None:
-            return bar.update
+            return lambda passes: self._told(bar, passes)
         return lambda passes: bar.update(min(budget.elapsed, budget.seconds) - bar.n)
+
+    def _told(self, bar: tqdm, passes: float) -> None:
+        """Brings the bar forward; says once what a long exact run takes, and what else to do."""
+        bar.update(passes)
+        elapsed = time.monotonic() - self._started
+        if self._foretold or elapsed < _LISTEN or not bar.n or bar.disable:
+            return
+        self._foretold = True
+        drawn = any(run.is_drawn for run in self.runs.values())
+        if bar.total and not drawn and (seconds := elapsed * bar.total / bar.n) > _LONG:
+            bar.write(
+                f"all source features on all samples take about {seconds / 60:.0f} min; "
+                "time_budget= (--time-budget 2min) draws some of them instead, with errors",
+                file=sys.stderr,
+            )
 
     def _passes(self) -> float:
         return sum(run.plan.cost for run in self.runs.values())

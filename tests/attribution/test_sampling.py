@@ -1,4 +1,4 @@
-"""Drawn source features: unbiased, with the right standard errors; path nodes by tolerance."""
+"""Drawn source features: little bias, the right standard errors; path nodes by tolerance."""
 
 import networks
 import numpy as np

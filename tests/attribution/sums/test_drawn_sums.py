@@ -156,7 +156,7 @@ def test_what_follows_the_steps_needs_no_draws():
     drawn = itg.interaction_graph(model, data, ["0", "1"], sources=1, **options)
     for name in NAMES[:3]:
         w, found = (graph.weights("0", "1", name).double() for graph in (exact, drawn))
-        # One of 12 features is drawn: without the control variate, 7 % (rms) and more are missed.
+        # One of 12 features is drawn: without the known steps, 7 % (rms) and more are missed.
         assert float((found - w).norm() / w.norm()) < (0.1 if name == "mean" else 0.04)
 
 
