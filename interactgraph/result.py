@@ -84,6 +84,7 @@ def graph_of(loop: BatchLoop, recipe: Mapping[str, Any]) -> InteractionGraph:
         completeness={pair: run.sums.completeness.relative for pair, run in runs.items()},
         features={layer: feature_map.to("cpu") for layer, feature_map in maps.items()},
         metadata=metadata,
+        examples=loop.examples.labelled(getattr(layers.data.source, "label", None)),
     )
     return _with_parts(graph, runs, dtype)
 
@@ -121,7 +122,7 @@ def _with_parts(
         notes = [*graph.metadata["notes"], *_unknown(runs, lambda key: key[place] == value)]
         metadata = {**graph.metadata, what: value, "n_samples": n_samples, "notes": notes}
         return graph.replace(
-            blocks=blocks, standard_errors=errors, completeness={}, metadata=metadata
+            blocks=blocks, standard_errors=errors, completeness={}, metadata=metadata, examples={}
         )
 
     keys = next(iter(runs.values())).sums.tables

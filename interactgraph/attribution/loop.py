@@ -27,6 +27,7 @@ from .options import Options, Pair
 from .pair_run import PairRun
 from .precision import Precision
 from .time_budget import TimeBudget
+from .top_activations import TopActivations
 
 __all__ = ["BatchLoop", "check_means", "first_derivatives"]
 
@@ -50,6 +51,7 @@ class BatchLoop:
         independent: whether samples are known not to influence each other.
         checkpoint: where the loop is saved; None: nowhere.
         ranges: of the values seen.
+        examples: the samples on which features are most active.
         n_passes: passes over the data that have ended.
         n_batches: batches so far, in all processes and passes.
         n_samples: samples of this pass so far, in this process.
@@ -65,6 +67,7 @@ class BatchLoop:
     independent: bool = True
     checkpoint: Checkpoint | None = None
     ranges: BaselineRange = field(default_factory=BaselineRange)
+    examples: TopActivations = field(default_factory=TopActivations)
     n_passes: int = 0
     n_batches: int = 0
     n_samples: int = 0
@@ -158,6 +161,8 @@ class BatchLoop:
             if not done and encoded.n_samples > 1 and self._looks_again:
                 self.independent = self._check(piece, encoded) or self.independent
             self.ranges.add(encoded)
+            if not self.n_passes:
+                self.examples.add(encoded, self._offset)
             self._padded = self._padded or _is_padded(piece)
             problems = self.layers.problems(encoded)
             if n_samples is None:  # then the piece is the batch
@@ -230,6 +235,7 @@ class BatchLoop:
         self.n_samples = sum(self.world.gather(self.n_samples))
         self._padded = any(self.world.gather(self._padded))
         self.ranges.gather(self.world, self.layers.device)
+        self.examples.gather(self.world)
 
     def mask_in_recipe(self, asked: Any) -> Any:
         """What the recipe says of the position mask: the one asked for, or that of the batches."""
@@ -298,6 +304,7 @@ class BatchLoop:
             "last": [self._last_batch, self._last_activations],
             "added": self._fingerprints,
             "ranges": self.ranges.state(),
+            "examples": self.examples.state(),
             "counts": [self.n_samples, self.n_batches, self.n_passes, self._in_pass, self._offset],
             "padded": self._padded,
             "runs": [run.state() for run in self.runs.values()],
@@ -330,6 +337,7 @@ class BatchLoop:
         self._last_batch, self._last_activations = state["last"]
         self._fingerprints = list(state["added"])
         self.ranges.restore(state["ranges"], self.layers.device)
+        self.examples.restore(state["examples"])
         (self.n_samples, self.n_batches, self.n_passes, self._in_pass, self._offset) = state[
             "counts"
         ]

@@ -2,6 +2,7 @@
 
 from .counterparts import Counterparts, counterparts
 from .dictionary import Dictionary
+from .examples import Example, Examples
 from .feature_map import FeatureMap, FittingData, from_state
 from .heads import Heads
 from .linear import Linear
@@ -17,6 +18,8 @@ __all__ = [
     "PCA",
     "Counterparts",
     "Dictionary",
+    "Example",
+    "Examples",
     "FeatureMap",
     "FittingData",
     "Heads",

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InteractGraphError
-from ..features import FeatureMap
+from ..features import Examples, FeatureMap
 
 if TYPE_CHECKING:
     import igraph
@@ -65,6 +65,7 @@ class InteractionGraph:
         metadata: the recipe: everything needed to run it again.
         groups: name -> the graph of a group of samples, over the same features.
         folds: graphs over disjoint parts of the samples, over the same features.
+        examples: layer -> the samples on which its features are most active.
     """
 
     layers: tuple[str, ...]
@@ -77,6 +78,7 @@ class InteractionGraph:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     groups: Mapping[str, InteractionGraph] = field(default_factory=dict)
     folds: Sequence[InteractionGraph] = ()
+    examples: Mapping[str, Examples] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", tuple(self.layers))
@@ -87,7 +89,7 @@ class InteractionGraph:
             names = ", ".join(f"{a!r} -> {b!r}" for a, b in self.pairs)
             raise InteractGraphError(f"pairs repeat: {names}")
         object.__setattr__(self, "folds", tuple(self.folds))
-        for name in ("labels", "completeness", "features", "metadata", "groups"):
+        for name in ("labels", "completeness", "features", "metadata", "groups", "examples"):
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
         object.__setattr__(
             self, "labels", MappingProxyType({k: tuple(v) for k, v in self.labels.items()})
@@ -167,6 +169,47 @@ class InteractionGraph:
     def notes(self) -> tuple[str, ...]:
         """What makes the graph doubtful, and what would help, see `interactgraph.notes`."""
         return tuple(self.metadata.get("notes", ()))
+
+    def describe(self, layer: str, feature: int, *, n_edges: int = 5) -> str:
+        """What is known of a feature: its strongest edges, and where it is most active.
+
+        Args:
+            layer: its layer.
+            feature: its number.
+            n_edges: edges in and out that are listed.
+
+        Raises:
+            InteractGraphError: there is no such layer or feature.
+        """
+        number = self.n_features.get(layer, 0)
+        if not 0 <= feature < number:
+            raise InteractGraphError(
+                f"layer {layer!r} has no feature {feature}; "
+                + (f"it has {number}" if number else f"layers are {', '.join(self.layers)}")
+            )
+        lines = [self.labels[layer][feature]]
+        for source, target in self.pairs:
+            weight = self.weights(source, target)
+            for end, other, values in (
+                (target, source, weight[feature] if target == layer else None),
+                (source, target, weight[:, feature] if source == layer else None),
+            ):
+                if end != layer or values is None:
+                    continue
+                way = "from" if end == target else "to"
+                top = values.abs().topk(min(n_edges, len(values))).indices
+                lines += [
+                    f"  {way} {self.labels[other][j]}: {float(values[j]):.4g}"
+                    for j in top.tolist()
+                    if values[j] != 0
+                ]
+        if layer in self.examples:
+            lines += [
+                f"  {each.value:.4g} on sample {each.sample}, position {each.position}"
+                + (f": {each.text}" if each.text else "")
+                for each in self.examples[layer].of(feature)
+            ]
+        return "\n".join(lines)
 
     # --- sizes and names -------------------------------------------------------------------------
 

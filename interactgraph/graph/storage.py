@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import FileError, InteractGraphError, MissingFileError
-from ..features import from_state
+from ..features import Examples, from_state
 from ..files import replacing
 from .interaction_graph import InteractionGraph, Pair
 
@@ -40,6 +40,10 @@ def save(graph: InteractionGraph, path: str | os.PathLike[str]) -> None:
         # Keyed by number, because a layer's name may hold slashes or what UTF-8 cannot.
         for name, tensor in parts.items():
             tensors[f"features/{index}/{name}"] = tensor.detach().cpu()
+    texts = {}
+    for index, (layer, examples) in enumerate(graph.examples.items()):
+        texts[layer], parts = examples.state()
+        tensors.update({f"examples/{index}/{name}": part for name, part in parts.items()})
     header = {
         "format": _FORMAT,
         "layers": graph.layers,
@@ -52,6 +56,7 @@ def save(graph: InteractionGraph, path: str | os.PathLike[str]) -> None:
         "metadata": dict(graph.metadata),
         "groups": groups,
         "folds": [_difference(fold, graph) for fold in graph.folds],
+        "examples": texts,
     }
     try:
         text = json.dumps(header)
@@ -154,9 +159,7 @@ def _read(header: dict[str, Any], tensors: dict[str, Tensor]) -> InteractionGrap
     labels = header["labels"]
     features = {}
     for index, (layer, config) in enumerate(header["features"].items()):
-        prefix = f"features/{index}/"
-        parts = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
-        features[layer] = from_state(config, parts)
+        features[layer] = from_state(config, _below(tensors, f"features/{index}/"))
 
     def blocks(prefix: str) -> tuple[_Blocks, _Blocks]:
         blocks: _Blocks = {}
@@ -187,6 +190,10 @@ def _read(header: dict[str, Any], tensors: dict[str, Tensor]) -> InteractionGrap
         },
         features=features,
         metadata=header["metadata"],
+        examples={
+            layer: Examples.from_state(texts, _below(tensors, f"examples/{index}/"))
+            for index, (layer, texts) in enumerate(header.get("examples", {}).items())
+        },
     )
 
     def part(prefix: str, metadata: dict[str, Any]) -> InteractionGraph:
@@ -196,6 +203,7 @@ def _read(header: dict[str, Any], tensors: dict[str, Tensor]) -> InteractionGrap
             standard_errors=errors,
             completeness={},
             metadata={**graph.metadata, **metadata},
+            examples={},
         )
 
     groups = header.get("groups", {})
@@ -209,6 +217,10 @@ def _read(header: dict[str, Any], tensors: dict[str, Tensor]) -> InteractionGrap
             for index, metadata in enumerate(header.get("folds", []))
         ),
     )
+
+
+def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
 
 
 def _get(tensors: dict[str, Tensor], key: str, shape: tuple[int, int]) -> Tensor:

@@ -357,10 +357,10 @@ class DrawnSums:
         Few draws of a feature miss the samples on which it does most, and their spread is too
         small for the same reason. Student's t, relative to a normal distribution. Its degrees of
         freedom are those of a variance from m draws with a kurtosis of 5, m / 2 (2 m over the
-        kurtosis less 1), 1 at least; m is the effective number of draws, and what the typical error
-        counts for. Where part of what a feature does is drawn with certainty, so much less.
+        kurtosis less 1); m is the effective number of draws, one more for the typical error. Where
+        part of what a feature does is drawn with certainty, so much less.
         """
-        degrees = ((self.effective(name) + _PRIOR) / 2).clamp(min=1).cpu().numpy()
+        degrees = ((self.effective(name) + 1) / 2).clamp(min=1).cpu().numpy()
         factors = torch.from_numpy(student.ppf(0.975, degrees) / student.ppf(0.975, math.inf))
         sure = _ratio(self._vector((name, "sure")), self._vector((name, "costs"))).cpu()
         return 1 + (1 - sure).clamp(0, 1) * (factors - 1)
