@@ -16,6 +16,9 @@ from .text import TextBatches
 
 __all__ = ["Pretrained", "from_pretrained"]
 
+_LONGEST = 512  # tokens of a text that are read without being asked for
+_SHIFTED = ("camembert", "longformer", "mpnet", "roberta", "xlm-roberta")
+
 
 @dataclass(frozen=True, eq=False)
 class Pretrained:
@@ -44,8 +47,8 @@ class Pretrained:
         Args:
             texts: one for each sample.
             batch_size: texts in a batch.
-            max_length: tokens of a text that are read; None: as many as the tokenizer says, but
-                no more than 512.
+            max_length: tokens of a text that are read; None: as many as model and tokenizer take,
+                but no more than 512.
             seed: of the order of the batches.
 
         Raises:
@@ -56,10 +59,26 @@ class Pretrained:
                 f"{type(self.model).__name__} comes without a tokenizer, so it reads no texts; "
                 "give batches as the model takes them"
             )
+        most = self._n_positions
+        if max_length is None and most is not None:
+            told = getattr(self.tokenizer, "model_max_length", most)
+            max_length = min(most, told, _LONGEST)
         return TextBatches(
             texts, self.tokenizer, batch_size, max_length, seed,
             self._with_decoder if self._has_decoder else None,
         )  # fmt: skip
+
+    @property
+    def _n_positions(self) -> int | None:
+        """How many positions the model has, where its configuration says so."""
+        config = getattr(self.model, "config", None)
+        for key in ("max_position_embeddings", "n_positions"):
+            number = getattr(config, key, None)
+            if isinstance(number, int) and number > 0:
+                # Those like RoBERTa number positions from behind the padding.
+                shifted = getattr(config, "model_type", "") in _SHIFTED
+                return number - 2 if shifted else number
+        return None
 
     @property
     def _has_decoder(self) -> bool:

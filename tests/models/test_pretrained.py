@@ -48,6 +48,20 @@ def test_a_folder_and_its_texts(folder):
         torch.testing.assert_close(graph.weights(*pair), same.weights(*pair), rtol=2e-3, atol=1e-5)
 
 
+def test_texts_are_cut_where_the_model_ends(tmp_path):
+    torch.manual_seed(0)
+    config = transformers.BertConfig(**SIZES, max_position_embeddings=16)
+    transformers.BertModel(config).save_pretrained(tmp_path / "short")
+    reader = tokenizer()
+    reader.model_max_length = int(1e30)
+    reader.save_pretrained(tmp_path / "short")
+    lm = itg.models.from_pretrained(tmp_path / "short")
+    (batch,) = lm.batches(["the cat", "dog " * 30])
+    assert batch["input_ids"].shape[1] == 16
+    itg.interaction_graph(lm.model, lm.batches(["dog " * 30]), "residual", progress=False,
+                          time_budget=1)  # fmt: skip
+
+
 def test_on_the_command_line(folder, tmp_path, capsys):
     lines, out = tmp_path / "lines.txt", tmp_path / "graph.safetensors"
     status = main([

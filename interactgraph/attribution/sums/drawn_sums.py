@@ -220,7 +220,8 @@ class DrawnSums:
     def variance(self, strength: Strength, first: Tensor, rows: slice) -> Tensor:
         """What the draws add to the variance of `total`, `[rows, j]`: that of the residuals."""
         betas = self._betas(strength, first, rows)
-        return self._residual(strength.name, betas, rows) * self._small_sample
+        number = self._count("number").clamp(min=2)
+        return self._residual(strength.name, betas, rows) * (number / (number - 1))
 
     def _betas(self, strength: Strength, first: Tensor, rows: slice) -> list[Tensor]:
         """The factors of z, `[rows, j]` each."""
@@ -289,12 +290,9 @@ class DrawnSums:
         spread = second.addcmul(mean, cross, value=-2).addcmul_(mean.square(), drawn).clamp_(min=0)
         spread *= _ratio(self._count("samples"), self._count("drawn_samples"))
         at_rest = (n_squared - self._count(what)).clamp(min=0)  # samples where it does not move
-        return (spread * self._small_sample).addcmul_(mean.square(), at_rest)
-
-    @property
-    def _small_sample(self) -> Tensor:
         number = self._count("number").clamp(min=2)
-        return number / (number - 1)
+        few = 1 + self._chance / (number - 1)  # where all are drawn, samples are not few for that
+        return (spread * few).addcmul_(mean.square(), at_rest)
 
     def moderated(self, variance: Tensor, mean: Tensor, typical: float | None) -> Tensor:
         """The variance of the mean, drawn towards the typical one where there are few draws.
@@ -311,7 +309,8 @@ class DrawnSums:
         prior = _PRIOR * self._chance
         expected = (1.0 if typical is None else typical) * mean.square() / number
         own = (number - 1).clamp(min=0)
-        return (prior * expected + own * variance) / (prior + own).clamp(min=1e-300)
+        shared = (prior * expected + own * variance) / (prior + own).clamp(min=1e-300)
+        return torch.where(self._chance > 0, shared, variance)
 
     def typical(self, blocks: Iterable[tuple[Tensor, Tensor]]) -> float | None:
         """Squared relative error of one draw, over edges of features that were drawn often enough.
@@ -368,10 +367,12 @@ class DrawnSums:
     def least_of_share(self, name: str) -> Tensor:
         """The least error of a share of samples, `[j]`: no draw out of m was one of them.
 
-        Then it is below 3 / m in 95 % of cases (the rule of three); zero for what never moves.
+        Then it is below 3 / m in 95 % of cases (the rule of three), of those on which the feature
+        moves, and as far as draws were left to chance; zero for what never moves.
         """
         least = (1.5 / self.effective(name)).clamp(max=0.5)
-        return torch.where(self._count("lengths") > 0, least, 0.0)
+        moving = self._count("samples") / max(self.n_samples, 1)  # of all samples
+        return torch.where(self._count("lengths") > 0, least * moving * self._chance, 0.0)
 
     def _count(self, name: str) -> Tensor:
         found = self.counts.get(name)

@@ -137,6 +137,25 @@ def test_what_is_drawn_with_certainty_has_the_error_of_the_samples():
         torch.testing.assert_close(found, error, rtol=0.02, atol=0)
 
 
+def test_certain_draws_have_the_errors_of_the_exact_run():
+    """Sparse codes: every feature that moves is drawn; one of them moves once."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Identity(), torch.nn.Linear(32, 6), torch.nn.GELU())
+    x = torch.zeros(64, 32, dtype=torch.float64)
+    x[0, 0] = 1
+    for row in x:
+        row[torch.randperm(31)[:4] + 1] = torch.rand(4).double()
+    names = ("rms", "mean_abs", "mean", "exceedance")
+    options = {"strengths": names, "progress": False, "engine": "forward"}
+    exact = itg.interaction_graph(model.double(), [x], ["0", "2"], **options)
+    drawn = itg.interaction_graph(model, [x], ["0", "2"], sources=8, **options)
+    assert drawn.metadata["plans"][0]["method"] == "sampled_columns"
+    for name in names:
+        for table in ("weights", "standard_error"):
+            one, other = (getattr(g, table)("0", "2", name) for g in (exact, drawn))
+            torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-9)
+
+
 def test_largest_is_that_of_the_draws():
     table = summed(uneven=False, groups=None).total()
     expected = torch.zeros(TARGETS, SOURCES, dtype=torch.float64)
