@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import warnings
@@ -13,11 +14,12 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .attribution.loop import BatchLoop, check_means, first_derivatives
+from .attribution.loop import BatchLoop
 from .attribution.memory import default_budget, keep_heap
 from .attribution.options import Options, Pair
 from .attribution.pair_run import PairRun
 from .attribution.planner import check_method
+from .attribution.same_run import SameRun, check_means, first_derivatives
 from .attribution.time_budget import TimeBudget
 from .checkpoint import Checkpoint, fingerprint
 from .distributed import World, join_world
@@ -186,7 +188,7 @@ def interaction_graph(
         checkpoint_seconds=checkpoint_seconds, progress=progress,
     )  # fmt: skip
     check_method(options)
-    time = None if time_budget is None else TimeBudget(options.time_budget or 0.0, started)
+    time = TimeBudget(options.time_budget or math.inf, started)
     maps = {layer: each.of_model(model, layer) for layer, each in options.feature_maps().items()}
     baselines, recipe = options.baselines(), _recipe(options, model)
     if names.told and progress:
@@ -209,16 +211,13 @@ def interaction_graph(
             check_means(prepared_layers.baselines, saved["baselines"])
             prepared_layers = prepared_layers.with_baselines(saved["baselines"])
             budget = saved["budget"]
-        if time is not None:
-            time.n_batches = -(-batches.count() // world.size)
         encoded = prepared_layers.encode(prepared_layers.sample)
-        runs = PairRun.planned(
-            prepared_layers.problems(encoded), options, budget,
-            options.seed + _STRIDE * world.rank, time,
-        )  # fmt: skip
+        problems = prepared_layers.problems(encoded)
+        seed = options.seed + _STRIDE * world.rank
+        runs = PairRun.planned(problems, options, budget, seed, time)
         loop = BatchLoop(options, prepared_layers, runs, world, independent, saves, budget=time)
         if saves is not None:
-            loop.derivatives = first_derivatives(prepared_layers.problems(encoded))
+            loop.same = SameRun(options, prepared_layers, first_derivatives(problems))
         loop.ranges.add(encoded)
         if saved is not None:
             loop.restore(saved)

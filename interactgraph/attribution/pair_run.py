@@ -48,7 +48,7 @@ class PairRun:
         options: Options,
         budget: int,
         seed: int,
-        time_budget: TimeBudget | None = None,
+        time_budget: TimeBudget,
     ) -> dict[Pair, PairRun]:
         """Decides how to compute every pair.
 
@@ -57,7 +57,7 @@ class PairRun:
             options: of the run.
             budget: bytes of working memory, for all pairs together.
             seed: of the first pair's random draws; the others count on from there.
-            time_budget: of the run; None: there is none.
+            time_budget: of the run.
 
         Raises:
             InteractGraphError: no method can do what is asked for, or the memory does not suffice.
@@ -86,7 +86,7 @@ class PairRun:
             plan = choose(context, problem)
             most = plan.methods[0].max_samples(problem)
             runs[context.pair] = PairRun(context.pair, context, plan, context.sums, most)
-            if time_budget is not None and plan.methods[0].is_drawn:
+            if time_budget.is_set and plan.methods[0].is_drawn:
                 time_budget.pairs.append(context.pair)
         return runs
 

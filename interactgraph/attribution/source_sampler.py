@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from ..layers import PairProblem
+from .contributions import Draws
 from .packing import Packing
 
 __all__ = ["SourceSampler"]
@@ -140,20 +141,20 @@ class SourceSampler:
         uniform = torch.full_like(q, 1 / self.n_features)
         return torch.where(total > 0, q / total.clamp(min=1e-300), uniform)
 
-    def learn(self, problem: PairProblem, features: Tensor, worth: Tensor, weights: Tensor) -> None:
-        """Takes in what one draw of each sample gave.
+    def learn(self, problem: PairProblem, draws: Draws, worth: Tensor) -> None:
+        """Takes in what some draws gave.
 
         Args:
             problem: the pair on the batch.
-            features: the features, `[b]`.
-            worth: their contributions, `[b]`.
-            weights: their weights, `[b]`.
+            draws: of its samples.
+            worth: what each contributed, `[n]`.
         """
         if self.sampling != "importance":
             return
-        steps = self._steps(problem).gather(1, features[:, None])[:, 0]
-        self.worth.index_add_(0, features.cpu(), (worth.double() * weights).cpu())
-        self.size.index_add_(0, features.cpu(), (steps * weights).cpu())
+        steps = self._steps(problem)[draws.samples, draws.features]
+        features = draws.features.cpu()
+        self.worth.index_add_(0, features, (worth.double() * draws.weights).cpu())
+        self.size.index_add_(0, features, (steps * draws.weights).cpu())
 
 
 def _inclusion(p: Tensor, k: int) -> Tensor:

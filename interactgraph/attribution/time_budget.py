@@ -19,19 +19,22 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
+from typing import Any
 
 from .options import Pair
 
 __all__ = ["TimeBudget"]
 
 _SPARE = 0.04  # share of the time that is kept for the end
+_PIECE = 64  # samples at a time, where there is an end
 
 
 @dataclass(eq=False)
 class _Costs:
     """Seconds that a pair takes, over all samples so far."""
 
+    n_pieces: int = 0
     n_samples: int = 0
     n_draws: int = 0
     reading: float = 0.0
@@ -53,30 +56,38 @@ class TimeBudget:
     """What is left of the time, and what it is spent on.
 
     Attributes:
-        seconds: that the run may take.
+        seconds: that the run may take; infinite: any.
         started: when it began, of `time.perf_counter`.
         pairs: that draws are made for, in order.
-        n_batches: of the data, as far as this process reads them.
         costs: pair -> its costs.
         ratio: pair -> D / V, where it was measured.
         variances: pair -> relative variance of one draw, where it was measured.
         n_read: samples that were read.
-        n_begun: batches that were begun.
+        samples_left: samples of the data after those at hand, about; None: not known.
         others: seconds that pairs without draws have taken.
-        ended: whether batches were left out because the time was over.
+        ended: whether samples were left out because the time was over.
     """
 
-    seconds: float
-    started: float
+    seconds: float = math.inf
+    started: float = field(default_factory=time.perf_counter)
     pairs: list[Pair] = field(default_factory=list)
-    n_batches: int = 1
     costs: dict[Pair, _Costs] = field(default_factory=dict)
     ratio: dict[Pair, float] = field(default_factory=dict)
     variances: dict[Pair, float] = field(default_factory=dict)
     n_read: int = 0
-    n_begun: int = 0
+    samples_left: float | None = None
     others: float = 0.0
     ended: bool = False
+
+    @property
+    def is_set(self) -> bool:
+        """Whether there is an end."""
+        return self.seconds < math.inf
+
+    @property
+    def most_samples(self) -> int:
+        """At a time: so few that the end is seen between them."""
+        return _PIECE if self.is_set else 1 << 62
 
     @property
     def elapsed(self) -> float:
@@ -88,39 +99,46 @@ class TimeBudget:
         """Seconds that may be spent."""
         return self.seconds * (1 - _SPARE) - self.elapsed
 
-    def begins_batch(self) -> bool:
-        """Whether there is time for another batch, at one draw for each sample at least."""
-        per_sample = sum(cost.a + cost.b for cost in self.costs.values())
-        size = self.n_read / max(self.n_begun, 1)
-        needed = per_sample * size + self.others / max(self.n_begun, 1)
-        self.ended = self.n_begun > 0 and self.left < needed
+    def begins(self, n_samples: int, samples_left: float | None) -> bool:
+        """Whether there is time for some samples, at one draw for each of them at least.
+
+        Args:
+            n_samples: how many.
+            samples_left: samples of the data after these, about; None: not known.
+        """
+        self.samples_left = samples_left
+        per_sample = sum(cost.a + cost.b for cost in self.costs.values()) + self._others
+        self.ended = self.n_read > 0 and self.left < per_sample * n_samples
         return not self.ended
 
+    @property
+    def _others(self) -> float:
+        return self.others / max(self.n_read, 1)
+
     def draws(self, pair: Pair, n_samples: int, n_features: int, a: float, b: float) -> int:
-        """How many features to draw on each sample of a batch.
+        """How many features to draw on each of some samples.
 
         Args:
             pair: which of the pairs.
-            n_samples: of the batch.
+            n_samples: that are at hand.
             n_features: of the source.
-            a: seconds that each of its samples took until here.
+            a: seconds that each of them took until here.
             b: seconds of a draw, from a trial; 0: as measured before.
         """
         costs = self.costs.setdefault(pair, _Costs())
         b = max(b or costs.b, 1e-9)
-        after = self.pairs[self.pairs.index(pair) + 1 :]
-        batches_left = max(self.n_batches - self.n_begun, 0)
-        reading = sum(self._reading(each, a) for each in after)
-        reading += batches_left * sum(self._reading(each, a) for each in self.pairs)
-        reading += batches_left * self.others / max(self.n_begun, 1) / n_samples
-        # Where several pairs share the time, sum v / k is smallest for k as sqrt(v / b).
-        weight = self._weight(pair, b)
-        weights = weight + sum(self._weight(each, b) for each in after)
-        weights += batches_left * sum(self._weight(each, b) for each in self.pairs)
-        fill = (self.left / n_samples - reading) * weight / weights / b
         best = math.sqrt(self.ratio.get(pair, n_features) * max(costs.a, a) / b)
-        # No more than what is left of the time, the other pairs of the batch included.
+        after, later = self.pairs[self.pairs.index(pair) + 1 :], self.samples_left
+        # No more than what is left of the time, the other pairs of these samples included.
         most = self.left / (1 + len(after)) / n_samples / b
+        fill = 0.0
+        if later is not None:
+            reading = n_samples * sum(self._reading(each, a) for each in after)
+            reading += later * (sum(self._reading(each, a) for each in self.pairs) + self._others)
+            # Where several pairs share the time, sum v / k is smallest for k as sqrt(v / b).
+            weights = n_samples * sum(self._weight(each, b) for each in [pair, *after])
+            weights += later * sum(self._weight(each, b) for each in self.pairs)
+            fill = (self.left - reading) * self._weight(pair, b) / weights / b
         return int(min(max(fill, min(best, most), 1.0), n_features))
 
     def _reading(self, pair: Pair, a: float) -> float:
@@ -136,8 +154,9 @@ class TimeBudget:
         return math.sqrt(self.variances.get(pair, typical) * (costs.b if costs.n_draws else b))
 
     def spent(self, pair: Pair, n_samples: int, k: int, reading: float, drawing: float) -> None:
-        """Takes in what a batch of a pair has cost, in seconds."""
+        """Takes in what some samples of a pair have cost, in seconds."""
         costs = self.costs[pair]
+        costs.n_pieces += 1
         costs.n_samples += n_samples
         costs.n_draws += n_samples * k
         costs.reading += reading
@@ -161,3 +180,24 @@ class TimeBudget:
         """Draws for each sample, on average."""
         costs = self.costs.get(pair, _Costs())
         return costs.n_draws / max(costs.n_samples, 1)
+
+    def learns(self, pair: Pair) -> bool:
+        """Whether the parts of the variance are looked at: after 1, 2, 4, ... pieces."""
+        n = self.costs[pair].n_pieces
+        return not n & (n - 1)
+
+    def state(self) -> list[Any]:
+        """For a checkpoint."""
+        costs = [[*pair, *astuple(cost)] for pair, cost in self.costs.items()]
+        ratio, variances = (
+            [[*pair, x] for pair, x in table.items()] for table in (self.ratio, self.variances)
+        )
+        return [self.elapsed, self.n_read, self.others, costs, ratio, variances]
+
+    def restore(self, state: list[Any]) -> None:
+        """Goes on from what `state` gave: the time until then counts."""
+        elapsed, self.n_read, self.others, costs, ratio, variances = state
+        self.started -= elapsed
+        self.costs = {(a, b): _Costs(*cost) for a, b, *cost in costs}
+        self.ratio = {(a, b): x for a, b, x in ratio}
+        self.variances = {(a, b): x for a, b, x in variances}

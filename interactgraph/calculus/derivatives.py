@@ -7,12 +7,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["FAILURES", "jvps", "pull_back"]
+__all__ = ["ANY_FAILURES", "FAILURES", "jvps", "pull_back"]
 
 Function = Callable[[Tensor], Tensor]
 
 # What torch raises where it cannot record, evaluate or transform something.
 FAILURES = (RuntimeError, ValueError, IndexError, TypeError)
+# The same, with what control flow and custom operations fail with that have no such rule.
+ANY_FAILURES = (*FAILURES, KeyError, AttributeError, AssertionError)
 
 
 def jvps(function: Function, point: Tensor, tangents: Tensor, *, vmapped: bool = True) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import importlib
 import importlib.util
@@ -14,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InteractGraphError
 
 if TYPE_CHECKING:
+    import argparse
+
     from torch import nn
 
 __all__ = ["load_model", "load_model_and_data", "load_object"]

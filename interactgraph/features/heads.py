@@ -40,7 +40,9 @@ class Heads(FeatureMap):
     @property
     def n_features(self) -> int:
         """Number of heads."""
-        return self._number
+        if self.n_heads is None:
+            raise InteractGraphError("this feature map is not bound to a layer yet")
+        return self.n_heads
 
     def of_model(self, model: nn.Module, layer: str) -> Heads:
         """See `FeatureMap.of_model`."""
@@ -84,12 +86,6 @@ class Heads(FeatureMap):
         return (features[..., None] * self._known).flatten(-2).movedim(-1, self.feature_dim)
 
     @property
-    def _number(self) -> int:
-        if self.n_heads is None:
-            raise InteractGraphError("this feature map is not bound to a layer yet")
-        return self.n_heads
-
-    @property
     def _known(self) -> Tensor:
         if self.direction is None:
             raise InteractGraphError(
@@ -101,4 +97,4 @@ class Heads(FeatureMap):
     def _parts(self, activation: Tensor) -> Tensor:
         """`[b, *positions, heads, size]`."""
         assert self.feature_dim is not None
-        return activation.movedim(self.feature_dim, -1).unflatten(-1, (self._number, -1))
+        return activation.movedim(self.feature_dim, -1).unflatten(-1, (self.n_features, -1))

@@ -49,11 +49,6 @@ class Batches:
         except TypeError:
             return None
 
-    def count(self) -> int:
-        """The number of batches; goes over the data where the source does not say it."""
-        known = self.n_batches
-        return sum(1 for _ in self) if known is None else known
-
     def first(self) -> Any:
         """The first batch that holds samples.
 

@@ -11,19 +11,22 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from ..errors import ModelError
-from .sites import plain_model
+from .sites import named_modules, plain_model
 
 __all__ = ["PRESETS", "LayerNames", "n_heads"]
 
 # What a preset stands for in every block, in words.
 PRESETS = {
     "residual": "the output of every block",
-    "attention": "what attention adds to the stream, the output of its last linear map",
-    "heads": "what the heads give, the input of that linear map",
+    "attention": "what attention adds to the stream",
+    "heads": "what the heads give, the input of the last linear map of attention",
     "mlp": "the hidden neurons of the MLP, the input of its last linear map",
 }
+_PARALLEL = ("use_parallel_residual", "parallel_attn")  # MLP and attention read the same stream
 _NOT_SELF_ATTENTION = ("cross", "encdec", "encoder_attn")
 _SECOND_NORM = ("pre_feedforward_layernorm", "ln_2", "post_attention_layernorm", "layernorm_after")
+# Normalisations of what attention and MLP give, before it is added to the stream.
+_POST_NORMS = {"attention": "post_attention_layernorm", "mlp_out": "post_feedforward_layernorm"}
 
 # Names of a place in block {i}; a place is a key of `_Block.place`.
 _OTHER_NAMES = {
@@ -65,10 +68,10 @@ class LayerNames:
         Raises:
             ModelError: a glob matches nothing, or the model does not have what a name stands for.
         """
-        plain = plain_model(model)
         self._modules = {
-            ".".join(part for part in name.split(".") if part != "_orig_mod"): module
-            for name, module in plain.named_modules()
+            name: module
+            for name, module in named_modules(plain_model(model)).items()
+            if "_orig_mod" not in name.split(".")
         }
         self._found: dict[str, list[str]] = {}
         asked = [names] if isinstance(names, str) else list(names)
@@ -188,18 +191,20 @@ class _Block(NamedTuple):
             return self.name
         if place == "input":
             return f"{self.name}.input"
-        inner, what = None, place
-        if place in ("attention", "heads"):
-            inner, what = (
-                self._last_linear(in_attention=True),
-                "attention with a linear map after it",
-            )
+        children = dict(self.module.named_children())
+        normed = _POST_NORMS["mlp_out"] in children
+        if normed and place in _POST_NORMS:
+            name = _POST_NORMS[place]
+            inner, what = name if name in children else None, name
+        elif place in ("attention", "heads"):
+            inner, what = self._last_linear(in_attention=True), "attention with a linear map"
         elif place in ("mlp", "mlp_out"):
             inner, what = self._last_linear(in_attention=False), "MLP that ends in a linear map"
         else:
-            children = dict(self.module.named_children())
-            inner = next((norm for norm in _SECOND_NORM if norm in children), None)
-            what = "normalisation before the MLP"
+            what = "normalisation between attention and MLP that reads the stream"
+            names = _SECOND_NORM[:1] if normed else _SECOND_NORM
+            parallel = any(getattr(self.module, key, False) for key in _PARALLEL)
+            inner = next((name for name in names if name in children and not parallel), None)
         if inner is None:
             inside = ", ".join(name for name, _ in self.module.named_children())
             raise ModelError(

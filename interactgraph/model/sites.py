@@ -14,7 +14,15 @@ from torch.utils import _pytree as pytree
 
 from ..errors import ModelError
 
-__all__ = ["RESULT", "Site", "first_tensor", "plain_model", "resolve_sites", "with_first_tensor"]
+__all__ = [
+    "RESULT",
+    "Site",
+    "first_tensor",
+    "named_modules",
+    "plain_model",
+    "resolve_sites",
+    "with_first_tensor",
+]
 
 
 @dataclass(frozen=True)
@@ -50,10 +58,7 @@ def resolve_sites(model: nn.Module, names: Iterable[str]) -> list[Site]:
     model = plain_model(model)
     if isinstance(names, str):
         names = [names]
-    modules = dict(model.named_modules())
-    for inner in list(modules):  # parts that are compiled have the names of the original, too
-        plain = ".".join(part for part in inner.split(".") if part != "_orig_mod")
-        modules.setdefault(plain, modules[inner])
+    modules = named_modules(model)
     own_names = {module: inner for inner, module in model.named_modules()}
     sites: list[Site] = []
     for name in names:
@@ -67,16 +72,21 @@ def resolve_sites(model: nn.Module, names: Iterable[str]) -> list[Site]:
     return sites
 
 
+def named_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """The modules by name; parts that are compiled have the names of the original, too."""
+    modules = dict(model.named_modules())
+    for inner in list(modules):
+        plain = ".".join(part for part in inner.split(".") if part != "_orig_mod")
+        modules.setdefault(plain, modules[inner])
+    return modules
+
+
 def plain_model(model: Any) -> nn.Module:
     """The model itself, of a compiled one the original.
 
     Raises:
         ModelError: it is none that can be run and hooked.
     """
-    if isinstance(model, torch.export.ExportedProgram):
-        raise ModelError(
-            "the model is an ExportedProgram; give what its module() returns, a torch.nn.Module"
-        )
     if not isinstance(model, nn.Module):
         raise ModelError(f"the model is a {type(model).__name__}; a torch.nn.Module is needed")
     if isinstance(model, torch.jit.ScriptModule):

@@ -16,7 +16,6 @@ from .text import TextBatches
 
 __all__ = ["Pretrained", "from_pretrained"]
 
-_LONGEST = 512  # tokens of a text that are read without being asked for
 _SHIFTED = ("camembert", "longformer", "mpnet", "roberta", "xlm-roberta")
 
 
@@ -59,12 +58,8 @@ class Pretrained:
                 f"{type(self.model).__name__} comes without a tokenizer, so it reads no texts; "
                 "give batches as the model takes them"
             )
-        most = self._n_positions
-        if max_length is None and most is not None:
-            told = getattr(self.tokenizer, "model_max_length", most)
-            max_length = min(most, told, _LONGEST)
         return TextBatches(
-            texts, self.tokenizer, batch_size, max_length, seed,
+            texts, self.tokenizer, batch_size, max_length, seed, self._n_positions,
             self._with_decoder if self._has_decoder else None,
         )  # fmt: skip
 

@@ -15,6 +15,7 @@ from ..errors import DataError, MissingFileError
 __all__ = ["TextBatches", "read_texts"]
 
 _CONTEXT = 6  # tokens on each side
+_LONGEST = 512  # tokens of a text that are read without being asked for
 
 
 def read_texts(path: str | Path) -> list[str]:
@@ -49,10 +50,11 @@ class TextBatches:
         texts: one for each sample, as given.
         tokenizer: of `transformers`, or anything that is called in the same way.
         batch_size: texts in a batch.
-        max_length: tokens of a text that are read; None: as many as the tokenizer says, but no
-            more than 512.
+        max_length: tokens of a text that are read; None: as many as tokenizer and model take, but
+            no more than 512.
         seed: of the order of the batches.
         order: place in `texts` of every sample.
+        n_positions: that the model has; None: nothing is known.
         complete: what turns a batch of the tokenizer into one of the model; None: it is one.
     """
 
@@ -61,6 +63,7 @@ class TextBatches:
     batch_size: int = 8
     max_length: int | None = None
     seed: int = 0
+    n_positions: int | None = None
     complete: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None
     order: list[int] = field(init=False)
     _ids: list[list[int]] = field(init=False)
@@ -74,7 +77,7 @@ class TextBatches:
             raise DataError(f"batch_size={self.batch_size}; it must be at least 1")
         if self.max_length is None:
             told = getattr(self.tokenizer, "model_max_length", None)
-            self.max_length = min(told, 512) if isinstance(told, int) and told > 0 else 512
+            self.max_length = min(_LONGEST, told or _LONGEST, self.n_positions or _LONGEST)
         encoded = self.tokenizer(list(self.texts), truncation=True, max_length=self.max_length)
         ids = encoded["input_ids"]
         empty = [number for number, text in enumerate(ids) if not len(text)]

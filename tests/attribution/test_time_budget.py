@@ -50,16 +50,18 @@ def test_a_run_ends_in_time(monkeypatch):
     a, b = 1.0, {"p": 0.1, "q": 0.4}
     for seconds in (100.0, 400.0, 2000.0):
         clock = Clock(monkeypatch)
-        budget = TimeBudget(seconds, 0.0, pairs=["p", "q"], n_batches=10)
+        budget = TimeBudget(seconds, 0.0, pairs=[("p", "x"), ("q", "x")])
         drawn = {"p": [], "q": []}
-        while budget.n_begun < 10 and budget.begins_batch():
-            budget.n_begun += 1
-            for pair in ("p", "q"):
+        for batch in range(10):
+            if not budget.begins(8, 8 * (9 - batch)):
+                break
+            for pair in budget.pairs:
+                ks, price = drawn[pair[0]], b[pair[0]]
                 clock.now += 8 * a
-                k = budget.draws(pair, 8, 100, a, 0 if drawn[pair] else b[pair])
-                clock.now += 8 * k * b[pair]
-                budget.spent(pair, 8, k, 8 * a, 8 * k * b[pair])
-                drawn[pair].append(k)
+                k = budget.draws(pair, 8, 100, a, 0 if ks else price)
+                clock.now += 8 * k * price
+                budget.spent(pair, 8, k, 8 * a, 8 * k * price)
+                ks.append(k)
             budget.n_read += 8
         assert clock.now <= 1.1 * seconds
         assert clock.now >= 0.8 * seconds
@@ -76,13 +78,48 @@ def test_a_run_ends_in_time(monkeypatch):
 
 def test_parts_of_the_variance_decide_how_many_are_drawn(monkeypatch):
     Clock(monkeypatch)
-    budget = TimeBudget(1000.0, 0.0, pairs=["p"], n_batches=10**9)
-    budget.n_begun = 1
-    budget.draws("p", 1, 1000, 2.0, 0.5)
-    budget.spent("p", 1, 10, 2.0, 5.0)
-    assert budget.draws("p", 1, 1000, 2.0, 0) == int((1000 * 2.0 / 0.5) ** 0.5)
-    budget.learn("p", between=3.0, of_draws=6.0, size=1.0)  # D = 60, V = 3
-    assert budget.draws("p", 1, 1000, 2.0, 0) == int((60 / 3 * 2.0 / 0.5) ** 0.5)
+    pair = ("p", "x")
+    budget = TimeBudget(1000.0, 0.0, pairs=[pair])
+    assert budget.begins(1, 1e9)
+    budget.draws(pair, 1, 1000, 2.0, 0.5)
+    budget.spent(pair, 1, 10, 2.0, 5.0)
+    assert budget.draws(pair, 1, 1000, 2.0, 0) == int((1000 * 2.0 / 0.5) ** 0.5)
+    budget.learn(pair, between=3.0, of_draws=6.0, size=1.0)  # D = 60, V = 3
+    assert budget.draws(pair, 1, 1000, 2.0, 0) == int((60 / 3 * 2.0 / 0.5) ** 0.5)
+    # Not knowing how much data there is changes nothing where not all can be read anyway.
+    assert budget.begins(1, None)
+    assert budget.draws(pair, 1, 1000, 2.0, 0) == int((60 / 3 * 2.0 / 0.5) ** 0.5)
+    # A resumed run goes on with what is left of the time and what was learned.
+    again = TimeBudget(1000.0, 0.0, pairs=[pair])
+    again.restore([100.0, *budget.state()[1:]])
+    assert again.left == budget.left - 100
+    assert again.begins(1, None)
+    assert again.draws(pair, 1, 1000, 2.0, 0) == budget.draws(pair, 1, 1000, 2.0, 0)
+
+
+def test_one_large_batch_is_as_good_as_many_small_ones():
+    model, _ = net()
+    x = torch.randn(6000, 6, dtype=torch.float64)
+    options = {"progress": False, "time_budget": 1.0, "engine": "forward"}
+    graph = itg.interaction_graph(model, [x], ["0", "5"], **options)
+    assert 64 <= graph.metadata["n_samples"] < 6000
+    assert any("time_budget=1 s ended the run" in note for note in graph.notes)
+
+
+def test_data_that_do_not_say_how_many_they_are_are_read_no_more_than_needed():
+    class Stream:
+        n_read = 0
+
+        def __iter__(self):
+            while True:
+                self.n_read += 1
+                yield torch.randn(8, 6, dtype=torch.float64)
+
+    model, _ = net()
+    data = Stream()
+    graph = itg.interaction_graph(model, data, ["0", "5"], progress=False, time_budget=1.0)
+    assert 0 < 8 * data.n_read - graph.metadata["n_samples"] <= 24
+    assert any("ended the run" in note for note in graph.notes)
 
 
 def test_a_real_run_ends_in_time_and_says_so():

@@ -5,7 +5,7 @@ import torch
 
 import interactgraph as itg
 from interactgraph.cli import main
-from interactgraph.model import LayerNames
+from interactgraph.model import LayerNames, Runner, resolve_sites
 
 transformers = pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")
@@ -149,6 +149,40 @@ def test_presets_and_names_of_other_libraries(name):
 
 def names(model, asked):
     return LayerNames(model, asked).layers
+
+
+STREAMS = {
+    "GPT2": {"n_embd": 16, "n_head": 2, "n_layer": 2},
+    "Llama": SIZES,
+    "Gemma2": {**SIZES, "num_key_value_heads": 1, "head_dim": 8, "query_pre_attn_scalar": 8},
+    "Olmo2": {**SIZES, "pad_token_id": 0},
+    "GPTNeoX": SIZES,
+    "GPTNeoX, one after the other": {**SIZES, "use_parallel_residual": False},
+}
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_what_is_added_to_the_stream_is_what_the_names_say(name):
+    """resid_pre + attn_out = resid_mid, and + mlp_out = resid_post."""
+    torch.manual_seed(0)
+    kind = name.split(",")[0]
+    config = getattr(transformers, f"{kind}Config")(**{**STREAMS[name], "vocab_size": 20})
+    model = getattr(transformers, f"{kind}Model")(config).eval()
+    asked = ["resid_pre", "attn_out", "mlp_out", "resid_post"]
+    if name in ("Olmo2", "GPTNeoX"):  # no such place
+        with pytest.raises(itg.ModelError, match="has no normalisation between"):
+            names(model, "blocks.1.hook_resid_mid")
+    else:
+        asked.append("resid_mid")
+    layers = {hook: names(model, f"blocks.1.hook_{hook}")[0] for hook in asked}
+    runner = Runner.on(model, None, None, None)
+    sites = [resolve_sites(model, [layer])[0] for layer in layers.values()]
+    found = runner.activations({"input_ids": torch.arange(6)[None] + 5}, sites)
+    value = {hook: found[layer] for hook, layer in layers.items()}
+    middle = value["resid_pre"] + value["attn_out"]
+    if "resid_mid" in value:
+        torch.testing.assert_close(middle, value["resid_mid"])
+    torch.testing.assert_close(middle + value["mlp_out"], value["resid_post"])
 
 
 @pytest.mark.parametrize("preset", ["attention", "heads", "mlp"])

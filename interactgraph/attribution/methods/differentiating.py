@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from ...calculus.derivatives import FAILURES
+from ...calculus.derivatives import ANY_FAILURES, FAILURES
 from ...calculus.path import PathRule, at_sample, gauss_legendre
 from ...calculus.rounding import is_close
 from ...distributed import World
@@ -132,7 +132,7 @@ class Differentiating(PassMethod):
             derivatives = self.two_derivatives(problem, vmapped=self.vmapped)
         except InteractGraphError:
             raise
-        except (*FAILURES, KeyError, AttributeError, AssertionError) as error:
+        except ANY_FAILURES as error:
             raise DoesNotApply(
                 f"{self.engine} mode cannot differentiate the segment ({first_line(error)})"
             ) from error

@@ -64,7 +64,7 @@ class PairContext:
         seed: of random draws.
         records: of the segment.
         packer: of source features that do not move everywhere.
-        budget: of time; None: there is none.
+        budget: of time.
         notes: what they are about -> what the user should know; methods add to them.
     """
 
@@ -75,7 +75,7 @@ class PairContext:
     seed: int
     records: SegmentRecords = field(default_factory=SegmentRecords)
     packer: Packer = field(default_factory=Packer)
-    budget: TimeBudget | None = None
+    budget: TimeBudget = field(default_factory=TimeBudget)
     notes: dict[str, str] = field(default_factory=dict)
 
     @property

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ...calculus.path import PathRule
 from ...layers import PairProblem
@@ -20,12 +21,13 @@ from ..packing import Packing, packed_columns
 from ..source_path import SourcePath
 from ..source_sampler import SourceSampler
 from ..sums.drawn_sums import known_parts
+from ..sums.strength_sums import reduce_positions
 from .columns import Columns
 from .method import PairContext, Tick, no_tick
 
 __all__ = ["SampledColumns"]
 
-
+_ROWS = 512  # draws that are summed together
 _TRIED = 4  # passes that tell the time of one
 
 
@@ -76,15 +78,15 @@ class SampledColumns(Columns):
         clock = _Clock(problem.z.device)
         path = self.path_of(problem)
         rule = self.rule_for(problem, path)
-        n_draws = self.context.options.sources
         reading = clock.seconds()
+        n_draws = self.context.options.sources
         if n_draws is None:
-            n_draws = self._draws_in_time(problem, path, rule, reading, clock)
+            n_draws = self._draws_in_time(problem, path, rule, reading)
         packing, weights, chances = self._sampler.draw(problem, n_draws)
         known = known_parts(problem.displacement, self.context.strengths)
         yield Displacements(known, problem.displacement.abs().sum(1), chances)
         chunk = self.chunk(problem, n_draws, problem.y)
-        everyone = torch.arange(problem.n_samples, device=problem.z.device)
+        together = max(1, _ROWS // problem.n_samples)
         whole = torch.zeros_like(problem.y) if self.sums_columns else None
         for start in range(0, n_draws, chunk):
             some = packing.passes(start, start + chunk)
@@ -92,41 +94,58 @@ class SampledColumns(Columns):
             a = packed_columns(
                 path, problem.y, rule, some, self.at_once(problem), tick, total=total
             )  # fmt: skip
-            for j, weight, column in zip(some.features[..., 0], weights[start:], a, strict=False):
-                entries = self.context.reduce(column[..., None], problem)
-                sums = {name: x[..., 0] for name, x in entries.items()}
-                yield Draws(sums, weight, j, everyone)
-                first = sums[self.context.strengths[0].name]
-                self._sampler.learn(problem, j, first.abs().sum(1), weight)
+            for first in range(0, len(a), together):
+                span = slice(first, first + together)
+                features, w = some.features[span, :, 0], weights[start:][span]
+                draws = self._draws(problem, a[span], features, w)
+                yield draws
+                worth = draws.sums[self.context.strengths[0].name].abs().sum(1)
+                self._sampler.learn(problem, draws, worth)
         if whole is not None:
             yield residual_of(whole, problem)
-        budget, pair = self.context.budget, self.context.pair
-        if budget is not None:
-            budget.spent(pair, problem.n_samples, n_draws, reading, clock.seconds() - reading)
+        drawing = clock.seconds() - reading
+        if self.context.budget.is_set:
+            self.context.budget.spent(
+                self.context.pair, problem.n_samples, n_draws, reading, drawing
+            )
+
+    def _draws(self, problem: PairProblem, a: Tensor, features: Tensor, weights: Tensor) -> Draws:
+        """A of several draws of each sample as a contribution, one row for each draw.
+
+        Args:
+            problem: the pair on a batch.
+            a: `[c, b, t, i]`.
+            features: that were drawn, int64 `[c, b]`.
+            weights: of the draws, `[c, b]`.
+        """
+        n = len(a)
+        mask = None if problem.mask is None else problem.mask.repeat(n, 1)
+        entries = reduce_positions(a.flatten(0, 1)[..., None], mask, self.context.strengths)
+        samples = torch.arange(problem.n_samples, device=a.device).repeat(n)
+        sums = {name: x[..., 0] for name, x in entries.items()}
+        return Draws(sums, weights.flatten(), features.flatten(), samples)
 
     def _draws_in_time(
-        self, problem: PairProblem, path: SourcePath, rule: PathRule, reading: float, clock: _Clock
+        self, problem: PairProblem, path: SourcePath, rule: PathRule, reading: float
     ) -> int:
         """How many features to draw on each sample of a batch, as the time budget wants it."""
         budget, pair, n = self.context.budget, self.context.pair, problem.n_samples
-        assert budget is not None
         each = 0.0
         if pair not in budget.costs:  # a trial
-            started = clock.seconds()
+            clock = _Clock(problem.z.device)
             several = min(self.at_once(problem), _TRIED, problem.n_sources)
-            features = torch.arange(several, device=problem.z.device)[:, None, None].expand(
-                -1, n, 1
-            )
-            every = torch.ones_like(features, dtype=torch.bool)
-            packed_columns(path, problem.y, rule, Packing(features, every), several)
-            each = (clock.seconds() - started) / several / n
-        else:
+            features = torch.arange(several, device=problem.z.device)[:, None, None]
+            features = features.expand(-1, n, 1)
+            packing = Packing(features, torch.ones_like(features, dtype=torch.bool))
+            packed_columns(path, problem.y, rule, packing, several)
+            each = clock.seconds() / several / n
+        elif budget.learns(pair):
             budget.learn(pair, *self.context.sums.variance_parts())
         return budget.draws(pair, n, problem.n_sources, reading / n, each)
 
     def record(self) -> dict[str, Any]:
         budget = self.context.budget
-        if budget is None:
+        if not budget.is_set:
             return super().record()
         drawn = round(budget.sources_per_sample(self.context.pair), 2)
         return {**super().record(), "sources_per_sample": drawn}

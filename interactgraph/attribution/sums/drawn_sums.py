@@ -63,8 +63,8 @@ class DrawnSums:
         shape: (target features, source features).
         device: of the sums.
         counts: vectors by name: "number" of draws; "chance", sum of 1 - pi over them; "lengths",
-            how far a feature moves; "samples", "positions" and "positions_squared" of samples on
-            which it moves, and the same with "drawn_" before them, sum of w over the draws.
+            how far a feature moves; "samples" and "positions_squared" of samples on which it moves,
+            and the same with "drawn_" before them, sum of w over the draws.
         vectors: (strength, name) -> vector: "total_q" and "drawn_q", sum of z_q over all samples
             and of w z_q over the draws; "spread_qr", sum of (1 - pi) w^2 z_q z_r; "square", sum of
             w x^2 / n_b; "roots", sum of the root of |x|, to the power that makes it a length;
@@ -115,7 +115,7 @@ class DrawnSums:
         n = positions.double()[:, None]
         moves = (lengths > 0).double()
         _sum(self.counts, "lengths", lengths.sum(0))
-        for name, each in (("samples", 1), ("positions", n), ("positions_squared", n.square())):
+        for name, each in (("samples", 1), ("positions_squared", n.square())):
             _sum(self.counts, name, (moves * each).sum(0))
         auxiliaries = {}
         for strength in self._means:
@@ -159,7 +159,7 @@ class DrawnSums:
         chance = 1 - 1 / w
         for name, value in (
             ("number", moves.double()), ("chance", chance * moves), ("drawn_samples", moved),
-            ("drawn_positions", moved * n), ("drawn_positions_squared", moved * n.square()),
+            ("drawn_positions_squared", moved * n.square()),
         ):  # fmt: skip
             self._add_to(self.counts, name, features, value)
         is_chance = bool((chance > 0).any())
