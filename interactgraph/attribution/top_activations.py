@@ -42,7 +42,8 @@ class TopActivations:
             if layer not in self.layers:
                 first = max(1, _AT_FIRST // z[0].numel())
                 self.layers[layer] = _largest(z[:first], mask if mask is None else mask[:first])
-                self.layers[layer].samples.add_((self.layers[layer].samples >= 0) * offset)
+                samples = self.layers[layer].samples
+                samples += (samples >= 0) * offset
                 rest, start = z[first:], first
             else:
                 rest, start = z, 0
@@ -65,8 +66,9 @@ class TopActivations:
         # The largest of each sample and feature, then the largest samples of each feature.
         order = value.abs().argsort(descending=True)
         b, s, j, value = b[order], s[order], j[order], value[order]
-        keep = _rank(j * len(z) + b) == 0
-        b, s, j, value = b[keep], s[keep], j[keep], value[keep]
+        if z.shape[1] > 1:
+            keep = _rank(j * len(z) + b) == 0
+            b, s, j, value = b[keep], s[keep], j[keep], value[keep]
         rank = _rank(j)
         keep = rank < _K
         b, s, value = b[keep], s[keep], value[keep]
