@@ -87,7 +87,7 @@ class BatchLoop:
             while True:
                 self._one_pass(precision, bar)
                 self.n_passes += 1
-                if self.stopped_early or target is None or not drawn or self.budget.is_set:
+                if self.stopped_early or target is None or not drawn:
                     break
                 for run in self.runs.values():
                     run.sums.end_pass(self.n_passes)

@@ -325,6 +325,11 @@ class Options:
                 f"time_budget={self.time_budget:g} chooses how many sources are drawn, so "
                 f"sources={self.sources} does not go with it; leave one of the two out"
             )
+        if self.target_error is not None:
+            raise InputError(
+                f"time_budget={self.time_budget:g} and target_error={self.target_error:g} both say "
+                "when a run ends; leave one of the two out"
+            )
         if self.engine not in ("auto", "forward") or self.sampling == "signs":
             raise InputError(
                 f"time_budget={self.time_budget:g} draws source features in forward mode, which "

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from html import escape
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -131,25 +130,9 @@ class InteractionGraph:
                         )
 
     def _repr_html_(self) -> str:
-        """A table for notebooks: pairs with their error figures, and the notes."""
-        rows = []
-        for source, target in self.pairs:
-            weight = self.weights(source, target)
-            residual = self.completeness.get((source, target))
-            largest = float(weight.abs().max()) if weight.numel() else 0.0
-            cells = (
-                f"{source} → {target}", f"{self.n_features[source]} × {self.n_features[target]}",
-                f"{int((weight != 0).sum())}", f"{largest:.3g}",
-                "" if residual is None else f"{residual:.1e}",
-            )  # fmt: skip
-            rows.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>")
-        head = ("pair", "features", "edges", f"largest {self.strengths[0]}", "residual")
-        notes = "".join(f"<li>{escape(note)}</li>" for note in self.notes)
-        return (
-            "<table><thead><tr>" + "".join(f"<th>{escape(name)}</th>" for name in head)
-            + f"</tr></thead><tbody>{''.join(rows)}</tbody></table>"
-            + (f"<ul>{notes}</ul>" if notes else "")
-        )  # fmt: skip
+        from .views import to_html
+
+        return to_html(self)
 
     def __repr__(self) -> str:
         sizes = " -> ".join(f"{layer} ({self.n_features[layer]})" for layer in self.layers)
@@ -190,19 +173,10 @@ class InteractionGraph:
         lines = [self.labels[layer][feature]]
         for source, target in self.pairs:
             weight = self.weights(source, target)
-            for end, other, values in (
-                (target, source, weight[feature] if target == layer else None),
-                (source, target, weight[:, feature] if source == layer else None),
-            ):
-                if end != layer or values is None:
-                    continue
-                way = "from" if end == target else "to"
-                top = values.abs().topk(min(n_edges, len(values))).indices
-                lines += [
-                    f"  {way} {self.labels[other][j]}: {float(values[j]):.4g}"
-                    for j in top.tolist()
-                    if values[j] != 0
-                ]
+            if target == layer:
+                lines += self._strongest("from", source, weight[feature], n_edges)
+            if source == layer:
+                lines += self._strongest("to", target, weight[:, feature], n_edges)
         if layer in self.examples:
             lines += [
                 f"  {each.value:.4g} on sample {each.sample}, position {each.position}"
@@ -210,6 +184,15 @@ class InteractionGraph:
                 for each in self.examples[layer].of(feature)
             ]
         return "\n".join(lines)
+
+    def _strongest(self, way: str, other: str, values: Tensor, n: int) -> list[str]:
+        """A line for each of the strongest edges to or from another layer."""
+        top = values.abs().topk(min(n, len(values))).indices.tolist()
+        return [
+            f"  {way} {self.labels[other][j]}: {float(values[j]):.4g}"
+            for j in top
+            if values[j] != 0
+        ]
 
     # --- sizes and names -------------------------------------------------------------------------
 

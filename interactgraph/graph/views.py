@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from html import escape
 
 import igraph
 import networkx
@@ -12,7 +13,7 @@ import numpy as np
 
 from .interaction_graph import InteractionGraph
 
-__all__ = ["node_names", "to_igraph", "to_networkx"]
+__all__ = ["node_names", "to_html", "to_igraph", "to_networkx"]
 
 
 def node_names(graph: InteractionGraph) -> list[str]:
@@ -94,3 +95,25 @@ def _no_garbage_collection() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+def to_html(graph: InteractionGraph) -> str:
+    """A table for notebooks: pairs with their error figures, and the notes."""
+    rows = []
+    for source, target in graph.pairs:
+        weight = graph.weights(source, target)
+        residual = graph.completeness.get((source, target))
+        largest = float(weight.abs().max()) if weight.numel() else 0.0
+        cells = (
+            f"{source} → {target}", f"{graph.n_features[source]} × {graph.n_features[target]}",
+            f"{int((weight != 0).sum())}", f"{largest:.3g}",
+            "" if residual is None else f"{residual:.1e}",
+        )  # fmt: skip
+        rows.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>")
+    head = ("pair", "features", "edges", f"largest {graph.strengths[0]}", "residual")
+    notes = "".join(f"<li>{escape(note)}</li>" for note in graph.notes)
+    return (
+        "<table><thead><tr>" + "".join(f"<th>{escape(name)}</th>" for name in head)
+        + f"</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+        + (f"<ul>{notes}</ul>" if notes else "")
+    )  # fmt: skip

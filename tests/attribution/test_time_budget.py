@@ -159,6 +159,7 @@ def test_closed_forms_stay_exact():
     [
         ({"sources": 2}, "leave one of the two out"),
         ({"engine": "reverse"}, "in forward mode"),
+        ({"target_error": 0.1}, "both say when a run ends"),
         ({"strengths": ("max",)}, "not 'max'"),
         ({"method": "ablation"}, "time_budget and tolerance do not apply"),
         ({"method": "baseline_gradient", "time_budget": -1}, "time_budget=-1"),
