@@ -58,6 +58,7 @@ def interaction_graph(
     method: str | type = "integrated_gradients",
     baseline: Baseline = "zero",
     strengths: Sequence[str] = ("rms",),
+    freeze: str | Sequence[str] = (),
     n_steps: int = 64,
     tolerance: float | None = 0.02,
     engine: Literal["auto", "closed_form", "forward", "reverse"] = "auto",
@@ -69,6 +70,7 @@ def interaction_graph(
     groups: Groups | None = None,
     folds: int | None = None,
     position_mask: PositionMask | None = None,
+    skip_positions: int = 0,
     labels: Mapping[str, Sequence[str]] | None = None,
     forward: Forward | None = None,
     device: torch.device | str | None = None,
@@ -111,6 +113,10 @@ def interaction_graph(
             (an activation), or {layer: one of these}.
         strengths: how A is averaged: "rms" sqrt(mean A^2), "mean" (signed), "max" max |A|, or
             another of `interactgraph.attribution.strengths`; the first is the graph's default.
+        freeze: what is held fixed at the values that a sample gives it, of "attention" (the
+            patterns) and "layernorm" (the scales of normalisations): edges then say how vectors
+            are moved and added, and not how they change where the model attends. A block becomes
+            linear but for its perceptron, so that fewer path nodes or a closed form serve.
         n_steps: most nodes on the path, where a quadrature is used.
         tolerance: relative error of the path integral, of its sum (the completeness residual) and
             of single edges; nodes are placed on every batch where the path bends until the error is
@@ -142,6 +148,9 @@ def interaction_graph(
         position_mask: which positions count, a function of the batch that returns bool `[b, p]`, or
             the key of such a tensor in dict batches. Others are left out as sources and as targets.
             None: the batches' "attention_mask", where they hold one that fits the layers.
+        skip_positions: leaves out so many of the positions that count at the start of each sample,
+            as sources and as targets: where language models attend to the first token whatever it
+            is, its activations drown those of the others.
         labels: {layer: one label for each feature}.
         forward: `forward(model, batch)` calls the model on a batch.
         device: where to compute; a model elsewhere is copied there.
@@ -180,10 +189,10 @@ def interaction_graph(
     options = Options(
         layers=[site.name for site in sites], pairs=names.pairs(pairs),
         features=names.keys(features), method=method, baseline=names.keys(baseline),
-        strengths=strengths, n_steps=n_steps, tolerance=tolerance, engine=engine, sources=sources,
-        sampling=sampling, target_error=target_error, time_budget=time_budget, seed=seed,
-        groups=groups, folds=folds,
-        position_mask=position_mask, labels=names.keys(labels), forward=forward, device=device,
+        strengths=strengths, freeze=freeze, n_steps=n_steps, tolerance=tolerance, engine=engine,
+        sources=sources, sampling=sampling, target_error=target_error, time_budget=time_budget,
+        seed=seed, groups=groups, folds=folds, position_mask=position_mask,
+        skip_positions=skip_positions, labels=names.keys(labels), forward=forward, device=device,
         dtype=dtype, memory_budget=memory_budget, checkpoint=checkpoint,
         checkpoint_seconds=checkpoint_seconds, progress=progress,
     )  # fmt: skip
@@ -197,12 +206,13 @@ def interaction_graph(
     _check_order(options, batches, world, recipe)
     if dtype is None and any(parameter.element_size() == 2 for parameter in model.parameters()):
         dtype = torch.float32  # tangents of half precision would lose what is measured
-    runner = Runner.on(model, forward, world.device(device), dtype)
+    runner = Runner.on(model, forward, world.device(device), dtype, options.freeze)
     with prepared(runner.model), torch.no_grad():
         saves, saved = _checkpoint(options, recipe, world)
         prepared_layers = Layers.look(
             runner, batches, sites, options.pair_list, maps, baselines=baselines,
-            position_mask=position_mask, progress=progress and not world.rank,
+            position_mask=position_mask, skip_positions=options.skip_positions,
+            progress=progress and not world.rank,
         ).fitted()  # fmt: skip
         independent = prepared_layers.check_segments()
         prepared_layers = prepared_layers.with_means()

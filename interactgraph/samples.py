@@ -124,13 +124,14 @@ def top_samples(
     fixed = at_sample() if method == "gradient" else gauss_legendre(n_steps)
     adaptive = None if method == "gradient" or tolerance is None else float(tolerance)
     model = load_model(model)
-    runner = Runner.on(model, forward, device, dtype)
+    runner = Runner.on(model, forward, device, dtype, graph.metadata.get("freeze", ()))
     sites = resolve_sites(model, graph.layers)
     found = {pair: _Search(graph.weights(*pair) != 0, k, threshold) for pair in graph.pairs}
     with prepared(runner.model), torch.no_grad():
         layers = Layers.look(
             runner, data, sites, graph.pairs, graph.features, baselines=baselines,
-            position_mask=position_mask, progress=progress,
+            position_mask=position_mask,
+            skip_positions=int(graph.metadata.get("skip_positions", 0)), progress=progress,
         ).fitted()  # fmt: skip
         layers.check_segments()
         for layer, size in layers.sizes.items():

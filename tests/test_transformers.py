@@ -1,18 +1,24 @@
-"""Default settings on transformers as they come: the integral that they claim to be.
+"""Transformers as they come: the integral they claim to be, what is frozen, what is causal.
 
 Small random configurations; a trained one is in `benchmarks/path_nodes.py`.
 """
 
+from contextlib import contextmanager, nullcontext
+
 import pytest
 import torch
+from reference import attributions
+from torch.nn import functional as F
 
 import interactgraph as itg
+from interactgraph.model import Runner, prepared, resolve_sites
 
 transformers = pytest.importorskip("transformers")
 
 SIZES = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 2, "vocab_size": 50}
 MLP = {**SIZES, "intermediate_size": 24}
 GROUPED = {**MLP, "num_key_value_heads": 1, "head_dim": 8}
+EXPERTS = {**GROUPED, "num_local_experts": 3, "num_experts_per_tok": 2}
 MODELS = {
     "GPT2": ("h", {"n_embd": 16, "n_head": 2, "n_layer": 2, "vocab_size": 50}),
     "Llama": ("layers", MLP),
@@ -24,6 +30,138 @@ MODELS = {
         {"hidden_size": 16, "state_size": 4, "num_hidden_layers": 2, "vocab_size": 50},
     ),
 }
+
+
+T5 = {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 2, "num_heads": 2, "vocab_size": 50}
+FAMILIES = {
+    **MODELS,
+    "Mixtral": ("layers", EXPERTS),
+    "Qwen3": ("layers", GROUPED),
+    "Gemma3Text": ("layers", {**GROUPED, "query_pre_attn_scalar": 8}),
+    "T5Encoder": ("encoder.block", T5),
+}
+
+
+def small(name):
+    """A model of a family, in float64, and names of its blocks."""
+    start, sizes = FAMILIES[name]
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{name.removesuffix('Encoder')}Config")(**sizes)
+    model = getattr(transformers, f"{name}Model")(config).double().eval()
+    if name == "Mixtral":
+        model.set_experts_implementation("eager")
+    return model, [f"{start}.0", f"{start}.1"]
+
+
+def tokens(n, length):
+    generator = torch.Generator().manual_seed(1)
+    return {"input_ids": torch.randint(5, 45, (n, length), generator=generator)}
+
+
+def block_of(model, layers, batch):
+    """The second of two blocks as a function of its input, and its input on the batch."""
+    block, calls = model.get_submodule(layers[1]), []
+    hook = block.register_forward_pre_hook(
+        lambda _, args, kwargs: calls.append((args, kwargs)), with_kwargs=True
+    )
+    model(**batch, use_cache=False)
+    hook.remove()
+    (x, *rest), kwargs = calls[0]
+
+    def function(z):
+        result = block(z, *rest, **kwargs)
+        return result if isinstance(result, torch.Tensor) else result[0]
+
+    return function, x
+
+
+@contextmanager
+def frozen(block, function, x, monkeypatch):
+    """Holds patterns and scales of a block at their values at x, without any of our code.
+
+    Attention is replaced by one that keeps its pattern; what a normalisation does by the quotients
+    of what it gives and what it is given, which a fixed scale makes constant.
+    """
+    pattern, factors, kept_softmax = [], {}, F.softmax
+
+    def attention(q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, **_):
+        scores = q @ k.mT * (q.shape[-1] ** -0.5 if scale is None else scale)
+        if attn_mask is not None and attn_mask.dtype == torch.bool:
+            scores = scores.masked_fill(~attn_mask, -torch.inf)
+        elif attn_mask is not None:
+            scores = scores + attn_mask
+        if is_causal:
+            later = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
+            scores = scores.masked_fill(later, -torch.inf)
+        return softmax(scores, -1) @ v
+
+    def softmax(scores, dim, **options):
+        if scores.ndim < 4:
+            return kept_softmax(scores, dim, **options)
+        if not pattern:
+            pattern.append(kept_softmax(scores, dim, **options).detach())
+        return pattern[0]
+
+    def norm(module, args, output):
+        bias = getattr(module, "bias", None)
+        bias = 0 if bias is None else bias
+        given = args[0]
+        if isinstance(module, torch.nn.LayerNorm):
+            given = given - given.mean(-1, keepdim=True)
+        factors.setdefault(module, ((output - bias) / given).detach())
+        return given * factors[module] + bias
+
+    norms = [module for module in block.modules() if "Norm" in type(module).__name__]
+    handles = [module.register_forward_hook(norm) for module in norms]
+    with monkeypatch.context() as patch:
+        patch.setattr(F, "scaled_dot_product_attention", attention)
+        patch.setattr(F, "softmax", softmax)
+        function(x)
+        yield
+    for handle in handles:
+        handle.remove()
+
+
+@pytest.mark.parametrize("what", [("attention", "layernorm"), ()], ids=["frozen", "free"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_forward_mode_is_the_reference(name, what, monkeypatch):
+    # Many families cast to single precision by name inside normalisations, softmax and routers.
+    monkeypatch.setattr(torch, "float32", torch.float64)
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+    model, layers = small(name)
+    batch = tokens(2, 4)
+    freeze = [each for each in what if (name, each) != ("Mamba", "attention")]
+    graph = itg.interaction_graph(
+        model, [batch], layers, freeze=freeze, engine="forward", tolerance=None, n_steps=3,
+        baseline=torch.tensor(0.125).double(), progress=False,
+    )  # fmt: skip
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    function, x = block_of(model, layers, batch)
+    block, start = model.get_submodule(layers[1]), torch.full_like(x, 0.125)
+    with frozen(block, function, x, monkeypatch) if what else nullcontext():
+        reference = attributions(function, x, start, 3)
+    expected = reference.square().mean((0, 1)).sqrt()
+    found = graph.weights(*layers)
+    assert float((found - expected).abs().max() / expected.abs().max()) < 1e-9
+
+
+@pytest.mark.parametrize("what", [("attention", "layernorm"), ()], ids=["frozen", "free"])
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name not in ("Bert", "T5Encoder")])
+def test_targets_do_not_depend_on_later_positions(name, what):
+    model, layers = small(name)
+    batch = tokens(2, 5)
+    runner = Runner.on(model, None, None, None, what)
+    source, target = resolve_sites(model, layers)
+    with prepared(runner.model), torch.no_grad():
+        activations = runner.activations(batch, [source, target])
+        x, segment = activations[source.name], runner.segment(batch, source, target)
+        for position in range(1, 5):
+            moved = x.clone()
+            moved[:, position:] += 1
+            change = segment(moved) - activations[target.name]
+            assert float(change[:, :position].abs().max()) < 1e-12
+            assert float(change[:, position:].abs().min(0).values.max()) > 1e-3
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

@@ -31,6 +31,7 @@ __all__ = ["ENGINES", "SAMPLINGS", "Flag", "Options", "flags"]
 
 ENGINES = ("auto", "closed_form", "forward", "reverse")
 SAMPLINGS = ("importance", "uniform", "signs")
+FROZEN = ("attention", "layernorm")  # see interactgraph.model.frozen
 
 Pair = tuple[str, str]
 Features = "str | FeatureMap | Mapping[str, str | FeatureMap]"
@@ -163,6 +164,13 @@ def _strengths(name: str, value: Any) -> tuple[str, ...]:
     return tuple(strength.name for strength in check_strengths(value))
 
 
+def _frozen(name: str, value: Any) -> tuple[str, ...]:
+    names = (value,) if isinstance(value, str) else value
+    if not isinstance(names, Iterable) or not all(each in FROZEN for each in names):
+        raise InputError(f"{name}={value!r}; it must hold names of {', '.join(FROZEN)}")
+    return tuple(each for each in FROZEN if each in names)
+
+
 def _name_of_method(value: Any) -> str:
     return value if isinstance(value, str) else f"captum.{getattr(value, '__name__', value)}"
 
@@ -219,6 +227,11 @@ class Options:
         flag=Flag(f"of {', '.join(STRENGTHS)}; the first one is the default weight",
                   metavar="NAME", several=True, choices=tuple(STRENGTHS)),
     )  # fmt: skip
+    freeze: Sequence[str] = option(
+        (), check=_frozen, recipe=list,
+        flag=Flag("held fixed at the values of each sample: attention patterns, scales of "
+                  "normalisations", metavar="NAME", several=True, choices=FROZEN),
+    )  # fmt: skip
     n_steps: int = option(64, check=_at_least(1), flag=Flag("most path nodes", "int", "N"))
     tolerance: float | None = option(
         0.02, check=_positive_or_none,
@@ -257,6 +270,10 @@ class Options:
     position_mask: PositionMask | None = option(
         check=_mask, recipe=_key_or_function, flag=Flag("key of dict batches", metavar="KEY")
     )
+    skip_positions: int = option(
+        0, check=_at_least(0),
+        flag=Flag("positions left out at the start of each sample", "int", "N"),
+    )  # fmt: skip
     labels: Mapping[str, Sequence[str]] | None = option(
         check=_labels, recipe=None, flag=Flag("{layer: labels}", "made", "FILE.py:NAME")
     )

@@ -143,7 +143,7 @@ class SameRun:
             n_samples = self.layers.cut.n_samples(batch)
             if n_samples is not None:
                 parts["keys"] = repr(keys.of(converted, n_samples, 0))
-            parts["mask"] = self.layers.mask(converted)
+            parts["mask"] = self.layers.given_mask(converted)
         return fingerprint(parts)
 
 

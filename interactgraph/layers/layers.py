@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..errors import DataError, InteractGraphError
+from ..errors import DataError, InputError, InteractGraphError
 from ..features import FeatureMap, Neurons
 from ..features.local_segment import LocalSegment
 from ..model import (
@@ -37,6 +37,7 @@ from ..model import (
     read_mask,
     tells_padding,
     trimmed,
+    without_first,
 )
 from ..notes import features_leave_out, guessed_axis, time_first
 from .baseline import place
@@ -108,6 +109,7 @@ class Layers:
         sample: a few samples of the first batch, converted; all where it cannot be cut.
         activations: layer -> activation of the sample.
         position_mask: which positions count, see `read_mask`.
+        skip_positions: how many of those that count are left out at the start of every sample.
         attention_mask: whether that of the batches is "used" as position mask without being asked
             for, where a batch has one, or "ignored" as it may not fit the layers; None: that of the
             first batch is none of padding, or another was given.
@@ -128,6 +130,7 @@ class Layers:
     sample: Any
     activations: Mapping[str, Tensor]
     position_mask: PositionMask | None = None
+    skip_positions: int = 0
     attention_mask: Literal["used", "ignored"] | None = None
     sizes: Mapping[str, int] = field(default_factory=dict)
     incomplete: frozenset[str] = frozenset()
@@ -146,6 +149,7 @@ class Layers:
         *,
         baselines: Mapping[str, str | Tensor] | None = None,
         position_mask: PositionMask | None = None,
+        skip_positions: int = 0,
         progress: bool = False,
     ) -> Layers:
         """Runs the model on the first batch: order of execution, shapes, feature axes.
@@ -158,6 +162,7 @@ class Layers:
             maps: layer -> feature map.
             baselines: layer -> "zero" (every feature), "mean" or an activation.
             position_mask: which positions count, see `interactgraph.model.read_mask`.
+            skip_positions: how many are left out at the start of every sample.
             progress: whether to show progress bars.
 
         Raises:
@@ -181,18 +186,23 @@ class Layers:
             neurons[layer] = Neurons(dim).bind(layer, activation.shape, axis)
             if not axes[layer].sure and asked is None:
                 notes.append(guessed_axis(layer, axis, activation.shape))
+        counts = {
+            flatten_positions(neurons[layer].encode(activation)).shape[1]
+            for layer, activation in activations.items()
+        }
+        if skip_positions >= max(counts):
+            raise InputError(
+                f"skip_positions={skip_positions} leaves nothing: the layers have {max(counts)} "
+                "positions in the first batch"
+            )
         unasked: Literal["used", "ignored"] | None = "used" if position_mask is None else None
         if position_mask is None and (found := attention_mask(sample)) is not None:
-            counts = {
-                flatten_positions(neurons[layer].encode(activation)).shape[1]
-                for layer, activation in activations.items()
-            }
             unasked = None
             if tells_padding(sample) and bool(found.any()):
                 unasked = "used" if goes_with(sample, found, counts) else "ignored"
         return Layers(
             runner, data, {site.name: site for site in sites}, pairs, bound, neurons,
-            baselines or {}, cut, sample, activations, position_mask, unasked,
+            baselines or {}, cut, sample, activations, position_mask, skip_positions, unasked,
             notes=tuple(notes), progress=progress,
         )  # fmt: skip
 
@@ -282,7 +292,7 @@ class Layers:
             Whether there were samples enough to tell; a single one cannot influence another.
 
         Raises:
-            InteractGraphError: they do not.
+            InteractGraphError: they do not, or hold nothing of what is to be held fixed.
         """
         batch, activations = self.sample, self.activations
         if encoded is not None:
@@ -291,7 +301,21 @@ class Layers:
             check_segment(
                 self.runner, batch, self.sites[source], self.sites[target], dict(activations)
             )
+        for name in self.runner.freeze:
+            self._check_frozen(name)
         return min(len(activation) for activation in activations.values()) > 1
+
+    def _check_frozen(self, name: str) -> None:
+        segments = (
+            self.runner.segment(self.sample, self.sites[source], self.sites[target])
+            for source, target in self.pairs
+        )
+        if not any(segment.frozen().counts[name] for segment in segments):
+            what = {"attention": "softmax of attention", "layernorm": "scale of a normalisation"}
+            raise InteractGraphError(
+                f"freeze={list(self.runner.freeze)}: no {what[name]} is computed between the "
+                f"layers of any pair; leave {name!r} out"
+            )
 
     @property
     def device(self) -> torch.device:
@@ -336,7 +360,8 @@ class Layers:
             z[layer] = flatten_positions(encoded)
             if layer in self.baselines:
                 z0[layer] = flatten_positions(self._start(layer, maps[layer], activation, encoded))
-        mask = self.mask(batch)
+        longest = max(z.values(), key=lambda features: features.shape[1])
+        mask = self.mask(batch, longest.shape[:2])
         return EncodedBatch(number, batch, activations, maps, positions, z, z0, mask, result)
 
     def problems(self, encoded: EncodedBatch) -> dict[Pair, PairProblem]:
@@ -402,8 +427,22 @@ class Layers:
         new = change(z, self._start(layer, feature_map, activation, z))
         return activation + feature_map.decode(new) - feature_map.decode(z)
 
-    def mask(self, batch: Any) -> Tensor | None:
-        """Which positions of a batch count, bool `[b, p]`; None: all."""
+    def mask(self, batch: Any, shape: Sequence[int]) -> Tensor | None:
+        """Which positions of a batch count, bool `[b, p]`; None: all.
+
+        Args:
+            batch: converted.
+            shape: numbers of samples and of positions, where the batch has no mask.
+        """
+        mask = self.given_mask(batch)
+        if not self.skip_positions or shape[1] == 1:
+            return mask
+        if mask is None:
+            mask = torch.ones(*shape, dtype=torch.bool, device=self.device)
+        return without_first(mask, self.skip_positions)
+
+    def given_mask(self, batch: Any) -> Tensor | None:
+        """The mask that the batch or `position_mask` gives, bool `[b, p]`; None: neither does."""
         if self.attention_mask == "used":
             mask = attention_mask(batch)
             if mask is not None and not tells_padding(batch):
@@ -473,7 +512,7 @@ class Layers:
             self.runner, self.sites[layer], self.sites[target], neurons, self.maps[target], batch,
             tuple(encoded.shape[1:-1]),
         )  # fmt: skip
-        mask = self.mask(batch)
+        mask = self.mask(batch, (len(point), max(point.shape[1], n_positions)))
         return LocalSegment(
             segment, point, y.shape[-1], n_positions,
             layer_mask(mask, point.shape[1], layer), layer_mask(mask, n_positions, target),
@@ -481,7 +520,7 @@ class Layers:
 
     def _rows(self, batch: Any, layer: str, activation: Tensor) -> Tensor:
         values = flatten_positions(self.neurons[layer].encode(activation))
-        mask = layer_mask(self.mask(batch), values.shape[1], layer)
+        mask = layer_mask(self.mask(batch, values.shape[:2]), values.shape[1], layer)
         return values.flatten(0, 1) if mask is None else values[mask]
 
     def _start(

@@ -12,6 +12,7 @@ from .masks import (
     read_mask,
     tells_padding,
     trimmed,
+    without_first,
 )
 from .probing import Probe, check_finite, check_rows, check_segment, probe
 from .programs import load_model
@@ -49,4 +50,5 @@ __all__ = [
     "resolve_sites",
     "tells_padding",
     "trimmed",
+    "without_first",
 ]

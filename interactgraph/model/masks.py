@@ -21,6 +21,7 @@ __all__ = [
     "read_mask",
     "tells_padding",
     "trimmed",
+    "without_first",
 ]
 
 ATTENTION_MASK = "attention_mask"  # what transformers call it
@@ -58,6 +59,11 @@ def read_mask(
             + (f"shape {tuple(mask.shape)}" if isinstance(mask, Tensor) else repr(mask)[:60])
         )
     return mask.to(device) != 0
+
+
+def without_first(mask: Tensor, n: int) -> Tensor:
+    """A mask without the first n positions of each sample that count, bool `[b, p]`."""
+    return mask & (mask.cumsum(1) > n)
 
 
 def attention_mask(batch: Any) -> Tensor | None:
@@ -113,7 +119,7 @@ def layer_mask(mask: Tensor | None, positions: int, layer: str) -> Tensor | None
         return None
     if mask.shape[1] != positions:
         raise DataError(
-            f"position_mask has {mask.shape[1]} positions, layer {layer!r} has {positions}"
+            f"the mask of positions has {mask.shape[1]}, layer {layer!r} has {positions}"
         )
     return mask
 

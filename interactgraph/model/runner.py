@@ -21,6 +21,7 @@ from torch.utils import _pytree as pytree
 from ..calculus.rounding import is_close, tolerance
 from ..errors import InteractGraphError, ModelError
 from .batches import Forward, call_model, convert
+from .frozen import FrozenValues
 from .masks import attention_mask, padded_by_one, trimmed
 from .sites import RESULT, Site, first_tensor, plain_model, with_first_tensor
 
@@ -91,6 +92,7 @@ class Runner:
         holds_fixed: whether a forward pass computes something under `torch.no_grad()`.
         trims: sides ("left", "right") of a batch where positions that are padding in all of its
             samples are cut off, because that changes nothing.
+        freeze: what segments hold fixed at the values of the samples, see `FrozenValues`.
     """
 
     model: nn.Module
@@ -102,6 +104,7 @@ class Runner:
     changed: tuple[int, ...] = ()
     holds_fixed: bool = False
     trims: tuple[str, ...] = ()
+    freeze: tuple[str, ...] = ()
 
     def watching(self, batch: Any) -> Runner:
         """The runner, told what a forward pass on the batch writes to: buffers, batch tensors.
@@ -167,6 +170,7 @@ class Runner:
         forward: Forward | None,
         device: torch.device | str | None,
         dtype: torch.dtype | None,
+        freeze: Sequence[str] = (),
     ) -> Runner:
         """A runner for the model; where device or dtype differ, for a converted copy of it."""
         model = plain_model(model)
@@ -185,7 +189,7 @@ class Runner:
         )
         if moved or cast:
             model = copy.deepcopy(model).to(device=wanted, dtype=dtype)
-        return Runner(model, forward, wanted, dtype)
+        return Runner(model, forward, wanted, dtype, freeze=tuple(freeze))
 
     def convert(self, batch: Any) -> Any:
         """The batch on the runner's device and in its dtype; keyword arguments as a plain dict."""
@@ -458,7 +462,10 @@ class Segment:
             return given
 
         handlers: list[tuple[Site, _Handler]] = [(self.source, start), (self.target, stop)]
+        frozen = self.frozen().replayed() if self.runner.freeze else None
         with contextlib.ExitStack() as stack:
+            if frozen is not None:
+                stack.enter_context(frozen)
             if self.runner.holds_fixed:
                 stack.enter_context(torch.enable_grad())
                 stack.enter_context(held)
@@ -467,7 +474,26 @@ class Segment:
             raise ModelError(
                 f"layer {self.target.name!r} is not executed when {self.source.name!r} is replaced"
             )
+        if frozen is not None:
+            frozen.check_all_used()
         return result[0]
+
+    def frozen(self) -> FrozenValues:
+        """What is held fixed on this batch; `counts` are of what comes after the source.
+
+        From the batch and not from values at hand, so that a recorded segment holds for others.
+        """
+        values = FrozenValues(self.runner.freeze)
+
+        def start(_: Tensor) -> None:
+            values.counts = dict.fromkeys(values.what, 0)
+
+        def stop(_: Tensor) -> None:
+            raise _Stop
+
+        with values:
+            self.runner._run(self.batch, [(self.source, start), (self.target, stop)])
+        return values
 
 
 @contextlib.contextmanager

@@ -117,3 +117,36 @@ def test_padding_to_twice_the_length_changes_nothing():
     one, two = graph(5), graph(10)
     torch.testing.assert_close(one.weights(*LAYERS), two.weights(*LAYERS), rtol=1e-6, atol=1e-7)
     assert lengths[-1] == 5
+
+
+def test_positions_left_out_at_the_start():
+    """The first ones that count, of every sample by itself, with and without padding."""
+    without, _ = weights({"x": X}, skip_positions=2)
+    asked, _ = weights({"x": X}, position_mask=lambda batch: torch.arange(5).expand(3, 5) >= 2)
+    assert torch.equal(without, asked)
+    left = MASK.flip(1)  # padded on the left
+    for mask in (MASK, left):
+        padded, _ = weights({"x": X, "attention_mask": mask.long()}, skip_positions=1)
+        later = mask & (mask.cumsum(1) > 1)
+        other, _ = weights({"x": X}, position_mask=lambda batch, later=later: later)
+        assert torch.equal(padded, other)
+        whole, _ = weights({"x": X, "attention_mask": mask.long()})
+        assert not torch.equal(padded, whole)
+    pooled = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
+    with pytest.raises(itg.InputError, match="leaves nothing"):
+        itg.interaction_graph(pooled, [X[:, 0]], ["0", "2"], skip_positions=1)
+    with pytest.raises(itg.InputError, match="leaves nothing"):
+        weights({"x": X}, skip_positions=5)
+    with pytest.raises(itg.InputError, match="skip_positions=-1"):
+        weights({"x": X}, skip_positions=-1)
+
+
+def test_samples_of_edges_and_examples_leave_the_same_positions_out():
+    moved = X.clone()
+    moved[:, 0] *= 100  # as the first token of a language model
+    data = [{"x": moved}]
+    graph = itg.interaction_graph(Tokens(), data, LAYERS, skip_positions=1, progress=False)
+    assert all(example.position > 0 for example in graph.examples["a"].of(0))
+    edges = itg.top_samples(graph.prune(top_k=3), Tokens(), data, k=2, progress=False)
+    largest = float(graph.weights(*LAYERS).max())
+    assert float(edges[tuple(LAYERS)].values.max()) < 5 * largest
