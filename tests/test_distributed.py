@@ -107,6 +107,7 @@ def wait_for(path, process, seconds=120):
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("pgrep") is None, reason="needs pgrep")
 def test_dead_process_ends_the_run_and_leaves_checkpoints(code):
     options = ["code.py:net", "code.py:slow", *LAYERS]
@@ -158,6 +159,7 @@ def test_killed_at_random_moments(code):
         assert_same(whole, itg.load(code / "g.safetensors"), exactly=True)
 
 
+@pytest.mark.slow
 def test_processes_share_the_error_that_ends_the_run(code):
     options = ["code.py:net", "code.py:slow", "--layers", "input", "1", "--no-progress"]
     graphs = []
@@ -213,6 +215,7 @@ def test_every_pass_divides_the_batches_alike(code):
     assert float((drawn / samples).median()) > 0.95
 
 
+@pytest.mark.slow
 def test_fewer_batches_than_processes(code):
     (code / "one.py").write_text("from code import *\ndata = data[:1]\n".replace("code", "ours"))
     (code / "code.py").rename(code / "ours.py")
