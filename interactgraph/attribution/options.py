@@ -323,10 +323,10 @@ class Options:
                 raise InputError("sampling='signs' needs a number of probes: sources=8")
             return
         if self.sampling != "signs":
-            if self.engine in ("closed_form", "reverse"):
+            if self.engine == "reverse":
                 raise InputError(
-                    f"sources={self.sources} draws source features, which engine={self.engine!r} "
-                    "does not; use engine='forward' or 'auto'"
+                    f"sources={self.sources} draws source features, which engine='reverse' "
+                    "does not; use engine='forward', 'closed_form' or 'auto'"
                 )
             return
         if self.strengths != ("rms",) or self.engine not in ("auto", "reverse"):
@@ -347,9 +347,9 @@ class Options:
                 f"time_budget={self.time_budget:g} and target_error={self.target_error:g} both say "
                 "when a run ends; leave one of the two out"
             )
-        if self.engine not in ("auto", "forward") or self.sampling == "signs":
+        if self.engine == "reverse" or self.sampling == "signs":
             raise InputError(
-                f"time_budget={self.time_budget:g} draws source features in forward mode, which "
+                f"time_budget={self.time_budget:g} draws source features, which "
                 f"engine={self.engine!r} with sampling={self.sampling!r} does not"
             )
         if not self.strength_objects[0].is_mean:

@@ -126,7 +126,8 @@ def choose(context: PairContext, problem: PairProblem) -> Plan:
             continue
         words = list(_why_chosen(context, cost, failures, obstacles, method))
         # A batch that fails to be computed exactly is no reason to estimate it.
-        fallbacks = (other for _, other in by_cost[rank + 1 :] if not other.is_drawn)
+        later = (other for _, other in by_cost[rank + 1 :])
+        fallbacks = (other for other in later if method.is_drawn or not other.is_drawn)
         methods = (method, *fallbacks)
         return Plan(methods, cost, costs, "; ".join(words))
     raise InputError(_no_method(context, failures, obstacles))

@@ -374,3 +374,51 @@ def test_errors_of_few_draws_cover(n, sources):
             within = off <= 2 * graph.standard_error("input", "3", name)
             covered[name] += float(within.double().mean()) / 60
     assert min(covered.values()) > 0.92
+
+
+def frozen_block(n=40, width=6):
+    torch.manual_seed(0)
+    block = nn.TransformerEncoderLayer(width, 2, 12, activation="gelu", batch_first=True)
+    net = nn.Sequential(nn.Linear(width, width), block).double()
+    return net, torch.randn(n, 4, width, generator=torch.Generator().manual_seed(1)).double()
+
+
+def test_drawn_columns_of_a_closed_form():
+    """The same draws as in forward mode, whose nodes approach what the secants are exactly."""
+    net, x = frozen_block()
+    options = {"freeze": ("attention", "layernorm"), "sources": 2, "progress": False}
+    graph = itg.interaction_graph(net, x.split(16), ["0", "1"], **options)
+    assert graph.metadata["plans"][0]["method"] == "sampled_closed_columns"
+    forward = itg.interaction_graph(
+        net, x.split(16), ["0", "1"], engine="forward", tolerance=1e-10, n_steps=128, **options
+    )
+    assert forward.metadata["plans"][0]["method"] == "sampled_columns"
+    for what in (itg.InteractionGraph.weights, itg.InteractionGraph.standard_error):
+        torch.testing.assert_close(
+            what(graph, "0", "1"), what(forward, "0", "1"), rtol=1e-7, atol=1e-9
+        )
+    asked = itg.interaction_graph(net, x.split(16), ["0", "1"], engine="closed_form", **options)
+    assert torch.equal(asked.weights("0", "1"), graph.weights("0", "1"))
+    with pytest.raises(itg.InteractGraphError, match="engine='closed_form' is not possible"):
+        itg.interaction_graph(net, [x], ["0", "1"], engine="closed_form", sources=2, progress=False)
+
+
+def test_a_time_budget_draws_from_a_closed_form():
+    net, x = frozen_block(100, 16)
+    options = {"freeze": ("attention", "layernorm"), "progress": False}
+    exact = itg.interaction_graph(net, [x], ["0", "1"], **options)
+    graph = itg.interaction_graph(net, [x], ["0", "1"], time_budget=20, **options)
+    plan = graph.metadata["plans"][0]
+    assert plan["method"] == "sampled_closed_columns"
+    assert plan["sources_per_sample"] == 16
+    torch.testing.assert_close(graph.weights("0", "1"), exact.weights("0", "1"))
+
+
+def test_draws_that_do_not_fit_into_memory_together():
+    """Few passes at a time: the same draws, whose sums differ by rounding."""
+    net, x = frozen_block(64, 16)
+    options = {"sources": 9, "progress": False}
+    whole = itg.interaction_graph(net, [x], ["0", "1"], **options)
+    parts = itg.interaction_graph(net, [x], ["0", "1"], memory_budget=3 << 20, **options)
+    for what in (itg.InteractionGraph.weights, itg.InteractionGraph.standard_error):
+        torch.testing.assert_close(what(parts, "0", "1"), what(whole, "0", "1"))

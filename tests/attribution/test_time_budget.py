@@ -158,7 +158,7 @@ def test_closed_forms_stay_exact():
     ("options", "match"),
     [
         ({"sources": 2}, "leave one of the two out"),
-        ({"engine": "reverse"}, "in forward mode"),
+        ({"engine": "reverse"}, "which engine='reverse'"),
         ({"target_error": 0.1}, "both say when a run ends"),
         ({"strengths": ("max",)}, "not 'max'"),
         ({"method": "ablation"}, "time_budget and tolerance do not apply"),

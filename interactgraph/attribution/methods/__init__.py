@@ -4,7 +4,7 @@ from .ablation import Ablation
 from .affine import Affine
 from .baseline_gradient import AT_BASELINE
 from .captum import Captum
-from .closed_passes import ClosedColumns, ClosedRows
+from .closed_passes import ClosedColumns, ClosedRows, SampledClosedColumns
 from .columns import Columns
 from .expected_gradients import ExpectedColumns, ExpectedRows
 from .method import DoesNotApply, Method, PairContext
@@ -22,6 +22,7 @@ METHODS: tuple[type[Method], ...] = (
     TwoMaps,
     ClosedColumns,
     ClosedRows,
+    SampledClosedColumns,
     SampledColumns,
     RademacherRows,
     Columns,

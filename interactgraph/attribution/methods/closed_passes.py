@@ -1,14 +1,14 @@
 """The closed form by passes: the segment with secants in the place of its nonlinearity is affine.
 
 For segments that mix positions, so that their maps are no matrices of features. Any one node of the
-path is exact for an affine function, so that a column or a row takes one pass.
+path is exact for an affine function, so that a column or a row takes one pass, drawn or not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ...calculus.path import at_sample
+from ...calculus.path import PathRule, at_sample
 from ...calculus.secant_lines import SecantFunction, straighten
 from ...calculus.tape import tensors_of
 from ...layers import PairProblem
@@ -18,8 +18,9 @@ from .closed_form import ClosedForm
 from .columns import Columns
 from .method import VJP, Tick, no_tick
 from .rows import Rows
+from .sampled_columns import SampledColumns
 
-__all__ = ["ClosedColumns", "ClosedRows"]
+__all__ = ["ClosedColumns", "ClosedRows", "SampledClosedColumns"]
 
 
 class _Straightened(ClosedForm):
@@ -63,3 +64,22 @@ class ClosedRows(_Straightened, Rows):
 
     def contributions(self, problem: PairProblem, tick: Tick = no_tick) -> Iterator[Contribution]:
         yield from self.blocks(problem, self.affine_function(problem), at_sample(), tick)
+
+
+class SampledClosedColumns(_Straightened, SampledColumns):
+    """One JVP for each column that is drawn."""
+
+    name = "sampled_closed_columns"
+
+    def why_not(self, problem: PairProblem) -> str | None:
+        return SampledColumns.why_not(self, problem) or super().why_not(problem)
+
+    def cost(self, problem: PairProblem) -> float:
+        return self.draws_to_compare(problem) + 3.0
+
+    def path_of(self, problem: PairProblem) -> SourcePath:
+        return SourcePath.in_features(problem, self.affine_function(problem))
+
+    def rule_for(self, problem: PairProblem, path: SourcePath) -> PathRule:
+        self.n_batches_seen += 1
+        return at_sample()

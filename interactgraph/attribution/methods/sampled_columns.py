@@ -28,6 +28,7 @@ from .method import PairContext, Tick, no_tick
 __all__ = ["SampledColumns"]
 
 _ROWS = 512  # draws that are summed together
+_FEW = 8  # draws of a sample; an exact method that costs less is taken in their place
 _TRIED = 4  # passes that tell the time of one
 
 
@@ -68,8 +69,11 @@ class SampledColumns(Columns):
         return None
 
     def cost(self, problem: PairProblem) -> float:
-        # Within a time budget, as many as there are in the end.
-        return self.n_steps * ((self.context.options.sources or problem.n_sources) + 1.0)
+        return self.n_steps * (self.draws_to_compare(problem) + 1.0)
+
+    def draws_to_compare(self, problem: PairProblem) -> int:
+        """Draws of each sample, for the cost; within a time budget, few that are worth it."""
+        return self.context.options.sources or min(problem.n_sources, _FEW)
 
     def confirm(self, problem: PairProblem) -> None:
         self.confirm_either_way(problem)
@@ -96,7 +100,7 @@ class SampledColumns(Columns):
             )  # fmt: skip
             for first in range(0, len(a), together):
                 span = slice(first, first + together)
-                features, w = some.features[span, :, 0], weights[start:][span]
+                features, w = some.features[span, :, 0], weights[start : start + chunk][span]
                 draws = self._draws(problem, a[span], features, w)
                 yield draws
                 worth = draws.sums[self.context.strengths[0].name].abs().sum(1)
