@@ -21,6 +21,7 @@ __all__ = [
     "features_leave_out",
     "guessed_axis",
     "held_fixed",
+    "interrupted",
     "jumps",
     "large_residual",
     "names_left_over",
@@ -135,6 +136,14 @@ def ended_by_time(seconds: float, n_samples: int, n_batches: int) -> str:
     return (
         f"time_budget={seconds:g} s ended the run after {n_samples} samples ({n_batches} batches); "
         "the errors hold if these are a random part of the data"
+    )
+
+
+def interrupted(n_samples: int, n_batches: int) -> str:
+    """Ctrl-C ended the run."""
+    return (
+        f"the run was interrupted after {n_samples} samples ({n_batches} whole batches); the graph "
+        "is theirs, and the errors hold if these are a random part of the data"
     )
 
 

@@ -162,7 +162,9 @@ def interaction_graph(
             there after it was killed, to the same numbers. Data must come in the same order.
         checkpoint_seconds: time after which the next end of a batch is saved; so much, and the
             batch at hand, is lost at most.
-        progress: show a progress bar with the time left.
+        progress: show a progress bar with the time left. Ctrl-C ends the run after the samples at
+            hand and gives their graph, with a note; a second one raises `KeyboardInterrupt` at
+            once. A checkpoint stays, so that the same call goes on.
 
     Returns:
         The graph, with standard errors, completeness and the full recipe in `metadata`. What makes
@@ -233,7 +235,7 @@ def interaction_graph(
             loop.restore(saved)
         loop.run()
     graph = graph_of(loop, {**recipe, "seconds": round(perf_counter() - started, 3)})
-    if saves is not None:
+    if saves is not None and not loop.interrupted:
         saves.done()
     for note in graph.notes:
         warnings.warn(note, InteractGraphWarning, stacklevel=2)

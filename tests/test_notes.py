@@ -1,5 +1,6 @@
 """Every note that a graph can carry, and what provokes it."""
 
+import signal
 import warnings
 
 import networks
@@ -135,6 +136,24 @@ def ended_early():
 def ended_by_time():
     data = [torch.randn(6, 4) for _ in range(4)]
     return run(normalised(), data, ["0", "3"], time_budget=1e-3, engine="forward")
+
+
+@provokes("interrupted", "the run was interrupted after 12 samples")
+def interrupted():
+    def data():
+        yield x()
+        signal.raise_signal(signal.SIGINT)
+        yield x()
+
+    class Twice:
+        def __iter__(self):
+            return data()
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return run(perceptron(), Twice(), ["input", "2"])
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @provokes("fallback", "where the planned closed form fails")

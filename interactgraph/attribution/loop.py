@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
-
-from tqdm import tqdm
 
 from ..checkpoint import Checkpoint
 from ..distributed import World
 from ..errors import InteractGraphError
 from ..layers import EncodedBatch, Layers
 from ..model import ATTENTION_MASK, attention_mask
-from ..notes import attention_mask_ignored, attention_mask_used, ended_by_time
+from ..notes import attention_mask_ignored, attention_mask_used, ended_by_time, interrupted
 from .baseline_range import BaselineRange
 from .groups import SampleKeys
-from .methods.method import Tick
 from .options import Options, Pair
 from .pair_run import PairRun
 from .precision import Precision
+from .progress import Interrupt, Progress
 from .same_run import SameRun
 from .time_budget import TimeBudget
 from .top_activations import TopActivations
 
 __all__ = ["BatchLoop"]
 
-_LISTEN = 3.0  # seconds after which it is known what a run will take
-_LONG = 60.0  # seconds of an exact run, above which it is said
 _MOST_PASSES = 64  # over the data, to reach target_error
 _TELLING_PASSES = 16  # after which the error that draws do not explain is known well enough
 _FEW = 4  # samples that are looked at again
@@ -52,6 +46,7 @@ class BatchLoop:
         n_batches: batches so far, in all processes and passes.
         n_samples: samples of this pass so far, in this process.
         stopped_early: whether the standard errors were small enough before the data ended.
+        interrupted: whether Ctrl-C ended it.
         budget: of time.
         same: what a checkpoint compares; None: there is none.
     """
@@ -68,10 +63,9 @@ class BatchLoop:
     n_batches: int = 0
     n_samples: int = 0
     stopped_early: bool = False
+    interrupted: bool = False
     budget: TimeBudget = field(default_factory=TimeBudget)
     same: SameRun | None = None
-    _started: float = field(default_factory=time.monotonic)
-    _foretold: bool = False
     _padded: bool = False  # whether a batch holds padding that its attention mask tells
     _in_pass: int = 0  # batches of this pass so far
     _offset: int = 0  # samples of this pass so far, in all processes
@@ -81,37 +75,43 @@ class BatchLoop:
         target = self.options.target_error
         precision = Precision(self.options, self.world)
         drawn = any(run.is_drawn for run in self.runs.values())
-        with self._bar() as bar:
-            if not self.budget.is_set:
-                bar.update(self.n_batches * self._passes() / self.world.size)
+        with self._progress() as progress, Interrupt(heard=self.world.size == 1) as interrupt:
             while True:
-                self._one_pass(precision, bar)
+                self._one_pass(precision, progress, interrupt)
                 self.n_passes += 1
-                if self.stopped_early or target is None or not drawn:
+                self.interrupted = interrupt.asked
+                ended = self.stopped_early or (self.interrupted and self.n_passes == 1)
+                if ended or target is None or not drawn:
                     break
                 for run in self.runs.values():
                     run.sums.end_pass(self.n_passes)
-                if self.n_passes == _MOST_PASSES or precision.reached(self.runs.values()):
+                if self.interrupted or self.n_passes == _MOST_PASSES:
+                    break
+                if precision.reached(self.runs.values()):
                     break
                 left = max(precision.error(run, of_draws=False) for run in self.runs.values())
                 if self.n_passes >= _TELLING_PASSES and left >= target:
                     break  # the samples themselves vary too much, whatever is drawn
                 self._in_pass = self._offset = self.n_samples = 0
+                progress.next_pass(self.n_passes + 1)
             for run in self.runs.values():
                 run.finish(self.world)
         precision.note(self.runs.values(), self.n_batches, stopped_early=self.stopped_early)
         self._gather()
 
-    def _one_pass(self, precision: Precision, bar: tqdm) -> None:
+    def _one_pass(self, precision: Precision, progress: Progress, interrupt: Interrupt) -> None:
         number = -1
         for number, batch in enumerate(self.layers.data):
             if number < self._in_pass:
                 if self.same is not None:
                     self.same.check(batch, number, self._max_samples)
                 continue
-            self._add(batch, bar)
+            if interrupt.asked and self.n_samples and not self.n_passes:
+                return
+            whole = self._add(batch, progress, interrupt)
             self._in_pass += 1
-            if self.budget.ended:
+            progress.next_batch()
+            if self.budget.ended or not whole:
                 return
             # Looked at after 1, 2, 4, ... batches: a look costs about as much as the sums.
             # In several processes, each of them has had a batch by then.
@@ -120,21 +120,25 @@ class BatchLoop:
             self.stopped_early = bool(look) and precision.reached(self.runs.values())
             if self.stopped_early:  # before a save: a run that is resumed has to look again
                 return
-            if self.checkpoint is not None and self.checkpoint.due:
+            if self.checkpoint is not None and (self.checkpoint.due or interrupt.asked):
                 self.checkpoint.save(self.state())
         if self.same is not None:
             n_added = len(self.same.added) if self.n_passes else self._in_pass
             self.same.check_end(number + 1, n_added)
 
-    def _add(self, batch: Any, bar: tqdm) -> None:
-        """Adds one batch, where it belongs to this process."""
+    def _add(self, batch: Any, progress: Progress, interrupt: Interrupt) -> bool:
+        """Adds one batch, where it belongs to this process.
+
+        Returns:
+            Whether all of it was added.
+        """
         keys = SampleKeys(self.options)
         if self.same is not None:
             self.same.begins(batch, self._in_pass)
         if not self.world.takes(self._in_pass):  # the same ones in every pass
             self._offset += self._count(batch, keys)
             self.n_batches += 1
-            return
+            return True
         whole, cut = self.layers.runner.convert(batch), self.layers.cut
         n_samples = cut.n_samples(whole)
         all_keys = None if n_samples is None else keys.of(whole, n_samples, self._offset)
@@ -143,8 +147,9 @@ class BatchLoop:
             encoded = self.layers.encode(piece, self.n_batches)
             here = encoded.n_samples
             left = self._samples_left(before, n_samples or here, done + here)
-            if not self.budget.begins(here, left):
-                return
+            ended = interrupt.asked and done and not self.n_passes  # later passes are ended whole
+            if ended or not self.budget.begins(here, left):
+                return False
             if self.same is not None:
                 self.same.reads(self._in_pass, encoded.activations)
             if not done and encoded.n_samples > 1 and self._looks_again:
@@ -159,15 +164,17 @@ class BatchLoop:
             piece_keys = all_keys and all_keys[done : done + encoded.n_samples]
             done += encoded.n_samples
             for pair, run in self.runs.items():
-                bar.set_postfix_str(" -> ".join(pair), refresh=False)
+                progress.begins(pair, here / (n_samples or here))
                 began = self.budget.elapsed
-                run.add(problems[pair], piece_keys, self._tick(bar))
+                run.add(problems[pair], piece_keys, progress.tick)
+                progress.ends()
                 if pair not in self.budget.pairs:
                     self.budget.others += self.budget.elapsed - began
             self.budget.n_read += here
             self.n_samples += encoded.n_samples
             self._offset += encoded.n_samples
         self.n_batches += 1
+        return True
 
     @property
     def _looks_again(self) -> bool:
@@ -221,7 +228,9 @@ class BatchLoop:
         return n or 0
 
     def time_notes(self) -> Iterator[str]:
-        """What the user should know of the time budget."""
+        """What the user should know of a run that ended before its data."""
+        if self.interrupted:
+            yield interrupted(self.n_samples, self.n_batches)
         if self.budget.ended:
             yield ended_by_time(self.budget.seconds, self.n_samples, self.n_batches)
 
@@ -251,46 +260,14 @@ class BatchLoop:
         if self._padded and self.layers.attention_mask == "ignored":
             yield attention_mask_ignored()
 
-    # --- progress --------------------------------------------------------------------------------
-
-    def _tick(self, bar: tqdm) -> Tick:
-        """What tells the bar of passes; within a time budget, of seconds."""
-        budget = self.budget
-        if not budget.is_set:
-            return lambda passes: self._told(bar, passes)
-        return lambda passes: bar.update(min(budget.elapsed, budget.seconds) - bar.n)
-
-    def _told(self, bar: tqdm, passes: float) -> None:
-        """Brings the bar forward; says once what a long exact run takes, and what else to do."""
-        bar.update(passes)
-        elapsed = time.monotonic() - self._started
-        if self._foretold or elapsed < _LISTEN or not bar.n or bar.disable:
-            return
-        self._foretold = True
-        drawn = any(run.is_drawn for run in self.runs.values())
-        if bar.total and not drawn and (seconds := elapsed * bar.total / bar.n) > _LONG:
-            bar.write(
-                f"all source features on all samples take about {seconds / 60:.0f} min; "
-                "time_budget= (--time-budget 2min) draws some of them instead, with errors",
-                file=sys.stderr,
-            )
-
-    def _passes(self) -> float:
-        return sum(run.plan.cost for run in self.runs.values())
-
-    def _bar(self) -> tqdm:
+    def _progress(self) -> Progress:
         n_batches = self.layers.data.n_batches
-        total = None if n_batches is None else self._passes() * n_batches / self.world.size
-        if self.budget.is_set:
-            total, n_batches = self.budget.seconds, 1
-        return tqdm(
-            desc="interactions",
-            total=total,
-            disable=not self.layers.progress,
-            smoothing=0.05,
-            bar_format=None
-            if n_batches is None
-            else "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}",
+        return Progress(
+            self.runs,
+            None if n_batches is None else n_batches / self.world.size,
+            self.budget,
+            n_done=self._in_pass / self.world.size,
+            shown=self.layers.progress,
         )
 
     # --- checkpoints -----------------------------------------------------------------------------

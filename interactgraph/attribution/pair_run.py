@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from time import perf_counter
 from typing import Any
 
 from ..distributed import World
@@ -34,6 +35,7 @@ class PairRun:
         plan: its methods.
         sums: what has been added.
         max_samples: at a time, as the memory allows.
+        pass_seconds: what one forward pass of the first samples took.
     """
 
     pair: Pair
@@ -41,6 +43,7 @@ class PairRun:
     plan: Plan
     sums: Accumulator
     max_samples: int
+    pass_seconds: float = 1.0
 
     @staticmethod
     def planned(
@@ -85,7 +88,10 @@ class PairRun:
             problem = problems[context.pair]
             plan = choose(context, problem)
             most = plan.methods[0].max_samples(problem)
-            runs[context.pair] = PairRun(context.pair, context, plan, context.sums, most)
+            began = perf_counter()
+            problem.segment(problem.z)
+            seconds = perf_counter() - began
+            runs[context.pair] = PairRun(context.pair, context, plan, context.sums, most, seconds)
             if time_budget.is_set and plan.methods[0].is_drawn:
                 time_budget.pairs.append(context.pair)
         return runs
@@ -94,6 +100,13 @@ class PairRun:
     def is_drawn(self) -> bool:
         """Whether the strengths are estimates from drawn features or signs."""
         return self.plan.methods[0].is_drawn
+
+    @property
+    def expected_passes(self) -> float:
+        """Forward passes for a batch, by the nodes that were needed so far."""
+        method = self.plan.methods[0]
+        planned = method.n_steps or 1
+        return self.plan.cost * method.record().get("n_steps_used", planned) / planned
 
     def add(
         self, problem: PairProblem, keys: Sequence[Key] | None = None, tick: Tick = no_tick

@@ -168,24 +168,44 @@ def test_debug_shows_the_traceback(code):
         run("info", "code.py", "--debug")
 
 
-@pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_interrupted_leaves_no_unfinished_file(code, kill):
+def under_way(folder):
+    """A run whose bar is there."""
     process = subprocess.Popen(
         [sys.executable, "-m", "interactgraph", "run", "code.py:net", "code.py:slow",
          "--layers", "input", "1", "-o", "out"],
-        cwd=code, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         # Ctrl-C counts even where the tests run in the background, which ignores it.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
-    # Once the bar is there, the run is under way.
-    seen = ""
-    started = time.monotonic()
-    while "interactions" not in seen and time.monotonic() - started < 60:
+    wait_for("interactions", process)
+    return process
+
+
+def wait_for(text, process):
+    seen, started = "", time.monotonic()
+    while text not in seen and time.monotonic() - started < 60:
         seen += process.stderr.read(1)
+
+
+@pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_interrupted_leaves_no_unfinished_file(code, kill):
+    process = under_way(code)
     process.send_signal(kill)
+    if kill == signal.SIGINT:  # the second one ends it at once
+        wait_for("interrupted", process)
+        process.send_signal(kill)
     process.communicate(timeout=60)
     assert process.returncode != 0
     assert not (code / "out").exists() or not list((code / "out").iterdir())
+
+
+def test_interrupted_once_gives_what_it_has(code):
+    process = under_way(code)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "was interrupted after" in out
+    assert (code / "out" / "graph.gexf").exists()
 
 
 def test_help_does_not_import_torch():
