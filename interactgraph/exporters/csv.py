@@ -43,12 +43,13 @@ def _nodes(table: Table) -> Iterator[tuple[str, ...]]:
     numbers = {"feature": table.feature, "strength": table.strength}
     if table.module is not None:
         numbers["module"] = table.module
-    yield ("Id", "Label", "layer", *numbers)
+    texts = {"Id": table.ids, "Label": table.labels, "layer": table.layers}
+    if table.examples is not None:
+        texts["examples"] = table.examples
+    yield (*texts, *numbers)
     for part in chunks(len(table.ids)):
         columns = [fragments("", values[part], "") for values in numbers.values()]
-        yield from zip(
-            table.ids[part], table.labels[part], table.layers[part], *columns, strict=True
-        )
+        yield from zip(*(column[part] for column in texts.values()), *columns, strict=True)
 
 
 def _edges(table: Table) -> Iterator[tuple[str, ...]]:

@@ -59,6 +59,8 @@ def _declarations(table: Table) -> Iterator[str]:
     nodes = {"layer": "string", "feature": "integer", "strength": "double"}
     if table.module is not None:
         nodes["module"] = "integer"
+    if table.examples is not None:
+        nodes["examples"] = "string"
     edges = dict.fromkeys(table.more, "double")
     for kind, attributes in (("node", nodes), ("edge", edges)):
         if attributes:
@@ -80,6 +82,7 @@ def _nodes(table: Table, part: slice) -> Iterator[str]:
         _values("feature", table.feature[part]),
         _values("strength", table.strength[part]),
         *([] if table.module is None else [_values("module", table.module[part])]),
+        *([] if table.examples is None else [_texts("examples", table.examples[part])]),
         fragments('</attvalues><viz:size value="', table.size[part], '"/>'),
         fragments('<viz:position x="', table.x[part], '"'),
         fragments(' y="', table.y[part], '" z="0.0"/>'),
@@ -107,3 +110,7 @@ def _edges(table: Table, part: slice, ids: np.ndarray) -> Iterator[str]:
 
 def _values(name: str, values: np.ndarray) -> list[str]:
     return fragments(f'<attvalue for="{name}" value="', values, '"/>')
+
+
+def _texts(name: str, values: list[str]) -> list[str]:
+    return [f'<attvalue for="{name}" value="{escaped(value)}"/>' for value in values]

@@ -51,6 +51,8 @@ def _lines(table: Table) -> Iterator[str]:
     # Keys are called what they hold: readers know them by that (Gephi takes "d3", as networkx
     # would number the fourth one, for the label of a node).
     nodes = {"label": "string", "layer": "string"}
+    if table.examples is not None:
+        nodes["examples"] = "string"
     nodes |= {name: "double" if v.dtype.kind == "f" else "int" for name, v in numbers.items()}
     for kind, keys in (("node", nodes), ("edge", dict.fromkeys(["weight", *table.more], "double"))):
         for name, type_ in keys.items():
@@ -88,6 +90,7 @@ def _nodes(table: Table, numbers: dict[str, np.ndarray], part: slice) -> Iterato
         [f'<node id="{i}">' for i in ids],
         [f'<data key="label">{label}</data>' for label in labels],
         [f'<data key="layer">{layer}</data>' for layer in layers],
+        *([] if table.examples is None else [_texts("examples", table.examples[part])]),
         *(_data(name, values[part]) for name, values in numbers.items()),
         constant("</node>\n", part.stop - part.start),
     ]
@@ -109,3 +112,7 @@ def _edges(table: Table, part: slice, ids: np.ndarray) -> Iterator[str]:
 
 def _data(name: str, values: np.ndarray) -> list[str]:
     return fragments(f'<data key="{name}">', values, "</data>")
+
+
+def _texts(name: str, values: list[str]) -> list[str]:
+    return [f'<data key="{name}">{escaped(value)}</data>' for value in values]

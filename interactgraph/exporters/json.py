@@ -69,6 +69,11 @@ def _nodes(table: Table, part: slice) -> Iterator[str]:
         [f'{{"id":{_json(name)}' for name in table.ids[part]],
         [f',"label":{_json(label)}' for label in table.labels[part]],
         [f',"layer":{_json(layer)}' for layer in table.layers[part]],
+        *(
+            []
+            if table.examples is None
+            else [[f',"examples":{_json(text)}' for text in table.examples[part]]]
+        ),
         *(fragments(f',"{name}":', values[part], "") for name, values in numbers.items()),
         [f',"color":"#{r:02x}{g:02x}{b:02x}"}}' for r, g, b in table.colour[part].tolist()],
     ]

@@ -21,6 +21,8 @@ __all__ = ["CHUNK", "Table", "chunks", "tabulate"]
 
 CHUNK = 50_000  # rows that are turned into Python objects at a time
 
+_EXAMPLES = 3  # of each feature
+
 # Gephi reads weights as 32-bit floats and drops edges whose weight is zero in them.
 _FLOAT32 = np.finfo(np.float32)
 
@@ -29,8 +31,8 @@ _FLOAT32 = np.finfo(np.float32)
 _TAKEN = frozenset((
     "id", "label", "source", "target", "type", "weight", "kind", "key",
     "start", "end", "timeset", "interval", "timestamp",
-    "layer", "feature", "strength", "module", "x", "y", "z", "r", "g", "b", "size", "color",
-    "signed", "standard_error",
+    "layer", "feature", "strength", "module", "examples", "x", "y", "z", "r", "g", "b", "size",
+    "color", "signed", "standard_error",
 ))
 # fmt: on
 
@@ -45,6 +47,7 @@ class Table:
         ids: unique node names "layer/number", in node order.
         labels: label of each node.
         layers: layer of each node.
+        examples: where each feature is most active, in words; None: the graph does not say.
         feature: number of the feature in its layer, int64 `[nodes]`.
         strength: sum of the weights of a node's edges, float64 `[nodes]`.
         module: module of each node, -1 for none, int64 `[nodes]`; None without a partition.
@@ -60,6 +63,7 @@ class Table:
     ids: list[str]
     labels: list[str]
     layers: list[str]
+    examples: list[str] | None
     feature: np.ndarray
     strength: np.ndarray
     module: np.ndarray | None
@@ -110,6 +114,7 @@ def tabulate(
         ids=[f"{layer}/{j}" for layer, n in zip(layers, sizes, strict=True) for j in range(n)],
         labels=[clean(str(label)) for layer in graph.layers for label in graph.labels[layer]],
         layers=[layer for layer, n in zip(layers, sizes, strict=True) for _ in range(n)],
+        examples=_examples(graph, clean),
         feature=np.concatenate([np.zeros(0, np.int64), *map(np.arange, sizes)]),
         strength=node_strength,
         module=module,
@@ -122,6 +127,19 @@ def tabulate(
         weights=weights,
         more=more,
     )
+
+
+def _examples(graph: InteractionGraph, clean: Callable[[str], str]) -> list[str] | None:
+    """What the samples are on which each feature is most active, in node order."""
+    if not any(graph.examples.values()):
+        return None
+    texts = []
+    for layer, n in graph.n_features.items():
+        known = graph.examples.get(layer)
+        for feature in range(n):
+            found = [] if known is None else known.of(feature)[:_EXAMPLES]
+            texts.append(clean(" | ".join(str(example) for example in found)))
+    return texts
 
 
 def _modules(graph: InteractionGraph, partition: Partition | None) -> np.ndarray | None:

@@ -27,6 +27,10 @@ class Example(NamedTuple):
     position: int
     text: str
 
+    def __str__(self) -> str:
+        place = f"sample {self.sample}, position {self.position}"
+        return f"{self.text} ({place})" if self.text else place
+
 
 @dataclass(frozen=True, eq=False)
 class Examples:

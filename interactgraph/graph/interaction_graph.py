@@ -179,9 +179,8 @@ class InteractionGraph:
                 lines += self._strongest("to", target, weight[:, feature], n_edges)
         if layer in self.examples:
             lines += [
-                f"  {each.value:.4g} on sample {each.sample}, position {each.position}"
-                + (f": {each.text}" if each.text else "")
-                for each in self.examples[layer].of(feature)
+                f"  {example.value:.4g} on {example}"
+                for example in self.examples[layer].of(feature)
             ]
         return "\n".join(lines)
 

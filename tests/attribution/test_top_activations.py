@@ -56,7 +56,9 @@ def test_saved_and_described(tmp_path):
     text = loaded.describe("0", 3)
     assert text == graph.describe("0", 3)
     best = graph.examples["0"].of(3)[0]
-    assert f"{best.value:.4g} on sample {best.sample}, position {best.position}: <" in text
+    assert best.text.startswith("<")
+    place = f"(sample {best.sample}, position {best.position})"
+    assert f"{best.value:.4g} on {best.text} {place}" in text
     strongest = int(graph.weights("0", "1")[:, 3].argmax())
     assert f"to 1:{strongest}: " in text
     assert "from 0:" in loaded.describe("1", 0)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import strategies as st
 
+from interactgraph.features import Examples
 from interactgraph.graph import InteractionGraph
 
 # Markup, quotes, separators, line ends, controls, lone surrogates, non-characters, astral text.
@@ -44,9 +45,19 @@ def _graphs(draw):
         if draw(st.booleans()):
             elements = st.one_of(values, st.sampled_from([np.nan, np.inf]))
             errors[pair] = {strengths[0]: matrix(pair, elements)}
+    examples = {}
+    if draw(st.booleans()):
+        for layer, n in sizes.items():
+            texts = draw(st.lists(TEXT, min_size=n, max_size=n))
+            numbers = torch.arange(n)
+            examples[layer] = Examples(
+                torch.ones(1, n), numbers[None], torch.zeros(1, n).long(),
+                {(j, 0): text for j, text in enumerate(texts)},
+            )  # fmt: skip
     graph = InteractionGraph(
         layers=layers,
         pairs=pairs,
+        examples=examples,
         labels={a: draw(st.lists(TEXT, min_size=n, max_size=n)) for a, n in sizes.items()},
         blocks={pair: {s: matrix(pair, values) for s in strengths} for pair in pairs},
         standard_errors=errors,
@@ -99,6 +110,9 @@ def _expected(graph, partition, strength, kind):
     for layer in graph.layers:
         for j, label in enumerate(graph.labels[layer]):
             node = {"label": clean(label), "layer": clean(layer), "feature": j}
+            if graph.examples:
+                text, place = graph.examples[layer].texts[j, 0], f"sample {j}, position 0"
+                node["examples"] = clean(f"{text} ({place})" if text else place)
             if partition is not None:
                 node["module"] = int(partition.membership[layer][j])
             nodes.append(node)

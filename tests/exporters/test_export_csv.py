@@ -28,7 +28,13 @@ def test_any_graph_survives(small_graphs, check, tmp_path_factory, data):
     written = itg.export(graph, path, partition=partition, strength=strength)
     rows = [
         numbers(
-            row, Id=str, Label=str, layer=str, feature=int, **({"module": int} if partition else {})
+            row,
+            Id=str,
+            Label=str,
+            layer=str,
+            feature=int,
+            **({"examples": str} if graph.examples else {}),
+            **({"module": int} if partition else {}),
         )
         for row in read(written[0])
     ]
