@@ -215,3 +215,16 @@ def test_padding_is_left_out_without_being_asked_for():
         graph.prune(top_k=3), model, [batch], k=2, position_mask="attention_mask", progress=False
     )
     assert torch.equal(edges[tuple(layers)].values, again[tuple(layers)].values)
+
+
+def test_gradient_checkpoints_and_inputs_that_require_gradients():
+    """A model as it comes from fine-tuning with checkpoints: in training, its inputs marked."""
+    model, layers = small("Llama")
+    expected = itg.interaction_graph(model, [tokens(2, 4)], layers, progress=False)
+    model.gradient_checkpointing_enable()
+    model.enable_input_require_grads()
+    model.train()
+    for engine in ("forward", "reverse", "auto"):
+        graph = itg.interaction_graph(model, [tokens(2, 4)], layers, engine=engine, progress=False)
+        torch.testing.assert_close(graph.weights(*layers), expected.weights(*layers))
+    assert model.training

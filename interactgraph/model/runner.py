@@ -89,7 +89,8 @@ class Runner:
             the same values, and the model keeps its own.
         changed: places of the batch tensors that a forward pass changes in place; every pass gets
             copies.
-        holds_fixed: whether a forward pass computes something under `torch.no_grad()`.
+        holds_fixed: whether a forward pass computes something under `torch.no_grad()`, or asks for
+            gradients by itself.
         trims: sides ("left", "right") of a batch where positions that are padding in all of its
             samples are cut off, because that changes nothing.
         freeze: what segments hold fixed at the values of the samples, see `FrozenValues`.
@@ -357,8 +358,16 @@ def _help(error: Exception, batch: Any) -> str:
     return ""
 
 
+_ASKS = torch.Tensor.requires_grad_
+
+
 class _NoGradWatcher(TorchFunctionMode):
-    """Sees whether anything is computed under `torch.no_grad()`, inside `torch.enable_grad()`."""
+    """Sees whether a model switches gradients off or on, inside `torch.enable_grad()`.
+
+    Attributes:
+        off: whether anything is computed under `torch.no_grad()`, or a tensor is made to require
+            gradients, as the inputs of layers that are trained with gradient checkpoints are.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -369,13 +378,15 @@ class _NoGradWatcher(TorchFunctionMode):
     ) -> Any:
         if not self.off and not torch.is_grad_enabled() and not _inside_function():
             self.off = any(map(_is_real, pytree.tree_leaves((args, kwargs))))
+        self.off = self.off or func is _ASKS
         return func(*args, **(kwargs or {}))
 
 
 class _HeldFixed(TorchFunctionMode):
     """Makes `torch.no_grad()` mean `detach`, inside `torch.enable_grad()`.
 
-    Reverse mode holds fixed what is computed there, and forward mode by itself does not.
+    Reverse mode holds fixed what is computed there, and forward mode by itself does not. A tensor
+    that is made to require gradients stays what it is: forward mode cannot do that.
 
     Attributes:
         on: only then; where gradients are off around everything, nothing is held fixed on purpose.
@@ -388,6 +399,8 @@ class _HeldFixed(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
+        if func is _ASKS:
+            return args[0]
         if self.on and not torch.is_grad_enabled() and not _inside_function():
             args, kwargs = pytree.tree_map(
                 lambda leaf: leaf.detach() if _is_real(leaf) else leaf, (args, kwargs or {})
