@@ -118,6 +118,34 @@ class FeatureMap(ABC):
         """
         return self
 
+    def look(self, layer: str, data: FittingData) -> Self:
+        """The fitted map with what the first samples tell about it; itself where that is nothing.
+
+        Args:
+            layer: the layer that the map, already bound, belongs to.
+            data: as for `fit`.
+        """
+        return self
+
+    def doubts(self, layer: str) -> list[str]:
+        """Notes on what fitting or the first samples told, see `interactgraph.notes`.
+
+        Args:
+            layer: its name.
+        """
+        return []
+
+    def reads(self, layer: str) -> str | None:
+        """Another layer that the features are computed from, too; None: their own layer is all.
+
+        The map then gets both activations side by side along the last axis, the other layer's
+        first, and decodes to both; only its own layer's part is ever replaced.
+
+        Args:
+            layer: its own layer.
+        """
+        return None
+
     @property
     def remark(self) -> str:
         """What a reader should know about the fitted map, such as its rank; may be empty."""
@@ -190,6 +218,9 @@ class FittingData(Protocol):
 
     def count(self, layer: str, most: int) -> int:
         """Number of samples, counted no further than `most`."""
+
+    def first_rows(self, layer: str) -> Tensor:
+        """Activations of the first samples at every position that counts, `[n, d]`."""
 
     def rows(self, layer: str, text: str) -> Iterator[Tensor]:
         """Activations at every sample and position that counts, `[n, d]`, in one pass."""

@@ -35,6 +35,7 @@ from ..model import (
     look_first,
     probe,
     read_mask,
+    resolve_sites,
     tells_padding,
     trimmed,
     without_first,
@@ -168,7 +169,8 @@ class Layers:
         Raises:
             InteractGraphError: a layer, a map or the data cannot be used.
         """
-        data, sites = check_data(data), list(sites)
+        data = check_data(data)
+        sites = [_with_read(runner, site, maps[site.name]) for site in sites]
         runner, sample, cut = look_first(runner, data, sites)
         if position_mask in (None, ATTENTION_MASK) and tells_padding(sample):
             runner = runner.trimming(sample, sites)
@@ -229,9 +231,12 @@ class Layers:
         for layer in reversed(list(self.maps)):
             if not layers.maps[layer].is_fitted:
                 fitted = layers.maps[layer].fit(layer, layers).to(dtype=self.dtype)
-                layers = layers.changed(maps={layer: fitted})
+            else:
+                fitted = layers.maps[layer].look(layer, layers)
+            layers = layers.changed(maps={layer: fitted})
         sizes, incomplete, notes = {}, [], list(self.notes)
         for layer, activation in self.activations.items():
+            notes += layers.maps[layer].doubts(layer)
             feature_map = layers.maps[layer].at(activation)
             features = feature_map.encode(activation)
             sizes[layer] = features.shape[-1]
@@ -407,10 +412,10 @@ class Layers:
     def run_on(self, layer: str, encoded: EncodedBatch, features: Tensor) -> Tensor:
         """The model's result (see `RESULT`) when a layer has these features, `[b, p, j]`."""
         shaped = features.reshape(len(features), *encoded.positions[layer], features.shape[-1])
-        activation = encoded.maps[layer].decode(shaped)
-        if not self.runner.goes_on_after(self.sites[layer]):
+        activation, site = encoded.maps[layer].decode(shaped), self.sites[layer]
+        if site.reads is None and not self.runner.goes_on_after(site):
             return activation
-        return self.runner.segment(encoded.batch, self.sites[layer], RESULT)(activation)
+        return self.runner.segment(encoded.batch, site, RESULT)(activation)
 
     def with_features(
         self, layer: str, activation: Tensor, change: Callable[[Tensor, Tensor], Tensor]
@@ -480,6 +485,10 @@ class Layers:
                 return most
         return n
 
+    def first_rows(self, layer: str) -> Tensor:
+        """Activations of the first samples at every position that counts, `[n, d]`."""
+        return self._rows(self.sample, layer, self.activations[layer])
+
     def rows(self, layer: str, text: str) -> Iterator[Tensor]:
         """Activations at every sample and position that counts, `[n, d]`, in one pass."""
         for number, batch in enumerate(self.batches(text)):
@@ -543,3 +552,9 @@ class Layers:
         dim = self.neurons[layer].feature_dim
         assert isinstance(dim, int)
         return dim
+
+
+def _with_read(runner: Runner, site: Site, feature_map: FeatureMap) -> Site:
+    """The site with the other one that its features are computed from, where they need it."""
+    other = feature_map.reads(site.name)
+    return site if other is None else replace(site, reads=resolve_sites(runner.model, [other])[0])

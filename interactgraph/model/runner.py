@@ -318,11 +318,17 @@ class Runner:
 
     def _run(self, batch: Any, handlers: Sequence[tuple[Site, _Handler]]) -> None:
         with contextlib.ExitStack() as stack:
+            reading: list[tuple[Site, _Handler]] = []
             for site, handler in handlers:
                 if site.end == "result":
                     continue
+                if site.reads is not None:
+                    handler, keep = _side_by_side(site, site.reads, handler)
+                    reading.append((site.reads, keep))
                 module = self.model.get_submodule(site.module)
                 stack.enter_context(_hook(module, site, handler))
+            for site, keep in reading:  # last, so that they see what other hooks put there
+                stack.enter_context(_hook(self.model.get_submodule(site.module), site, keep))
             stack.enter_context(self._own_buffers())
             with contextlib.suppress(_Stop):
                 value = call_model(self.model, self._own_batch(batch), self.forward)
@@ -507,6 +513,30 @@ class Segment:
         with values:
             self.runner._run(self.batch, [(self.source, start), (self.target, stop)])
         return values
+
+
+def _side_by_side(site: Site, other: Site, handler: _Handler) -> tuple[_Handler, _Handler]:
+    """The handler of a site that reads another one, too, and that of the other one."""
+    read: list[Tensor] = []
+
+    def keep(value: Tensor) -> None:
+        read[:] = [value.clone()]  # the model may work in place before the site is reached
+
+    def handle(value: Tensor) -> Tensor | None:
+        if not read:
+            raise ModelError(
+                f"layer {other.name!r} is not executed before {site.name!r}, whose features are "
+                "computed from it; name the layer that the transcoder reads: source=..."
+            )
+        if read[0].shape[:-1] != value.shape[:-1]:
+            raise ModelError(
+                f"layer {other.name!r} has activations {tuple(read[0].shape)} and {site.name!r} "
+                f"has {tuple(value.shape)}; features of both need the same samples and positions"
+            )
+        replacement = handler(torch.cat([read[0], value], -1))
+        return None if replacement is None else replacement[..., read[0].shape[-1] :]
+
+    return handle, keep
 
 
 @contextlib.contextmanager

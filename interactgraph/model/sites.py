@@ -34,11 +34,15 @@ class Site:
         module: dotted name of the module, "" for the model itself.
         end: whether the activation is the module's first output tensor or first input tensor;
             "result": the first tensor that the call of the model gives, see `RESULT`.
+        reads: another place, executed before, that is read with it: the activation is then both
+            side by side along the last axis, the other place first, and what replaces it replaces
+            this place alone.
     """
 
     name: str
     module: str
     end: Literal["input", "output", "result"]
+    reads: Site | None = None
 
 
 # What the call of the model gives: what `forward` returns, where there is one.
