@@ -30,6 +30,7 @@ __all__ = [
     "path_off",
     "time_first",
     "underflow",
+    "wrong_hook",
 ]
 
 
@@ -50,6 +51,19 @@ def features_leave_out(layer: str, share: float) -> str:
     return (
         f"{layer}: its features leave out {share:.2g} of the activation (root mean square); "
         "strengths and completeness are those of the model run on what they hold"
+    )
+
+
+def wrong_hook(
+    where: str, unexplained: float, active: float, n_features: int, hook: str | None
+) -> str:
+    """A dictionary reconstructs next to nothing; `unexplained` is a share of the variance."""
+    trained = "" if hook is None else f" (it was trained at {hook!r})"
+    return (
+        f"{where}: the dictionary leaves {unexplained:.2g} of the variance unexplained, with "
+        f"{active:.3g} of {n_features} features active on average: it belongs to another layer"
+        f"{trained}, its input must be scaled as in its training, or large activations such as "
+        "those of the first token were left out there"
     )
 
 

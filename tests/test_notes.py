@@ -11,7 +11,7 @@ from torch import nn
 
 import interactgraph as itg
 from interactgraph import InteractGraphWarning, notes
-from interactgraph.features import PCA
+from interactgraph.features import PCA, Dictionary
 
 PROVOKED = {}  # name of the note -> (what makes such a graph, words of the note)
 
@@ -79,6 +79,12 @@ def guessed_axis():
 @provokes("features_leave_out", "its features leave out")
 def features_leave_out():
     return run(perceptron(), [x()], ["1", "2"], features={"1": PCA(rank=1)})
+
+
+@provokes("wrong_hook", "of the variance unexplained, with 6 of 6 features active on average")
+def wrong_hook():
+    far = Dictionary(torch.eye(6), torch.eye(6), encoder_bias=torch.full((6,), 100.0))
+    return run(perceptron(), [x()], ["1", "2"], features={"1": far})
 
 
 @provokes("baseline_outside", "lies outside the values in the data; baseline='mean' lies inside")

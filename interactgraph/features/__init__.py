@@ -12,6 +12,7 @@ from .neurons import Neurons
 from .pca import PCA
 from .random_rotation import RandomRotation
 from .sparse_rotation import SparseRotation
+from .transcoder import Transcoder
 
 __all__ = [
     "NAMES",
@@ -28,6 +29,7 @@ __all__ = [
     "Neurons",
     "RandomRotation",
     "SparseRotation",
+    "Transcoder",
     "counterparts",
     "from_state",
     "named_map",

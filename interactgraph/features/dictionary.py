@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import copy
+import os
+import warnings
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -10,10 +11,13 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from ..checks import whole_or_none
-from ..errors import InteractGraphError
-from ..model import first_tensor
+from ..checks import choice, whole_or_none
+from ..errors import FileError, InputError, InteractGraphError, InteractGraphWarning
+from ..notes import wrong_hook
+from .dictionary_files import read_dictionary
+from .dictionary_modules import codes_of, parameters_of, same_codes
 from .feature_map import Directions, FeatureMap
+from .reconstruction import Reconstruction
 
 if TYPE_CHECKING:
     from .feature_map import FittingData
@@ -21,7 +25,14 @@ if TYPE_CHECKING:
 __all__ = ["Dictionary"]
 
 _DECIDING = {"encoder", "encoder_bias", "offset", "activation", "threshold", "k"}  # codes
-ACTIVATIONS = ("relu", "jumprelu", "topk", "none")
+ACTIVATIONS = ("relu", "jumprelu", "topk", "abstopk", "none")
+NORMALIZATIONS = ("none", "layer_norm", "constant_norm_rescale")
+_EPSILON = {
+    "layer_norm": 1e-5,
+    "constant_norm_rescale": 0.0,
+}  # added to the scale, as sae_lens does
+_ROWS = 1024  # measured at a time
+_UNEXPLAINED = 0.9  # share of the variance above which a note is due
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +44,10 @@ class Dictionary(FeatureMap):
     the sample, decoding is exact there, and completeness holds. That direction belongs to the
     sample: `at(activation)` gives the map that knows it. Without it, `decode` leaves the error out.
 
+    With a normalisation, codes are those of each normalised activation, and D z + b is scaled back
+    by what it was divided by: z = act(E ((f - mean) / s - m) + c), f = s (D z + b) + mean + error.
+    Mean and scale belong to the sample as the direction of the error does, and stay fixed with it.
+
     Attributes:
         encoder: E, `[features, activation size]`.
         decoder: D, `[activation size, features]`.
@@ -41,9 +56,10 @@ class Dictionary(FeatureMap):
         offset: m, what is taken off before encoding, `[activation size]`; None: zero.
         activation: "relu", "jumprelu" (the pre-activation where it is above the threshold, else
             zero; Rajamanoharan et al., arXiv 2407.14435), "topk" (the k largest, after a ReLU; Gao
-            et al., arXiv 2406.04093) or "none".
+            et al., arXiv 2406.04093), "abstopk" (the k of largest absolute value, with their signs;
+            arXiv 2510.00404) or "none".
         threshold: of "jumprelu", `[features]` or one number.
-        k: of "topk".
+        k: of "topk" and "abstopk".
         error: whether the error is a feature.
         drop_dead: leave out features that never fire on the data; they are found in one pass.
         feature_dim: the axis of the activation that is mapped; None: as for `Neurons`.
@@ -51,6 +67,15 @@ class Dictionary(FeatureMap):
         n_given: features of the dictionary as given; set by fitting.
         direction: direction of the error, `[b, *positions, size]`; set by `at`.
         rate: share of samples and positions at which each feature fires; set by fitting.
+        normalization: of each activation before encoding, in the words of sae_lens: "none",
+            "layer_norm" (its mean taken off, divided by its standard deviation) or
+            "constant_norm_rescale" (scaled to length sqrt(size)).
+        center: what the normalisation takes off, `[b, *positions, 1]`; set by `at`.
+        scale: what it divides by, `[b, *positions, 1]`; set by `at`.
+        hook: where the dictionary was trained, as its file says.
+        unexplained: share of the variance of activations that the codes leave unexplained; set by
+            `measured`.
+        active: mean number of active features; set by `measured`.
     """
 
     kind: ClassVar[str] = "dictionary"
@@ -59,7 +84,7 @@ class Dictionary(FeatureMap):
     encoder_bias: Tensor | None = None
     decoder_bias: Tensor | None = None
     offset: Tensor | None = None
-    activation: Literal["relu", "jumprelu", "topk", "none"] = "relu"
+    activation: Literal["relu", "jumprelu", "topk", "abstopk", "none"] = "relu"
     threshold: Tensor | float | None = None
     k: int | None = None
     error: bool = True
@@ -69,6 +94,12 @@ class Dictionary(FeatureMap):
     n_given: int | None = None
     direction: Tensor | None = None
     rate: Tensor | None = None
+    normalization: Literal["none", "layer_norm", "constant_norm_rescale"] = "none"
+    center: Tensor | None = None
+    scale: Tensor | None = None
+    hook: str | None = None
+    unexplained: float | None = None
+    active: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("encoder", "decoder", "encoder_bias", "decoder_bias", "offset"):
@@ -81,17 +112,13 @@ class Dictionary(FeatureMap):
                     f"dictionary: {name} is a {found}; it must be a torch.Tensor of floating-point "
                     "numbers"
                 )
-            # Once, and not for the direction of every batch.
-            if self.direction is None and not bool(value.isfinite().all()):
+            # Once, and not for what belongs to the samples of every batch.
+            if not self._knows_samples and not bool(value.isfinite().all()):
                 raise InteractGraphError(f"dictionary: {name} holds NaN or infinite values")
-        if self.encoder.ndim != 2 or self.decoder.shape != self.encoder.shape[::-1]:
-            raise InteractGraphError(
-                f"dictionary: encoder {tuple(self.encoder.shape)} and decoder "
-                f"{tuple(self.decoder.shape)} do not fit; they must be [features, size] and "
-                "[size, features]. Transpose what is stored the other way round"
-            )
+        self._check_sizes()
         features, size = self.encoder.shape
-        for name, length in (("encoder_bias", features), ("decoder_bias", size), ("offset", size)):
+        lengths = {"encoder_bias": features, "decoder_bias": len(self.decoder), "offset": size}
+        for name, length in lengths.items():
             value = getattr(self, name)
             if value is None:
                 object.__setattr__(self, name, self.encoder.new_zeros(length))
@@ -115,10 +142,76 @@ class Dictionary(FeatureMap):
                 )
             object.__setattr__(self, "threshold", given.expand(features).contiguous())
         whole_or_none("dictionary: k", self.k)
-        if self.activation == "topk" and not (self.k and 1 <= self.k <= features):
+        if self.activation.endswith("topk") and not (self.k and 1 <= self.k <= features):
             raise InteractGraphError(
-                f"dictionary: activation='topk' needs k between 1 and {features}, got k={self.k}"
+                f"dictionary: activation={self.activation!r} needs k between 1 and {features}, got "
+                f"k={self.k}"
             )
+        choice("dictionary: normalization", self.normalization, NORMALIZATIONS)
+        if self.normalization == "layer_norm" and size < 2:
+            raise InteractGraphError(
+                "dictionary: normalization='layer_norm' of one coordinate leaves nothing of it"
+            )
+
+    def _check_sizes(self) -> None:
+        if self.encoder.ndim != 2 or self.decoder.shape != self.encoder.shape[::-1]:
+            raise InteractGraphError(
+                f"dictionary: encoder {tuple(self.encoder.shape)} and decoder "
+                f"{tuple(self.decoder.shape)} do not fit; they must be [features, size] and "
+                "[size, features]. Transpose what is stored the other way round"
+            )
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        name: str | None = None,
+        data: Tensor | tuple[Tensor, Tensor] | None = None,
+        allow_pickle: bool = False,
+        **options: Any,
+    ) -> Dictionary:
+        """The dictionary of a file or folder, as other packages write them; none is needed.
+
+        Those of sae_lens (standard, JumpReLU, TopK, gated, transcoders; versions before 6, too),
+        dictionary_learning, sparsify, Gemma Scope (`params.npz`, `params.safetensors`) and
+        circuit-tracer (one layer). Half precision is read as single precision. A run measures
+        whether the dictionary fits its layer, and so does `data`.
+
+        Args:
+            path: the file of weights, or a folder that holds it.
+            name: which one, in a folder with several: the folder inside, such as a hookpoint, or
+                `layer_3`.
+            data: activations `[..., size]` that the dictionary is measured on, see `measured`; of a
+                transcoder (inputs, outputs).
+            allow_pickle: read pickles (`ae.pt`); without their code where that suffices.
+            options: further arguments of `Dictionary`, which win.
+
+        Returns:
+            The dictionary; of a transcoder a `Transcoder`.
+
+        Raises:
+            FileError: there is none, or it is not one that can be read.
+        """
+        from .transcoder import Transcoder
+
+        stored = read_dictionary(path, name, allow_pickle=allow_pickle)
+        across = issubclass(cls, Transcoder) if (told := stored.is_transcoder) is None else told
+        if issubclass(cls, Transcoder) and not across:
+            raise FileError(f"{stored.path} holds no transcoder; read it by Dictionary.load")
+        made = Transcoder if across else cls
+        try:
+            found = made(**{**stored.arguments, **options})
+        except InteractGraphError as error:
+            raise FileError(f"{stored.path}: {error}") from error
+        if any(each.dtype == torch.float64 for each in found.state()[1].values()):
+            found = found.to(dtype=torch.float64)
+        if data is None:
+            return found
+        measured = found.measured(found.rows_of(data))
+        for note in measured.doubts(str(stored.path)):
+            warnings.warn(note, InteractGraphWarning, stacklevel=2)
+        return measured
 
     @classmethod
     def from_module(cls, module: nn.Module, **options: Any) -> Dictionary:
@@ -140,7 +233,7 @@ class Dictionary(FeatureMap):
             InteractGraphError: there are no such parameters, others remain that nothing says the
                 meaning of, or the module's codes are different.
         """
-        parameters, used = _parameters(module)
+        parameters, used = parameters_of(module)
         if not {"encoder", "decoder"} <= set({**parameters, **options}):
             raise InteractGraphError(
                 f"{type(module).__name__} holds neither W_enc and W_dec nor linear layers encoder "
@@ -156,7 +249,7 @@ class Dictionary(FeatureMap):
         plain = cls(**{**parameters, **options})
         if asked:
             return plain
-        given = _codes_of(module, plain)
+        given = codes_of(module, plain)
         if given is None:
             if unknown := [name for name, _ in module.named_parameters() if name not in used]:
                 raise InteractGraphError(
@@ -173,7 +266,7 @@ class Dictionary(FeatureMap):
         apart = {
             float((candidate._codes(x) - codes).abs().double().mean()): candidate
             for candidate in (*kinds, *shifted)
-            if _same_codes(candidate._codes(x), codes)
+            if same_codes(candidate._codes(x), codes)
         }
         if apart:
             return apart[min(apart)]
@@ -208,8 +301,8 @@ class Dictionary(FeatureMap):
 
     @property
     def depends_on_sample(self) -> bool:
-        """The direction of the error does."""
-        return self.error
+        """The direction of the error does, and the scale of a normalisation."""
+        return self.error or self.normalization != "none"
 
     @property
     def n_features(self) -> int:
@@ -221,6 +314,8 @@ class Dictionary(FeatureMap):
         """See `FeatureMap.directions`."""
         wide = self.encoder.shape[0] > self.encoder.shape[1]
         if not wide or self.feature_dim is None or (self.error and self.direction is None):
+            return None
+        if self.normalization != "none":  # directions are longer on one sample than on another
             return None
         return Directions(self.decoder.mT, self.direction, self.feature_dim)
 
@@ -240,10 +335,10 @@ class Dictionary(FeatureMap):
     def fit(self, layer: str, data: FittingData) -> Dictionary:
         """Finds which features fire and drops the others. See `FeatureMap.fit`."""
         fired = torch.zeros(len(self.encoder), dtype=torch.int64, device=self.encoder.device)
-        count = 0
+        seen = Reconstruction()
         for rows in data.rows(layer, f"dictionary of {layer}: features that fire"):
-            fired += (self._codes(rows) != 0).sum(0)
-            count += len(rows)
+            codes = self._add(rows, seen)
+            fired += (codes != 0).sum(0)
         alive = fired.nonzero().flatten()
         if not len(alive):
             raise InteractGraphError(
@@ -260,33 +355,67 @@ class Dictionary(FeatureMap):
             k=None if self.k is None else min(self.k, len(alive)),
             alive=alive,
             n_given=len(self.encoder),
-            rate=(fired[alive] / max(count, 1)).to(self.encoder),
+            rate=(fired[alive] / max(seen.count, 1)).to(self.encoder),
+            unexplained=seen.unexplained,
+            active=seen.active,
         )
+
+    def look(self, layer: str, data: FittingData) -> Self:
+        """See `FeatureMap.look`."""
+        return self.measured(data.first_rows(layer))
+
+    def measured(self, rows: Tensor) -> Self:
+        """The dictionary with `unexplained` and `active` of some activations.
+
+        Args:
+            rows: activations, `[n, size]`; of a transcoder inputs and outputs side by side.
+        """
+        seen = Reconstruction()
+        for part in rows.to(self.encoder).split(_ROWS):
+            self._add(part, seen)
+        return replace(self, unexplained=seen.unexplained, active=seen.active)
+
+    def doubts(self, layer: str) -> list[str]:
+        """See `FeatureMap.doubts`: the codes tell next to nothing of the activation."""
+        if self.unexplained is None or self.active is None or self.unexplained <= _UNEXPLAINED:
+            return []
+        size = (self.active, len(self.encoder))
+        return [wrong_hook(layer, self.unexplained, *size, self.hook)]
 
     @property
     def remark(self) -> str:
-        """How many features fire, where that was asked."""
-        if self.alive is None:
-            return ""
-        return f"{len(self.alive)} of the dictionary's {self.n_given} fire on the data"
+        """How many features fire, where that was asked, and how well they do."""
+        remarks = []
+        if self.alive is not None:
+            remarks.append(f"{len(self.alive)} of the dictionary's {self.n_given} fire on the data")
+        if self.unexplained is not None:
+            remarks.append(
+                f"{self.unexplained:.2g} of the variance unexplained, {self.active:.3g} features "
+                "active on average"
+            )
+        return "; ".join(remarks)
 
     def at(self, activation: Tensor) -> Self:
-        """The map that knows the direction of the error of these samples."""
-        if not self.error:
+        """The map that knows the direction of the error of these samples, and their scale."""
+        if not self.depends_on_sample:
             return self
-        last = self._last(activation)
-        error = last - self._reconstruct(self._codes(last))
+        read, own = self._parts(self._last(activation))
+        here = self._without_samples()._around(read)
+        if not self.error:
+            return here
+        error = own - here._output(here._codes(read), read)
         norm = error.norm(dim=-1, keepdim=True)
         tiny = torch.finfo(error.dtype).tiny
-        return replace(self, direction=error / norm.clamp_min(tiny))
+        return replace(here, direction=error / norm.clamp_min(tiny))
 
     def encode(self, activation: Tensor) -> Tensor:
         """See `FeatureMap.encode`. The error is measured along its direction, see `at`."""
-        last = self._last(activation)
-        codes = self._codes(last)
+        read, own = self._parts(self._last(activation))
+        here = self._around(read)
+        codes = here._codes(read)
         if not self.error:
             return codes
-        error = last - self._reconstruct(codes)
+        error = own - here._output(codes, read)
         if self.direction is None:
             along = error.norm(dim=-1, keepdim=True)
         else:
@@ -295,98 +424,110 @@ class Dictionary(FeatureMap):
         return torch.cat([codes, along], -1)
 
     def decode(self, features: Tensor) -> Tensor:
-        """See `FeatureMap.decode`."""
-        if not self.error:
-            last = self._reconstruct(features)
-        else:
-            last = self._reconstruct(features[..., :-1])
-            if self.direction is not None:
-                last = last + features[..., -1:] * self.direction
-        return last.movedim(-1, -1 if self.feature_dim is None else self.feature_dim)
+        """See `FeatureMap.decode`.
+
+        Raises:
+            InteractGraphError: the map normalises each activation and knows no samples.
+        """
+        own = self._decoded(features, None)
+        return own.movedim(-1, -1 if self.feature_dim is None else self.feature_dim)
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """See `FeatureMap.state`; the directions of a batch are no part of the map."""
-        return FeatureMap.state(replace(self, direction=None))
+        """See `FeatureMap.state`; what belongs to the samples of a batch is no part of the map."""
+        return FeatureMap.state(self._without_samples())
+
+    def rows_of(self, data: Any) -> Tensor:
+        """Activations given by hand as rows `[n, size]`.
+
+        Raises:
+            InputError: they are none of this dictionary.
+        """
+        size = self.encoder.shape[1]
+        if not isinstance(data, Tensor) or not data.is_floating_point() or not data.ndim:
+            raise InputError(f"data is a {type(data).__name__}; give activations [..., {size}]")
+        if data.shape[-1] != size or not data.numel():
+            raise InputError(
+                f"data has shape {tuple(data.shape)}; it must be activations [..., {size}] of the "
+                "layer of the dictionary"
+            )
+        return data.reshape(-1, size)
 
     def _last(self, activation: Tensor) -> Tensor:
         return activation.movedim(-1 if self.feature_dim is None else self.feature_dim, -1)
 
-    def _codes(self, last: Tensor) -> Tensor:
+    def _parts(self, last: Tensor) -> tuple[Tensor, Tensor]:
+        """What codes are computed from, and what they reconstruct."""
+        return last, last
+
+    @property
+    def _knows_samples(self) -> bool:
+        return self.direction is not None or self.scale is not None
+
+    def _without_samples(self) -> Self:
+        known = self._knows_samples
+        return replace(self, direction=None, center=None, scale=None) if known else self
+
+    def _around(self, read: Tensor) -> Self:
+        """The map with the mean and scale of these activations, unless it has those of samples."""
+        if self.normalization == "none" or self.scale is not None:
+            return self
+        center = torch.zeros_like(read[..., :1])
+        if self.normalization == "layer_norm":
+            center, scale = read.mean(-1, keepdim=True), read.std(-1, keepdim=True)
+        else:
+            scale = read.norm(dim=-1, keepdim=True) / read.shape[-1] ** 0.5
+        tiny = torch.finfo(read.dtype).tiny
+        return replace(self, center=center, scale=scale.clamp_min(tiny))
+
+    def _codes(self, read: Tensor) -> Tensor:
+        """Codes of the map around samples, or of one that needs none."""
         assert self.offset is not None
         assert self.encoder_bias is not None
-        p = (last - self.offset) @ self.encoder.mT + self.encoder_bias
+        if self.normalization != "none":
+            assert self.center is not None
+            assert self.scale is not None
+            read = (read - self.center) / (self.scale + _EPSILON[self.normalization])
+        p = (read - self.offset) @ self.encoder.mT + self.encoder_bias
         if self.activation == "none":
             return p
         if self.activation == "jumprelu":
             assert isinstance(self.threshold, Tensor)
             return torch.where(p > self.threshold, p, torch.zeros_like(p))
-        if self.activation == "topk":
+        if self.activation.endswith("topk"):
             assert self.k is not None
-            values, places = p.topk(self.k, dim=-1)
-            return torch.zeros_like(p).scatter(-1, places, values.relu())
+            if self.activation == "topk":
+                values, places = p.topk(self.k, dim=-1)
+                values = values.relu()
+            else:
+                places = p.abs().topk(self.k, dim=-1).indices
+                values = p.gather(-1, places)
+            return torch.zeros_like(p).scatter(-1, places, values)
         return p.relu()
 
-    def _reconstruct(self, codes: Tensor) -> Tensor:
+    def _output(self, codes: Tensor, read: Tensor | None) -> Tensor:
+        """What the codes say, without the error; a transcoder may add something of what it read."""
         assert self.decoder_bias is not None
-        return codes @ self.decoder.mT + self.decoder_bias
+        own = codes @ self.decoder.mT + self.decoder_bias
+        if self.normalization == "none":
+            return own
+        if self.center is None or self.scale is None:
+            raise InteractGraphError(
+                "this dictionary normalises each activation, and features do not tell by what; "
+                "decode around samples: dictionary.at(activation).decode(features)"
+            )
+        return own * self.scale + self.center
 
+    def _decoded(self, features: Tensor, read: Tensor | None) -> Tensor:
+        """The part of the activation that is reconstructed, with the error where it is known."""
+        if not self.error:
+            return self._output(features, read)
+        own = self._output(features[..., :-1], read)
+        return own if self.direction is None else own + features[..., -1:] * self.direction
 
-def _parameters(module: nn.Module) -> tuple[dict[str, Tensor], set[str]]:
-    """Tensors of a module by their role in a dictionary, and the names of its parameters used."""
-    parameters: dict[str, Tensor] = {}
-    used: set[str] = set()
-
-    def take(role: str, name: str, tensor: Any, *, turned: bool = False) -> None:
-        if role not in parameters and isinstance(tensor, Tensor):
-            parameters[role] = tensor.detach().mT if turned else tensor.detach()
-            used.add(name)
-
-    for role, name in (("encoder", "W_enc"), ("decoder", "W_dec")):
-        take(role, name, getattr(module, name, None), turned=True)
-    for role in ("encoder", "decoder"):
-        layer = getattr(module, role, None)
-        if isinstance(layer, nn.Linear):
-            take(role, f"{role}.weight", layer.weight)
-            take(f"{role}_bias", f"{role}.bias", layer.bias)
-    names = {"encoder_bias": ("b_enc", "latent_bias"), "threshold": ("threshold",),
-             "decoder_bias": ("b_dec", "bias", "pre_bias")}  # fmt: skip
-    for role, several in names.items():
-        for name in several:
-            take(role, name, getattr(module, name, None))
-    return parameters, used
-
-
-def _codes_of(module: nn.Module, dictionary: Dictionary) -> tuple[Tensor, Tensor] | None:
-    """Codes that a module gives for random activations of several sizes, and these.
-
-    None where it gives none: it has no `encode`, that fails, or nothing fires.
-    """
-    if not callable(getattr(module, "encode", None)):
-        return None
-    encoder, bias = dictionary.encoder, dictionary.decoder_bias
-    assert bias is not None
-    generator = torch.Generator().manual_seed(0)
-    scales = torch.tensor([1.0, 10, 100, 1000]).repeat_interleave(16)[:, None]
-    x = (torch.randn(64, encoder.shape[1], generator=generator) * scales).to(encoder) + bias
-    encode: Any = copy.deepcopy(module).eval().encode
-    for given in (x, x[None], x[:, None]):
-        try:
-            with torch.no_grad():
-                codes = first_tensor(encode(given))
-        except Exception:  # the module's own code: it may want another number of axes
-            continue
-        if codes is None or codes.numel() != len(x) * len(encoder):
-            continue
-        return (codes.reshape(len(x), -1), x) if bool(codes.any()) else None
-    return None
-
-
-def _same_codes(found: Tensor, codes: Tensor) -> bool:
-    """Whether all but a few codes that are not zero agree, as far as the dtype can tell.
-
-    Rounding may decide whether a code that is near its threshold fires.
-    """
-    close = max(1e-3, 8 * torch.finfo(codes.dtype).eps) * codes.abs().amax(1, keepdim=True)
-    fires = (found != 0) | (codes != 0)
-    apart = ((found - codes).abs() > close) & fires
-    return int(apart.sum()) <= 0.02 * int(fires.sum())
+    def _add(self, rows: Tensor, seen: Reconstruction) -> Tensor:
+        """Codes of rows `[n, size]`, counted with what they reconstruct."""
+        read, own = self._parts(rows)
+        here = self._around(read)
+        codes = here._codes(read)
+        seen.add(own, own - here._output(codes, read), codes)
+        return codes

@@ -1,5 +1,7 @@
 """Dictionaries: codes, the error as a feature, dead features, modules as they come."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -28,6 +30,7 @@ OPTIONS = {
     "relu": {},
     "jumprelu": {"threshold": 0.5},
     "topk": {"k": 3},
+    "abstopk": {"k": 3},
     "none": {},
 }
 
@@ -46,6 +49,8 @@ def test_codes(name):
             elif name == "topk":
                 p[p.argsort(descending=True)[3:]] = 0
                 p = p.clamp_min(0)
+            elif name == "abstopk":
+                p[p.abs().argsort(descending=True)[3:]] = 0
             torch.testing.assert_close(found[b, s], p)
 
 
@@ -67,6 +72,77 @@ def test_the_error_feature_makes_decoding_exact(name):
     # Without the direction, the error's size is known and decoding leaves it out.
     torch.testing.assert_close(plain.encode(f), z)
     torch.testing.assert_close(plain.decode(z), f - error)
+
+
+NORMALIZATIONS = {
+    "layer_norm": lambda f: (f.mean(-1, keepdim=True), f.std(-1, keepdim=True), 1e-5),
+    "constant_norm_rescale": lambda f: (0, f.norm(dim=-1, keepdim=True) / D**0.5, 0),
+}
+
+
+def normalised(name):
+    t = tensors()
+
+    def codes(f, of):
+        center, scale, epsilon = NORMALIZATIONS[name](of)
+        p = ((f - center) / (scale + epsilon) - t["offset"]) @ t["encoder"].T + t["encoder_bias"]
+        return p.clamp_min(0)
+
+    def output(z, of):
+        center, scale, _ = NORMALIZATIONS[name](of)
+        return (z @ t["decoder"].T + t["decoder_bias"]) * scale + center
+
+    return Dictionary(**t, normalization=name), codes, output
+
+
+@pytest.mark.parametrize("name", list(NORMALIZATIONS))
+def test_normalised_activations(name):
+    """Mean and scale are those of the samples, whatever moves afterwards."""
+    plain, codes, output = normalised(name)
+    f = 3 * activation() + 1
+    here = plain.at(f)
+    z = here.encode(f)
+    torch.testing.assert_close(z[..., :-1], codes(f, f))
+    torch.testing.assert_close(plain.encode(f), z)
+    torch.testing.assert_close(here.decode(z), f)
+    error = f - output(codes(f, f), f)
+    torch.testing.assert_close(z[..., -1], error.norm(dim=-1))
+    # Moved features move the activation by the scale of the sample.
+    half = torch.cat([z[..., :-1] / 2, z[..., -1:]], -1)
+    torch.testing.assert_close(here.decode(half), output(codes(f, f) / 2, f) + error)
+    # A moved activation is normalised as the sample is.
+    found = here.encode(2 * f)
+    torch.testing.assert_close(found[..., :-1], codes(2 * f, f))
+    direction = error / error.norm(dim=-1, keepdim=True)
+    along = ((2 * f - output(codes(2 * f, f), f)) * direction).sum(-1)
+    torch.testing.assert_close(found[..., -1], along)
+    # Samples of before are forgotten.
+    torch.testing.assert_close(here.at(2 * f).encode(2 * f), plain.at(2 * f).encode(2 * f))
+
+
+@pytest.mark.parametrize("name", list(NORMALIZATIONS))
+def test_normalised_dictionaries_without_an_error(name):
+    plain, codes, output = normalised(name)
+    f, without = activation(), replace(plain, error=False)
+    assert without.depends_on_sample
+    z = without.encode(f)
+    torch.testing.assert_close(z, codes(f, f))
+    torch.testing.assert_close(without.at(f).decode(z), output(z, f))
+    with pytest.raises(InteractGraphError, match=r"dictionary\.at\(activation\)\.decode"):
+        without.decode(z)
+    config, _ = without.at(f).state()
+    assert config["scale"] is config["center"] is None
+    assert from_state(*without.at(f).state()).normalization == name
+
+
+def test_activations_without_a_scale():
+    plain, _, _ = normalised("constant_norm_rescale")
+    here = plain.at(torch.zeros(2, D).double())
+    z = here.encode(torch.zeros(2, D).double())
+    assert z.isfinite().all()
+    torch.testing.assert_close(here.decode(z), torch.zeros(2, D).double())
+    with pytest.raises(InteractGraphError, match="of one coordinate"):
+        Dictionary(torch.ones(3, 1), torch.ones(1, 3), normalization="layer_norm")
 
 
 def test_one_activation_around_many_samples():
@@ -153,6 +229,11 @@ def test_random_control():
         ({"activation": "jumprelu", "threshold": torch.ones(3)}, "threshold has shape"),
         ({"activation": "topk"}, "k between 1 and 12"),
         ({"activation": "topk", "k": 13}, "k between 1 and 12"),
+        ({"activation": "abstopk"}, "'abstopk' needs k between 1 and 12"),
+        (
+            {"normalization": "batch_norm"},
+            "'batch_norm' is unknown; choose one of none, layer_norm",
+        ),
     ],
 )
 def test_bad_options(options, message):

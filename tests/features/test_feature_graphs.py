@@ -1,5 +1,7 @@
 """Graphs in fitted bases and dictionaries, from `interactgraph.interaction_graph`."""
 
+from dataclasses import replace
+
 import networks
 import pytest
 import reference
@@ -100,6 +102,53 @@ def test_dictionaries_keep_completeness(engine):
     torch.testing.assert_close(graph.weights("1", "3"), expected, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("engine", ["auto", "forward", "reverse"])
+@pytest.mark.parametrize("normalization", ["layer_norm", "constant_norm_rescale"])
+def test_normalised_dictionaries_keep_completeness(normalization, engine):
+    """On both sides; the scale of every sample is held fixed."""
+    model, data = chain()
+    one, two = (
+        replace(each, normalization=normalization)
+        for each in (dictionary(6, 9, 0), dictionary(7, 8, 1))
+    )
+    graph = itg.interaction_graph(
+        model, data, ["1", "3"], features={"1": one, "3": two}, n_steps=40,
+        tolerance=None, engine=engine, progress=False,
+    )  # fmt: skip
+
+    def scale(f):
+        if normalization == "layer_norm":
+            return f.mean(-1, keepdim=True), f.std(-1, keepdim=True), 1e-5
+        return 0, f.square().mean(-1, keepdim=True).sqrt(), 0
+
+    def codes(d, f, of):
+        center, size, epsilon = scale(of)
+        return ((f - center) / (size + epsilon) @ d.encoder.T + d.encoder_bias).relu()
+
+    def output(d, z, of):
+        center, size, _ = scale(of)
+        return z @ d.decoder.T * size + center
+
+    a = []
+    for x in data:
+        f = model[:2](x).detach()
+        g = model[2:4](f).detach()
+        e, wrong = f - output(one, codes(one, f, f), f), g - output(two, codes(two, g, g), g)
+        size, along = e.norm(dim=-1, keepdim=True), wrong / wrong.norm(dim=-1, keepdim=True)
+
+        def function(z, f=f, g=g, e=e, size=size, along=along):
+            z = z[:, 0]
+            y = model[2:4](output(one, z[:, :-1], f) + z[:, -1:] * e / size)
+            found = codes(two, y, g)
+            error = ((y - output(two, found, g)) * along).sum(-1, keepdim=True)
+            return torch.cat([found, error], -1)[:, None]
+
+        z = torch.cat([codes(one, f, f), size], -1)[:, None]
+        a.append(reference.attributions(function, z, torch.zeros_like(z), 40))
+    expected = torch.from_numpy(reference.strengths(a)["rms"])
+    torch.testing.assert_close(graph.weights("1", "3"), expected, rtol=1e-9, atol=1e-12)
+
+
 def test_dictionary_of_an_affine_segment_in_closed_form():
     """The closed form is recorded on one batch; the error's direction is every sample's own."""
     model, data = chain()
@@ -160,7 +209,9 @@ def test_the_recipe_holds_options_and_ranks(tmp_path):
     assert found["input"]["full_rank"] == 6
     assert found["input"]["remark"] == "pca, 3 directions of 6"
     assert found["1"]["n_features"] == graph.n_features["1"]
-    assert found["2"]["remark"] == "3 of the dictionary's 4 fire on the data"
+    remark = "3 of the dictionary's 4 fire on the data; "
+    assert found["2"]["remark"].startswith(remark)
+    assert found["2"]["remark"].endswith(" unexplained, 3 features active on average")
     text = describe_graph(graph)
     assert "input: 3 features (pca, 3 directions of 6)" in text
     assert "fire on the data" in text
