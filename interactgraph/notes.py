@@ -58,9 +58,9 @@ def wrong_hook(
     where: str, unexplained: float, active: float, n_features: int, hook: str | None
 ) -> str:
     """A dictionary reconstructs next to nothing; `unexplained` is a share of the variance."""
-    trained = "" if hook is None else f" (it was trained at {hook!r})"
+    trained = "" if hook is None else f" (its file says {hook!r})"
     return (
-        f"{where}: the dictionary leaves {unexplained:.2g} of the variance unexplained, with "
+        f"{where}: the dictionary leaves {unexplained:.3g} of the variance unexplained, with "
         f"{active:.3g} of {n_features} features active on average: it belongs to another layer"
         f"{trained}, its input must be scaled as in its training, or large activations such as "
         "those of the first token were left out there"

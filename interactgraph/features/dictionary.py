@@ -15,7 +15,7 @@ from ..checks import choice, whole_or_none
 from ..errors import FileError, InputError, InteractGraphError, InteractGraphWarning
 from ..notes import wrong_hook
 from .dictionary_files import read_dictionary
-from .dictionary_modules import codes_of, parameters_of, same_codes
+from .dictionary_modules import dictionary_of
 from .feature_map import Directions, FeatureMap
 from .reconstruction import Reconstruction
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Dictionary"]
 
-_DECIDING = {"encoder", "encoder_bias", "offset", "activation", "threshold", "k"}  # codes
 ACTIVATIONS = ("relu", "jumprelu", "topk", "abstopk", "none")
 NORMALIZATIONS = ("none", "layer_norm", "constant_norm_rescale")
 _EPSILON = {
@@ -192,6 +191,18 @@ class Dictionary(FeatureMap):
 
         Raises:
             FileError: there is none, or it is not one that can be read.
+
+        Example:
+            >>> import tempfile
+            >>> import torch
+            >>> from safetensors.torch import save_file
+            >>> weights = {"w_enc": torch.eye(3), "w_dec": torch.eye(3),
+            ...            "b_enc": -torch.ones(3), "b_dec": torch.zeros(3)}
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     save_file(weights, f"{folder}/params.safetensors")
+            ...     dictionary = Dictionary.load(folder, error=False)
+            >>> dictionary.encode(torch.tensor([0.5, 1.5, 3.0]))
+            tensor([0.0000, 0.5000, 2.0000])
         """
         from .transcoder import Transcoder
 
@@ -233,48 +244,7 @@ class Dictionary(FeatureMap):
             InteractGraphError: there are no such parameters, others remain that nothing says the
                 meaning of, or the module's codes are different.
         """
-        parameters, used = parameters_of(module)
-        if not {"encoder", "decoder"} <= set({**parameters, **options}):
-            raise InteractGraphError(
-                f"{type(module).__name__} holds neither W_enc and W_dec nor linear layers encoder "
-                "and decoder; give the tensors: Dictionary(encoder=..., decoder=...)"
-            )
-        asked = not _DECIDING.isdisjoint(options)
-        counts = (getattr(module, name, None) for name in ("k", "topk", "top_k"))
-        k = next((value for value in counts if isinstance(value, int)), None)
-        if "activation" not in options and "threshold" in parameters:
-            options["activation"] = "jumprelu"
-        elif "activation" not in options and k is not None:
-            options = {"k": k, **options, "activation": "topk"}
-        plain = cls(**{**parameters, **options})
-        if asked:
-            return plain
-        given = codes_of(module, plain)
-        if given is None:
-            if unknown := [name for name, _ in module.named_parameters() if name not in used]:
-                raise InteractGraphError(
-                    f"{type(module).__name__} has parameters {unknown}, and no method encode that "
-                    "shows what they do; give the tensors: Dictionary(encoder=..., ...)"
-                )
-            return plain
-        x, codes = given[1], given[0].to(given[1])
-        kinds = [plain]
-        if plain.activation == "jumprelu" and k is not None:  # a threshold may be there for later
-            kinds.append(cls(**{**parameters, **options, "activation": "topk", "k": k}))
-        shifted = [replace(kind, offset=kind.decoder_bias) for kind in kinds]
-        # Of those that agree the nearest: in half precision a small shift is hard to see.
-        apart = {
-            float((candidate._codes(x) - codes).abs().double().mean()): candidate
-            for candidate in (*kinds, *shifted)
-            if same_codes(candidate._codes(x), codes)
-        }
-        if apart:
-            return apart[min(apart)]
-        raise InteractGraphError(
-            f"{type(module).__name__}.encode gives other codes than encoder, biases and activation "
-            f"{plain.activation!r} do; something else happens in it, such as a scaling of its "
-            "input. Give the tensors that amount to it: Dictionary(encoder=..., ...)"
-        )
+        return dictionary_of(module, cls, options)
 
     @classmethod
     def random(cls, size: int, n_features: int, *, k: int = 8, seed: int = 0) -> Dictionary:
@@ -390,7 +360,7 @@ class Dictionary(FeatureMap):
             remarks.append(f"{len(self.alive)} of the dictionary's {self.n_given} fire on the data")
         if self.unexplained is not None:
             remarks.append(
-                f"{self.unexplained:.2g} of the variance unexplained, {self.active:.3g} features "
+                f"{self.unexplained:.3g} of the variance unexplained, {self.active:.3g} features "
                 "active on average"
             )
         return "; ".join(remarks)

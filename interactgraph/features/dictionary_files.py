@@ -7,23 +7,19 @@ and reconstruction stay what they are.
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..checks import whole
 from ..errors import FileError, MissingFileError
+from .stored import StoredConfig, StoredTensors
 
 __all__ = ["StoredDictionary", "read_dictionary"]
 
@@ -141,7 +137,7 @@ def _reader_of(file: Path) -> Callable[..., StoredDictionary] | None:
 
 def _sae_lens(file: Path) -> StoredDictionary:
     """Of sae_lens: its `SAE.save_model`, versions before 6 too."""
-    config, tensors = _Config.beside(file, "cfg.json"), _Tensors.of(file)
+    config, tensors = StoredConfig.beside(file, "cfg.json"), StoredTensors.of(file)
     old = config.text("activation_fn", config.text("activation_fn_str", "relu"))
     architecture = config.text("architecture", "standard")
     k = config.values.get("k")
@@ -199,7 +195,7 @@ def _sae_lens(file: Path) -> StoredDictionary:
     return StoredDictionary(file, found, transcoder)
 
 
-def _normalization(config: _Config) -> str:
+def _normalization(config: StoredConfig) -> str:
     """`normalize_activations`; those that scale all activations alike are folded in on saving."""
     given = config.values.get("normalize_activations")
     if given in ("layer_norm", "constant_norm_rescale"):
@@ -216,8 +212,8 @@ def _normalization(config: _Config) -> str:
 
 def _dictionary_learning(file: Path, allow_pickle: bool) -> StoredDictionary:
     """Of dictionary_learning: `ae.pt` and the trainer's configuration."""
-    tensors = _Tensors.of_pickle(file, allow_pickle)
-    trainer = _Config.beside(file, "config.json").section("trainer")
+    tensors = StoredTensors.of_pickle(file, allow_pickle)
+    trainer = StoredConfig.beside(file, "config.json").section("trainer")
     kind = trainer.text("dict_class", "")
     matrices = kind in ("JumpReluAutoEncoder", "MatryoshkaBatchTopKSAE")
     encoder = tensors.matrix("W_enc").mT if matrices else tensors.matrix("encoder.weight")
@@ -268,7 +264,7 @@ def _sparsify(file: Path) -> StoredDictionary:
     Versions before its pull request 49 took `b_dec` off the input of transcoders, too, and left
     `transcode` out of the configuration or not; where it is set, nothing is taken off.
     """
-    config, tensors = _Config.beside(file, "cfg.json"), _Tensors.of(file)
+    config, tensors = StoredConfig.beside(file, "cfg.json"), StoredTensors.of(file)
     if (kind := config.text("activation", "topk")) != "topk":
         raise FileError(f"{config.path}: activation={kind!r} is unknown; topk is read")
     encoder = tensors.matrix("encoder.weight")
@@ -293,8 +289,8 @@ def _sparsify(file: Path) -> StoredDictionary:
 
 def _gemma_scope(file: Path) -> StoredDictionary:
     """Of Gemma Scope, 1 and 2; other files of encoder, decoder and biases, too."""
-    read = _Tensors.of_arrays(file) if file.suffix == ".npz" else _Tensors.of(file)
-    tensors = _Tensors(file, {key.lower(): value for key, value in read.values.items()})
+    read = StoredTensors.of_arrays(file) if file.suffix == ".npz" else StoredTensors.of(file)
+    tensors = StoredTensors(file, {key.lower(): value for key, value in read.values.items()})
     encoder = tensors.matrix("w_enc").mT
     features, size = encoder.shape
     decoder = tensors.matrix("w_dec", features).mT
@@ -313,7 +309,7 @@ def _gemma_scope(file: Path) -> StoredDictionary:
         return StoredDictionary(file, found, True)
     if not (file.parent / "config.json").is_file():
         return StoredDictionary(file, found, None)
-    config = _Config.beside(file, "config.json")
+    config = StoredConfig.beside(file, "config.json")
     source, target = (config.values.get(f"hf_hook_point_{end}") for end in ("in", "out"))
     found["hook"] = source if isinstance(source, str) else None
     across = None if source is None or target is None else source != target
@@ -322,7 +318,7 @@ def _gemma_scope(file: Path) -> StoredDictionary:
 
 def _circuit_tracer(file: Path) -> StoredDictionary:
     """Of circuit-tracer: the transcoder of one layer."""
-    tensors = _Tensors.of(file)
+    tensors = StoredTensors.of(file)
     encoder = tensors.matrix("W_enc")
     features, size = encoder.shape
     decoder = tensors.matrix("W_dec", features).mT
@@ -358,10 +354,11 @@ def _threshold(threshold: Tensor) -> Tensor:
 
 
 def _gated(encoder: Tensor, gate: Tensor, magnitude: Tensor, log_ratio: Tensor) -> dict[str, Any]:
-    """A gated encoder as a JumpReLU (Rajamanoharan et al., arXiv 2404.16014, appendix E).
+    """A gated encoder as a JumpReLU, which it is as gate and magnitude share their weights.
 
-    The gate x + gate > 0 and the magnitude relu(r x + magnitude), r = exp(log_ratio) above zero,
-    are of one product x: the gate is open where r x + magnitude > magnitude - r gate.
+    (Rajamanoharan et al., arXiv 2404.16014.) The gate x + gate > 0 and the magnitude
+    relu(r x + magnitude) with r = exp(log_ratio) > 0 are of one product x, so the gate is open
+    where r x + magnitude > magnitude - r gate.
     """
     ratio = log_ratio.exp()
     return {
@@ -381,123 +378,3 @@ def _unit_directions(found: Mapping[str, Any]) -> dict[str, Any]:
         "encoder_bias": found["encoder_bias"] * norm,
         "decoder": found["decoder"] / norm,
     }
-
-
-# --- configurations and tensors ------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Config:
-    """Values of a JSON file, whose types are checked where they are used."""
-
-    path: str
-    values: Mapping[str, Any]
-
-    @staticmethod
-    def beside(file: Path, name: str) -> _Config:
-        path = file.parent / name
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise MissingFileError(
-                f"{file} needs its configuration, {name}, in the same folder"
-            ) from None
-        except (OSError, ValueError, RecursionError) as error:
-            raise FileError(f"cannot read {path}: {error}") from error
-        if not isinstance(values, dict):
-            raise FileError(f"{path} holds a {type(values).__name__} and no table of options")
-        return _Config(str(path), values)
-
-    def text(self, key: str, default: str) -> str:
-        return self._typed(key, default, str, "text")
-
-    def flag(self, key: str, default: bool) -> bool:
-        return self._typed(key, default, bool, "true or false")
-
-    def section(self, key: str) -> _Config:
-        values: dict[str, Any] = self._typed(key, {}, dict, "a table of options")
-        return _Config(f"{self.path}: {key}", values)
-
-    def hook(self) -> str | None:
-        """Where the dictionary was trained, as sae_lens says it."""
-        metadata = self.values.get("metadata")
-        for values in (metadata if isinstance(metadata, dict) else {}, self.values):
-            for key in ("hook_name", "hook_point"):
-                if isinstance(values.get(key), str):
-                    return str(values[key])
-        return None
-
-    def _typed(self, key: str, default: Any, kind: type, words: str) -> Any:
-        value = self.values.get(key, default)
-        if not isinstance(value, kind):
-            raise FileError(f"{self.path}: {key}={value!r} must be {words}")
-        return value
-
-
-@dataclass(frozen=True)
-class _Tensors:
-    """Tensors of a file, in single precision or better, whose shapes are checked on use."""
-
-    path: Path
-    values: Mapping[str, Tensor]
-
-    @staticmethod
-    def of(file: Path) -> _Tensors:
-        try:
-            return _Tensors(file, load_file(file))
-        except (OSError, ValueError, SafetensorError) as error:
-            raise FileError(f"cannot read {file}: {error}") from error
-
-    @staticmethod
-    def of_arrays(file: Path) -> _Tensors:
-        try:
-            with np.load(file, allow_pickle=False) as arrays:
-                return _Tensors(file, {key: torch.as_tensor(arrays[key]) for key in arrays})
-        except (OSError, ValueError, TypeError, AttributeError, EOFError, KeyError,
-                zipfile.BadZipFile) as error:  # fmt: skip
-            raise FileError(f"cannot read {file}: {error}") from error
-
-    @staticmethod
-    def of_pickle(file: Path, allow_pickle: bool) -> _Tensors:
-        """The state dict of a pickle; code of the file runs only where there is no other way."""
-        if not allow_pickle:
-            raise FileError(
-                f"{file} is a pickle, which can run any code when it is read; where you trust it, "
-                "give allow_pickle=True"
-            )
-        try:
-            found = torch.load(file, map_location="cpu", weights_only=True)
-        except Exception:  # a damaged file, or one that holds more than tensors
-            try:
-                found = torch.load(file, map_location="cpu", weights_only=False)
-            except Exception as error:  # the file's own code may raise anything
-                raise FileError(f"cannot read {file}: {type(error).__name__}: {error}") from error
-        if isinstance(found, nn.Module):
-            found = found.state_dict()
-        if not isinstance(found, Mapping) or not all(isinstance(key, str) for key in found):
-            raise FileError(f"{file} holds a {type(found).__name__} and no table of tensors")
-        return _Tensors(file, {k: v for k, v in found.items() if isinstance(v, Tensor)})
-
-    def matrix(self, name: str, rows: int | None = None, columns: int | None = None) -> Tensor:
-        return self._shaped(name, (rows, columns))
-
-    def vector(self, name: str, length: int) -> Tensor:
-        return self._shaped(name, (length,))
-
-    def number(self, name: str) -> Tensor:
-        return self._shaped(name, ())
-
-    def _shaped(self, name: str, shape: tuple[int | None, ...]) -> Tensor:
-        if name not in self.values:
-            raise FileError(f"{self.path} has no tensor {name!r}; it holds {sorted(self.values)}")
-        tensor = self.values[name].detach()
-        fits = tensor.ndim == len(shape) and all(
-            wanted in (None, found) for wanted, found in zip(shape, tensor.shape, strict=True)
-        )
-        if not fits or not tensor.is_floating_point():
-            wanted = ", ".join("any" if size is None else str(size) for size in shape)
-            raise FileError(
-                f"{self.path}: {name} is a {tensor.dtype} of shape {tuple(tensor.shape)}; it must "
-                f"be of floating-point numbers and shape ({wanted})"
-            )
-        return tensor if tensor.dtype == torch.float64 else tensor.float()

@@ -34,6 +34,17 @@ class Transcoder(Dictionary):
         skip: S, `[output size, input size]`; None: no skip connection (arXiv 2501.18823).
         source: name of the layer that is read; None: the input of the layer's module.
         inputs: x of the samples, `[b, *positions, input size]`; set by `at`.
+
+    Example:
+        >>> import torch
+        >>> import interactgraph as itg
+        >>> net = itg.zoo.planted_modules(widths=(8, 12, 8), n_modules=2, n_samples=128)
+        >>> codes = itg.features.Transcoder(torch.randn(30, 8), torch.randn(8, 30), source="input")
+        >>> graph = itg.interaction_graph(
+        ...     net.model, net.data, ["input", "2"], features={"2": codes}, progress=False
+        ... )
+        >>> graph.weights("input", "2").shape  # the last target is the error
+        torch.Size([31, 8])
     """
 
     kind: ClassVar[str] = "transcoder"

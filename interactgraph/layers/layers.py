@@ -412,10 +412,10 @@ class Layers:
     def run_on(self, layer: str, encoded: EncodedBatch, features: Tensor) -> Tensor:
         """The model's result (see `RESULT`) when a layer has these features, `[b, p, j]`."""
         shaped = features.reshape(len(features), *encoded.positions[layer], features.shape[-1])
-        activation, site = encoded.maps[layer].decode(shaped), self.sites[layer]
-        if site.reads is None and not self.runner.goes_on_after(site):
+        activation = encoded.maps[layer].decode(shaped)
+        if not self.runner.goes_on_after(self.sites[layer]):
             return activation
-        return self.runner.segment(encoded.batch, site, RESULT)(activation)
+        return self.runner.segment(encoded.batch, self.sites[layer], RESULT)(activation)
 
     def with_features(
         self, layer: str, activation: Tensor, change: Callable[[Tensor, Tensor], Tensor]

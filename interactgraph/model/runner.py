@@ -310,7 +310,8 @@ class Runner:
 
     def goes_on_after(self, site: Site) -> bool:
         """Whether the result (`RESULT`) is something else than the activation at a site."""
-        return (site.module, site.end) != ("", "output") or self.forward is not None
+        last = (site.module, site.end) == ("", "output") and site.reads is None
+        return not last or self.forward is not None
 
     def segment(self, batch: Any, source: Site, target: Site) -> Segment:
         """The function from the source activation to the target activation on this batch."""

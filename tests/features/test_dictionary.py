@@ -319,6 +319,7 @@ def test_layouts_of_other_libraries(kind):
     torch.testing.assert_close(found.encode(x), codes.detach())
     torch.testing.assert_close(found.decode(codes), module.decode(codes))
     assert module.training
+    assert Dictionary.from_module(module, normalization="layer_norm").encode(x).isfinite().all()
     # What is asked for wins over what the module does.
     assert Dictionary.from_module(module, activation="none").activation == "none"
 

@@ -416,7 +416,7 @@ def test_data_that_the_dictionary_is_measured_on():
 
 def test_the_wrong_hook_is_said():
     x = torch.randn(50, 8) * 100
-    with pytest.warns(InteractGraphWarning, match=r"trained at 'blocks\.1\.hook_resid_post'"):
+    with pytest.warns(InteractGraphWarning, match=r"its file says 'blocks\.1\.hook_resid_post'"):
         load("sae_lens/standard", data=x)
     known = torch.eye(8)
     plain = Dictionary(known, known, activation="none")

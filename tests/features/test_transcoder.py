@@ -252,11 +252,11 @@ def test_the_output_alone_is_replaced():
     """With every feature at zero, b + S x is left, and the residual path is as it was."""
     model, data = residual()
     t, pair = transcoder(0), ["mlps.0", "output"]
-    layers = Layers.look(
-        Runner.on(model, None, None, None), data, resolve_sites(model, pair), [tuple(pair)],
-        {"mlps.0": t, "output": Neurons()}, baselines={"mlps.0": "zero"},
-    ).fitted()  # fmt: skip
     with torch.no_grad():
+        layers = Layers.look(
+            Runner.on(model, None, None, None), data, resolve_sites(model, pair), [tuple(pair)],
+            {"mlps.0": t, "output": Neurons()}, baselines={"mlps.0": "zero"},
+        ).fitted()  # fmt: skip
         encoded = layers.encode(data[0])
         found = layers.run_on("mlps.0", encoded, torch.zeros_like(encoded.z["mlps.0"]))
         stream, read, _ = both(model, data[0], 0)
@@ -271,11 +271,11 @@ def test_a_transcoder_of_the_last_module():
     model = nn.Sequential(nn.Linear(SIZE, 6), nn.GELU(), nn.Linear(6, SIZE)).double()
     x = torch.randn(9, SIZE).double()
     t, pair = transcoder(0, source="input"), ["0", "output"]
-    layers = Layers.look(
-        Runner.on(model, None, None, None), [x], resolve_sites(model, pair), [tuple(pair)],
-        {"0": Neurons(), "output": t}, baselines={"0": "zero"},
-    ).fitted()  # fmt: skip
     with torch.no_grad():
+        layers = Layers.look(
+            Runner.on(model, None, None, None), [x], resolve_sites(model, pair), [tuple(pair)],
+            {"0": Neurons(), "output": t}, baselines={"0": "zero"},
+        ).fitted()  # fmt: skip
         encoded = layers.encode(x)
         found = layers.run_on("output", encoded, encoded.z["output"])
     torch.testing.assert_close(found, model(x).detach())
@@ -319,6 +319,32 @@ def test_decoding_needs_samples():
     f = torch.randn(3, 2 * SIZE).double()
     # Samples of before are forgotten.
     torch.testing.assert_close(t.at(f).at(2 * f).encode(2 * f), t.at(2 * f).encode(2 * f))
+
+
+def test_modules_that_are_transcoders():
+    class Module(nn.Module):
+        def __init__(self, given):
+            super().__init__()
+            self.W_enc = nn.Parameter(torch.randn(4, 9))
+            self.W_dec = nn.Parameter(torch.randn(9, given))
+            self.b_enc, self.b_dec = nn.Parameter(torch.randn(9)), nn.Parameter(torch.randn(given))
+            self.W_skip = nn.Parameter(torch.randn(given, 4))
+
+        def encode(self, x):
+            return (x @ self.W_enc + self.b_enc).relu()
+
+        def forward(self, x):
+            return self.encode(x) @ self.W_dec + self.b_dec + x @ self.W_skip.T
+
+    torch.manual_seed(0)
+    for given in (4, 5):
+        module, x = Module(given), torch.randn(6, 4)
+        found, f = Transcoder.from_module(module), torch.cat([x, module(x).detach()], -1)
+        z = found.encode(f)
+        torch.testing.assert_close(z[:, :-1], module.encode(x).detach())
+        torch.testing.assert_close(z[:, -1], torch.zeros(6), rtol=0, atol=1e-5)
+    with pytest.raises(InteractGraphError, match=r"has W_skip, .* Transcoder\.from_module"):
+        Dictionary.from_module(Module(4))
 
 
 def test_an_autoencoder_is_none():
