@@ -26,10 +26,7 @@ __all__ = ["Dictionary"]
 
 ACTIVATIONS = ("relu", "jumprelu", "topk", "abstopk", "none")
 NORMALIZATIONS = ("none", "layer_norm", "constant_norm_rescale")
-_EPSILON = {
-    "layer_norm": 1e-5,
-    "constant_norm_rescale": 0.0,
-}  # added to the scale, as sae_lens does
+_EPSILON = {"layer_norm": 1e-5, "constant_norm_rescale": 0.0}  # added to the scale by sae_lens
 _ROWS = 1024  # measured at a time
 _UNEXPLAINED = 0.9  # share of the variance above which a note is due
 

@@ -288,9 +288,12 @@ def _sparsify(file: Path) -> StoredDictionary:
 
 
 def _gemma_scope(file: Path) -> StoredDictionary:
-    """Of Gemma Scope, 1 and 2; other files of encoder, decoder and biases, too."""
-    read = StoredTensors.of_arrays(file) if file.suffix == ".npz" else StoredTensors.of(file)
-    tensors = StoredTensors(file, {key.lower(): value for key, value in read.values.items()})
+    """Of Gemma Scope: the archives of 1, whose names are `W_enc` and `W_dec`, and those of 2."""
+    if file.suffix == ".npz":
+        read = StoredTensors.of_arrays(file).values
+        tensors = StoredTensors(file, {key.lower(): value for key, value in read.items()})
+    else:
+        tensors = StoredTensors.of(file)
     encoder = tensors.matrix("w_enc").mT
     features, size = encoder.shape
     decoder = tensors.matrix("w_dec", features).mT
@@ -333,7 +336,21 @@ def _circuit_tracer(file: Path) -> StoredDictionary:
         found |= {"activation": "jumprelu", "threshold": threshold}
     if "W_skip" in tensors.values:
         found["skip"] = tensors.matrix("W_skip", len(decoder), size)
+    # The configuration says only where transcoders read, in a line of its own.
+    line = re.search(
+        r"^feature_input_hook: *[\"']?([\w.]+)", _text(file.parent / "config.yaml"), re.M
+    )
+    if line is not None:
+        found["hook"] = f"blocks.{file.stem.removeprefix('layer_')}.{line[1]}"
     return StoredDictionary(file, found, True)
+
+
+def _text(file: Path) -> str:
+    """Of a file that may be there."""
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return ""
 
 
 _READERS: dict[str, Callable[..., StoredDictionary]] = {

@@ -52,11 +52,15 @@ class Reconstruction:
 
     @property
     def unexplained(self) -> float | None:
-        """Share of the variance that is left unexplained; None where nothing varies."""
-        if self.total is None:
+        """Share of the variance that is left unexplained; None where nothing varies.
+
+        Of few rows the variance around their own mean is too small by one part in as many.
+        """
+        if self.total is None or self.count < 2:
             return None
-        variance = self.squares - float(self.total.square().sum()) / self.count
-        return self.errors / variance if variance > 1e-12 * self.squares else None
+        spread = self.squares - float(self.total.square().sum()) / self.count
+        variance = spread * self.count / (self.count - 1)
+        return self.errors / variance if spread > 0 else None
 
     @property
     def active(self) -> float | None:

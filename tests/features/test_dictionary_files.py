@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from interactgraph import FileError, InputError, InteractGraphError, InteractGraphWarning
 from interactgraph.features import Dictionary, Transcoder
+from interactgraph.features.reconstruction import Reconstruction
 
 DATA = Path(__file__).parents[1] / "data" / "dictionaries"
 SAE_LENS = (
@@ -99,6 +100,10 @@ def test_files_and_folders_further_up(tmp_path):
     shutil.copy(DATA / "gemma_scope_2/sae/params.safetensors", tmp_path / "width_16k.safetensors")
     found = Dictionary.load(tmp_path / "width_16k.safetensors")
     assert torch.equal(found.encoder, load("gemma_scope_2/sae").encoder)
+    # What the tensors of sae_lens mean is said by the configuration only.
+    shutil.copy(file, tmp_path / "weights.safetensors")
+    with pytest.raises(FileError, match=r"no tensor 'w_enc'; it holds \['W_dec', 'W_enc'"):
+        Dictionary.load(tmp_path / "weights.safetensors")
 
 
 def test_where_it_was_trained():
@@ -107,6 +112,16 @@ def test_where_it_was_trained():
     assert load("sparsify/skip_transcoders/layers.1.mlp").hook == "layers.1.mlp"
     assert load("gemma_scope_2/transcoder").hook.endswith("pre_feedforward_layernorm.output")
     assert load("sae_lens/old-minimal").hook is None
+    relu = DATA / "circuit_tracer/relu"
+    assert Dictionary.load(relu, name="layer_1").hook == "blocks.1.mlp.hook_in"
+
+
+@pytest.mark.parametrize("text", [b"model_kind: transcoder_set", b"\xff\xfe", None])
+def test_no_word_of_where_it_was_trained(tmp_path, text):
+    shutil.copy(DATA / "circuit_tracer/relu/layer_1.safetensors", tmp_path)
+    if text is not None:
+        (tmp_path / "config.yaml").write_bytes(text)
+    assert Dictionary.load(tmp_path).hook is None
 
 
 def test_options_win():
@@ -408,7 +423,7 @@ def test_data_that_the_dictionary_is_measured_on():
         here = found.at(x)
         z = here.encode(x)
         missing = x - here.decode(torch.cat([z[:, :-1], torch.zeros(3000, 1)], -1))
-        unexplained = missing.double().square().sum() / (x - x.mean(0)).double().square().sum()
+        unexplained = missing.square().sum(-1).double().mean() / x.double().var(0).sum()
         assert found.unexplained == pytest.approx(float(unexplained), rel=1e-5)
         assert found.active == pytest.approx(float((z[:, :-1] != 0).sum(-1).double().mean()))
     assert found.remark.endswith("features active on average")
@@ -423,7 +438,24 @@ def test_the_wrong_hook_is_said():
     assert plain.measured(x).unexplained == pytest.approx(0, abs=1e-9)
     assert plain.measured(x).doubts("a") == []
     assert plain.measured(x[:1]).unexplained is None
+    assert plain.measured(torch.ones(9, 8)).unexplained is None
+    # Of few rows, too, it is about that of many.
+    torch.manual_seed(0)
+    half = Dictionary(known, known / 2, activation="none")
+    few = [half.measured(torch.randn(3, 8)).unexplained for _ in range(400)]
+    assert sum(few) / 400 == pytest.approx(0.25, rel=0.1)
     assert plain.measured(x[:0]).active is None
+
+
+def test_large_means_cancel():
+    torch.manual_seed(0)
+    x, errors = torch.randn(400, 3).double(), torch.randn(400, 3).double()
+    seen = Reconstruction()
+    for part, missed in zip((x + 1e9).split(150), errors.split(150), strict=True):
+        seen.add(part, missed, torch.eye(3)[:2].repeat(len(part) // 2, 1))
+    expected = errors.square().sum(-1).mean() / x.var(0).sum()
+    assert seen.unexplained == pytest.approx(float(expected), rel=1e-6)
+    assert seen.active == 1
 
 
 def test_data_of_a_transcoder():

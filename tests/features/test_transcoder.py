@@ -239,7 +239,7 @@ def test_features_that_never_fire():
     assert not {1, 4} & set(fitted.alive.tolist())
     found = fitted.encode(torch.cat([x, y], -1))[..., :-1]
     torch.testing.assert_close(found, codes[..., fitted.alive])
-    missed = (y - output).square().sum() / (y - y.mean((0, 1))).square().sum()
+    missed = (y - output).square().sum(-1).mean() / y.flatten(0, 1).var(0).sum()
     assert fitted.unexplained == pytest.approx(float(missed), rel=1e-9)
     assert fitted.active == pytest.approx(float((codes != 0).sum(-1).double().mean()))
     graph = itg.interaction_graph(
