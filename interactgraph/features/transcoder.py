@@ -32,7 +32,10 @@ class Transcoder(Dictionary):
 
     Attributes:
         skip: S, `[output size, input size]`; None: no skip connection (arXiv 2501.18823).
-        source: name of the layer that is read; None: the input of the layer's module.
+        source: name of the layer that is read; None: the input of the layer's module. (Those of
+            Gemma Scope are of `...post_feedforward_layernorm`, with the source
+            `...pre_feedforward_layernorm`; those that read the residual stream have the input of
+            the norm before the MLP as their source.)
         inputs: x of the samples, `[b, *positions, input size]`; set by `at`.
 
     Example:

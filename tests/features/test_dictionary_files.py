@@ -317,12 +317,11 @@ def test_archives_hold_no_pickles(tmp_path):
         Dictionary.load(tmp_path)
 
 
-JSON = st.recursive(
+PLAIN = (
     st.none() | st.booleans() | st.integers(-2, 40) | st.floats() | st.text(max_size=5)
-    | st.sampled_from(["topk", "gated", "layer_norm", "skip_transcoder", "AutoEncoderTopK"]),
-    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner),
-    max_leaves=4,
+    | st.sampled_from(["topk", "gated", "layer_norm", "skip_transcoder", "AutoEncoderTopK"])
 )  # fmt: skip
+JSON = PLAIN | st.lists(PLAIN, max_size=2) | st.dictionaries(st.text(max_size=3), PLAIN, max_size=2)
 KEYS = [
     "architecture", "activation_fn", "activation_fn_str", "activation_fn_kwargs", "k", "trainer",
     "normalize_activations", "apply_b_dec_to_input", "rescale_acts_by_decoder_norm", "metadata",
