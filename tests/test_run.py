@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import interactgraph as itg
-from interactgraph.attribution import loop
+from interactgraph.attribution import progress
 
 
 def test_recipe_holds_everything():
@@ -239,8 +239,8 @@ def test_an_axis_of_features_that_nothing_confirms_is_noted():
 
 
 def test_a_long_exact_run_says_so_and_what_else_there_is(monkeypatch, capsys):
-    monkeypatch.setattr(loop, "_LISTEN", 0.0)
-    monkeypatch.setattr(loop, "_LONG", 0.0)
+    monkeypatch.setattr(progress, "_LISTEN", 0.0)
+    monkeypatch.setattr(progress, "_LONG", 0.0)
     model = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 3))
     data = list(torch.randn(12, 4).split(4))
     itg.interaction_graph(model, data, ["0", "2"])

@@ -143,7 +143,7 @@ class BatchLoop:
         n_samples = cut.n_samples(whole)
         all_keys = None if n_samples is None else keys.of(whole, n_samples, self._offset)
         done, before = 0, self._offset
-        for piece in cut.pieces(whole, self._max_samples):
+        for piece in cut.pieces(whole, lambda: self._max_samples):
             encoded = self.layers.encode(piece, self.n_batches)
             here = encoded.n_samples
             left = self._samples_left(before, n_samples or here, done + here)

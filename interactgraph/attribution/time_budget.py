@@ -28,6 +28,9 @@ __all__ = ["TimeBudget"]
 
 _SPARE = 0.04  # share of the time that is kept for the end
 _PIECE = 64  # samples at a time, where there is an end
+_FIRST = 2  # samples that tell what others will cost
+_GROWTH = 4  # of pieces, until they take
+_SHARE = 0.1  # of the time
 
 
 @dataclass(eq=False)
@@ -87,7 +90,18 @@ class TimeBudget:
     @property
     def most_samples(self) -> int:
         """At a time: so few that the end is seen between them."""
-        return _PIECE if self.is_set else 1 << 62
+        if not self.is_set:
+            return 1 << 62
+        if not self.n_read:
+            return _FIRST
+        fits = _SHARE * self.seconds / max(self._per_sample, 1e-9)
+        return int(min(max(fits, 1), _GROWTH * self.n_read, _PIECE))
+
+    @property
+    def _per_sample(self) -> float:
+        """Seconds for each sample so far, with as many draws as it had."""
+        drawn = sum(cost.a + cost.drawing / max(cost.n_samples, 1) for cost in self.costs.values())
+        return drawn + self._others
 
     @property
     def elapsed(self) -> float:

@@ -251,11 +251,18 @@ class Cut:
             leaves[place] = leaves[place][start:stop]
         return pytree.tree_unflatten(leaves, spec)
 
-    def pieces(self, batch: Any, size: int) -> Iterator[Any]:
-        """The batch, in parts of at most `size` samples where it can be cut."""
-        n = self.n_samples(batch)
-        if n is None or n <= size:
-            yield batch
-            return
-        for start in range(0, n, size):
-            yield self.take(batch, start, min(start + size, n))
+    def pieces(self, batch: Any, size: int | Callable[[], int]) -> Iterator[Any]:
+        """The batch, in parts where it can be cut.
+
+        Args:
+            batch: the batch.
+            size: most samples of a part, or what tells it before each.
+        """
+        n, start = self.n_samples(batch), 0
+        while n is None or start < n:
+            stop = start + (size() if callable(size) else size)
+            if n is None or (not start and n <= stop):
+                yield batch
+                return
+            yield self.take(batch, start, min(stop, n))
+            start = stop
