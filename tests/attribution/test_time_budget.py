@@ -27,7 +27,7 @@ def run(**options):
 
 
 def test_all_of_all_where_there_is_time():
-    options = {"tolerance": None, "n_steps": 6}
+    options = {"tolerance": 1e-9, "n_steps": 256}
     exact, found = run(engine="forward", **options), run(time_budget=600, **options)
     (plan,) = found.metadata["plans"]
     assert plan["sources_per_sample"] == 20
