@@ -1,4 +1,4 @@
-"""`interactgraph export`: a graph file -> GEXF, GraphML, CSV or JSON."""
+"""`interactgraph export`: a graph file -> a file for another tool."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ def add(commands: Any) -> argparse.ArgumentParser:
         "export",
         help="write a graph for other tools",
         description="Writes a graph for other tools; the suffix of OUTPUT names the format: "
-        ".gexf (Gephi), .graphml, .csv (node and edge tables), .json (node-link).",
+        ".gexf (Gephi), .graphml, .csv and .parquet (node and edge tables), .json (node-link), "
+        ".cyjs (Cytoscape), .npz (matrix), .dot (Graphviz); .gz may follow those of one text file.",
         epilog="example:\n  interactgraph export graph.safetensors graph.gexf "
         "--modules modules.json --top-k-per-target 10",
     )

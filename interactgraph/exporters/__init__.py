@@ -1,4 +1,4 @@
-"""Files for other tools: GEXF, GraphML, CSV tables, node-link JSON."""
+"""Files for other tools: graphs for viewers, tables, matrices."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import FileError
+from .arrays import write_npz, write_parquet
 from .csv import write_csv
+from .cytoscape import write_cytoscape
+from .dot import write_dot
 from .gexf import write_gexf
 from .graphml import write_graphml
 from .json import write_json
@@ -27,9 +30,14 @@ _WRITERS: dict[str, _Writer] = {
     ".graphml": write_graphml,
     ".csv": write_csv,
     ".json": write_json,
+    ".cyjs": write_cytoscape,
+    ".parquet": write_parquet,
+    ".npz": write_npz,
+    ".dot": write_dot,
 }
+_PACKED = (".gexf", ".graphml", ".json", ".cyjs")  # may be followed by .gz
 
-SUFFIXES = tuple(_WRITERS)
+SUFFIXES = (*_WRITERS, *(f"{suffix}.gz" for suffix in _PACKED))
 
 
 def export(
@@ -43,7 +51,11 @@ def export(
 
     `.gexf` for Gephi, Gephi Lite and sigma.js, `.graphml` for igraph, Cytoscape, yEd and others,
     `.csv` for tables (`NAME.nodes.csv` and `NAME.edges.csv`, with Gephi's column names), `.json`
-    for node-link JSON (`networkx.node_link_graph(..., edges="edges")`, d3).
+    for node-link JSON (`networkx.node_link_graph(..., edges="edges")`, d3), `.cyjs` for Cytoscape
+    and cytoscape.js, `.parquet` for tables that pandas, polars and DuckDB read
+    (`NAME.nodes.parquet`, `NAME.edges.parquet`), `.npz` for the adjacency matrix
+    (`scipy.sparse.load_npz`), `.dot` for Graphviz. `.gexf`, `.graphml`, `.json` and `.cyjs` may be
+    followed by `.gz`.
 
     In every format an edge has its absolute `weight`, `signed` where the strength has a sign, the
     other strengths and the standard error; a node has its label, layer, number, strength and
@@ -72,9 +84,10 @@ def export(
         ['graph.gexf']
     """
     path = Path(path)
-    writer = _WRITERS.get(path.suffix.lower())
-    if writer is None:
-        found = f"has the suffix {path.suffix!r}" if path.suffix else "has no suffix"
+    suffix = "".join(path.suffixes[-2:] if path.suffix.lower() == ".gz" else path.suffixes[-1:])
+    writer = _WRITERS.get(suffix.lower().removesuffix(".gz"))
+    if writer is None or suffix.lower() not in SUFFIXES:
+        found = f"has the suffix {suffix!r}" if suffix else "has no suffix"
         raise FileError(
             f"cannot export to {path}: it {found}; give a file name that ends in one of "
             + ", ".join(SUFFIXES)

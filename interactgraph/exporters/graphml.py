@@ -15,7 +15,7 @@ import numpy as np
 
 from .. import __version__
 from ..files import replacing
-from .markup import constant, escaped, fragments, rows
+from .markup import constant, escaped, fragments, rows, text_file
 from .table import Table, chunks, tabulate
 from .text import xml_text
 
@@ -40,7 +40,7 @@ def write_graphml(
 ) -> list[Path]:
     """See `interactgraph.exporters.export`."""
     table = tabulate(graph, partition, strength, xml_text)
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+    with replacing(path) as temporary, text_file(temporary, path) as file:
         file.writelines(_lines(table))
     return [path]
 

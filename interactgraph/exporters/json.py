@@ -11,7 +11,7 @@ import numpy as np
 
 from .. import __version__
 from ..files import replacing
-from .markup import constant, fragments, rows
+from .markup import constant, fragments, rows, text_file
 from .table import Table, chunks, tabulate
 from .text import json_text
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..communities import Partition
     from ..graph import InteractionGraph
 
-__all__ = ["write_json"]
+__all__ = ["as_json", "separated", "write_json"]
 
 
 def write_json(
@@ -27,7 +27,7 @@ def write_json(
 ) -> list[Path]:
     """See `interactgraph.exporters.export`."""
     table = tabulate(graph, partition, strength, json_text)
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+    with replacing(path) as temporary, text_file(temporary, path) as file:
         file.writelines(_pieces(table))
     return [path]
 
@@ -38,21 +38,22 @@ def _pieces(table: Table) -> Iterator[str]:
         "description": table.description,
         "weight": table.weight,
     }
-    yield f'{{"directed":true,"multigraph":false,"graph":{_json(about)},\n"nodes":[\n'
-    yield from _separated(row for part in chunks(len(table.ids)) for row in _nodes(table, part))
+    yield f'{{"directed":true,"multigraph":false,"graph":{as_json(about)},\n"nodes":[\n'
+    yield from separated(row for part in chunks(len(table.ids)) for row in _nodes(table, part))
     yield '\n],\n"edges":[\n'
-    ids = np.array([_json(name) for name in table.ids], dtype=object)
-    yield from _separated(
+    ids = np.array([as_json(name) for name in table.ids], dtype=object)
+    yield from separated(
         row for part in chunks(len(table.weights)) for row in _edges(table, part, ids)
     )
     yield "\n]}\n"
 
 
-def _json(value: object) -> str:
+def as_json(value: object) -> str:
+    """Text of JSON that keeps every character."""
     return json.dumps(value, ensure_ascii=False)
 
 
-def _separated(lines: Iterable[str]) -> Iterator[str]:
+def separated(lines: Iterable[str]) -> Iterator[str]:
     """Commas between the lines, none after the last."""
     separator = ""
     for line in lines:
@@ -66,13 +67,13 @@ def _nodes(table: Table, part: slice) -> Iterator[str]:
         numbers["module"] = table.module
     numbers |= {"x": table.x, "y": table.y, "size": table.size}
     columns = [
-        [f'{{"id":{_json(name)}' for name in table.ids[part]],
-        [f',"label":{_json(label)}' for label in table.labels[part]],
-        [f',"layer":{_json(layer)}' for layer in table.layers[part]],
+        [f'{{"id":{as_json(name)}' for name in table.ids[part]],
+        [f',"label":{as_json(label)}' for label in table.labels[part]],
+        [f',"layer":{as_json(layer)}' for layer in table.layers[part]],
         *(
             []
             if table.examples is None
-            else [[f',"examples":{_json(text)}' for text in table.examples[part]]]
+            else [[f',"examples":{as_json(text)}' for text in table.examples[part]]]
         ),
         *(fragments(f',"{name}":', values[part], "") for name, values in numbers.items()),
         [f',"color":"#{r:02x}{g:02x}{b:02x}"}}' for r, g, b in table.colour[part].tolist()],
@@ -87,7 +88,7 @@ def _edges(table: Table, part: slice, ids: np.ndarray) -> Iterator[str]:
         constant(',"target":', part.stop - part.start),
         ids[table.target[part]].tolist(),
         fragments(',"weight":', table.weights[part], ""),
-        *(fragments(f",{_json(name)}:", values[part], "") for name, values in table.more.items()),
+        *(fragments(f",{as_json(name)}:", values[part], "") for name, values in table.more.items()),
         constant("}", part.stop - part.start),
     ]
     return rows(columns)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
 from xml.sax.saxutils import escape
 
 import numpy as np
 
-__all__ = ["constant", "escaped", "fragments", "rows"]
+__all__ = ["constant", "escaped", "fragments", "rows", "text_file"]
 
 # Line breaks and tabs in attributes are read back as spaces unless they are escaped; some readers
 # take the last two for line breaks too, as XML 1.1 does.
@@ -39,3 +44,23 @@ def constant(text: str, length: int) -> list[str]:
 def rows(columns: Iterable[list[str]]) -> Iterator[str]:
     """Puts columns of text side by side."""
     return map("".join, zip(*columns, strict=True))
+
+
+@contextmanager
+def text_file(temporary: Path, path: Path) -> Iterator[TextIO]:
+    """Opens a file for UTF-8 text, compressed where its final name ends in .gz.
+
+    Args:
+        temporary: what is written.
+        path: what it will be called.
+    """
+    if path.suffix.lower() != ".gz":
+        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+            yield file
+        return
+    with (
+        temporary.open("wb") as raw,
+        gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed,
+        io.TextIOWrapper(packed, encoding="utf-8", newline="\n") as file,
+    ):
+        yield file

@@ -25,7 +25,6 @@ from .pass_method import PassMethod
 __all__ = ["Differentiating"]
 
 _COMPLETENESS_EVERY = 4  # batches
-_LOOKED_AT = 4  # samples that place the nodes of all, where sources are drawn
 
 
 class Differentiating(PassMethod):
@@ -78,15 +77,17 @@ class Differentiating(PassMethod):
         seen = self.n_batches_seen
         if self.is_drawn and self._last_rule is not None and seen & (seen - 1):
             return self._last_rule  # draws cost less than looking: looked again after 1, 2, 4, ...
-        if self.is_drawn and problem.n_samples > _LOOKED_AT:  # looking costs more than drawing
-            problem = next(problem.pieces(_LOOKED_AT))[1]
-            path = self.path_of(problem)
+        problem, path = self.looked_at(problem, path)
         seed = self.context.seed
         placed = nodes_for(problem, path, options.tolerance, options.n_steps, seed)
         self._last_rule = placed.rule
         self.n_steps_used = max(len(placed.rule.nodes), self.n_steps_used)
         self.worst_error = max(placed.error, self.worst_error)
         return placed.rule
+
+    def looked_at(self, problem: PairProblem, path: SourcePath) -> tuple[PairProblem, SourcePath]:
+        """The samples of a batch that the nodes are placed by, and their path."""
+        return problem, path
 
     @property
     def notes(self) -> dict[str, str]:

@@ -29,6 +29,7 @@ __all__ = ["SampledColumns"]
 
 _ROWS = 512  # draws that are summed together
 _FEW = 8  # draws of a sample; an exact method that costs less is taken in their place
+_LOOKED_AT = 4  # samples that place the nodes of all
 _TRIED = 4  # passes that tell the time of one
 
 
@@ -112,6 +113,12 @@ class SampledColumns(Columns):
             self.context.budget.spent(
                 self.context.pair, problem.n_samples, n_draws, reading, drawing
             )
+
+    def looked_at(self, problem: PairProblem, path: SourcePath) -> tuple[PairProblem, SourcePath]:
+        if problem.n_samples <= _LOOKED_AT:
+            return problem, path
+        few = next(problem.pieces(_LOOKED_AT))[1]  # looking at all costs more than drawing
+        return few, self.path_of(few)
 
     def _draws(self, problem: PairProblem, a: Tensor, features: Tensor, weights: Tensor) -> Draws:
         """A of several draws of each sample as a contribution, one row for each draw.

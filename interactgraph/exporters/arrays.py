@@ -1,0 +1,95 @@
+"""Arrays: adjacency as a sparse matrix of SciPy (`.npz`), node and edge tables as Parquet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import InteractGraphError
+from ..files import replacing
+from .table import Table, tabulate
+from .text import csv_text, json_text
+
+if TYPE_CHECKING:
+    from ..communities import Partition
+    from ..graph import InteractionGraph
+
+__all__ = ["write_npz", "write_parquet"]
+
+
+def write_npz(
+    graph: InteractionGraph, path: Path, partition: Partition | None, strength: str | None
+) -> list[Path]:
+    """See `interactgraph.exporters.export`.
+
+    `scipy.sparse.load_npz` reads the adjacency `[source, target]`, `numpy.load` the node columns
+    beside it.
+    """
+    table = tabulate(graph, partition, strength, csv_text)
+    n = len(table.ids)
+    signed = table.more.get("signed", table.weights)
+    arrays: dict[str, Any] = {
+        name: _fixed(np.asarray(values)) for name, values in _nodes(table).items()
+    }
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(
+            file,
+            format=np.array(b"coo"),  # as scipy.sparse.save_npz writes it
+            shape=np.array([n, n]),
+            data=signed,
+            row=table.source.astype(np.int64),
+            col=table.target.astype(np.int64),
+            **arrays,
+        )
+    return [path]
+
+
+def write_parquet(
+    graph: InteractionGraph, path: Path, partition: Partition | None, strength: str | None
+) -> list[Path]:
+    """See `interactgraph.exporters.export`."""
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise InteractGraphError(
+            "Parquet is written by pyarrow: pip install 'interactgraph[parquet]'"
+        ) from error
+    table = tabulate(graph, partition, strength, json_text)
+    edges: dict[str, Any] = {
+        "source": table.source, "target": table.target, "weight": table.weights,
+    }  # fmt: skip
+    edges |= {name: pyarrow.array(x, from_pandas=True) for name, x in table.more.items()}
+    nodes = {"id": table.ids, **_nodes(table)}
+    paths = [path.with_suffix(f".{kind}.parquet") for kind in ("nodes", "edges")]
+    about = {"description": table.description, "weight": table.weight}
+    # Both are moved into place only when both are complete.
+    with replacing(paths[0]) as first, replacing(paths[1]) as second:
+        for columns, place in ((nodes, first), (edges, second)):
+            arrow = pyarrow.table(columns).replace_schema_metadata(about)
+            parquet.write_table(arrow, place, compression="zstd")
+    return paths
+
+
+def _nodes(table: Table) -> dict[str, Any]:
+    """Columns of the nodes."""
+    columns: dict[str, Any] = {
+        "label": table.labels,
+        "layer": table.layers,
+        "feature": table.feature,
+        "strength": table.strength,
+    }
+    if table.module is not None:
+        columns["module"] = table.module
+    if table.examples is not None:
+        columns["examples"] = table.examples
+    return columns
+
+
+def _fixed(values: np.ndarray) -> np.ndarray:
+    """Text as UTF-8 bytes of one length, which NumPy reads without pickle."""
+    if values.dtype.kind not in "UO":
+        return values
+    return np.array([str(text).encode() for text in values.tolist()], dtype=np.bytes_)

@@ -1,0 +1,79 @@
+"""DOT, the language of Graphviz (https://graphviz.org/doc/info/lang.html), for small graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import InputError
+from ..files import replacing
+from .markup import text_file
+from .table import Table, tabulate
+from .text import csv_text
+
+if TYPE_CHECKING:
+    from ..communities import Partition
+    from ..graph import InteractionGraph
+
+__all__ = ["write_dot"]
+
+_MOST = 20_000  # edges; Graphviz places thousands at most
+_WIDEST = 5.0  # points
+
+
+def write_dot(
+    graph: InteractionGraph, path: Path, partition: Partition | None, strength: str | None
+) -> list[Path]:
+    """See `interactgraph.exporters.export`."""
+    table = tabulate(graph, partition, strength, csv_text)
+    if len(table.weights) > _MOST:
+        raise InputError(
+            f"the graph has {len(table.weights)} edges, and Graphviz draws {_MOST} at most; prune "
+            "it first, such as graph.prune(top_k=2000), or export it to .gexf"
+        )
+    with replacing(path) as temporary, text_file(temporary, path) as file:
+        file.writelines(_lines(table))
+    return [path]
+
+
+def _lines(table: Table) -> Iterator[str]:
+    yield f"digraph {quoted(table.description)} {{\nrankdir=LR;\nnode [style=filled];\n"
+    names = [quoted(name) for name in table.ids]
+    for number, name in enumerate(names):
+        colour = "#{:02x}{:02x}{:02x}".format(*table.colour[number].tolist())
+        attributes = {
+            "label": quoted(table.labels[number]),
+            "layer": quoted(table.layers[number]),
+            "feature": repr(int(table.feature[number])),
+            "strength": repr(float(table.strength[number])),
+            "fillcolor": quoted(colour),
+        }
+        if table.module is not None:
+            attributes["module"] = repr(int(table.module[number]))
+        if table.examples is not None:
+            attributes["examples"] = quoted(table.examples[number])
+        yield f"{name} [{_list(attributes)}];\n"
+    for layer in dict.fromkeys(table.layers):
+        members = (name for name, of in zip(names, table.layers, strict=True) if of == layer)
+        yield f"{{rank=same; {'; '.join(members)}}}\n"
+    largest = float(table.weights.max()) if len(table.weights) else 1.0
+    for number, weight in enumerate(table.weights.tolist()):
+        # `weight` is a whole number in Graphviz, and says how straight the edge should be.
+        attributes = {"strength": repr(weight), "penwidth": f"{_WIDEST * weight / largest:.4g}"}
+        for key, values in table.more.items():
+            if (value := float(values[number])) == value:
+                attributes[quoted(key)] = repr(value)
+        source, target = names[table.source[number]], names[table.target[number]]
+        yield f"{source} -> {target} [{_list(attributes)}];\n"
+    yield "}\n"
+
+
+def _list(attributes: dict[str, str]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in attributes.items())
+
+
+def quoted(text: str) -> str:
+    r"""A string of DOT: in it \ begins an escape, and nothing else but " has a meaning."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'"{escaped}"'

@@ -1,0 +1,65 @@
+"""DOT, read back by pydot."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import interactgraph as itg
+from interactgraph.exporters.dot import quoted
+
+pydot = pytest.importorskip("pydot")
+
+
+def unquoted(text):
+    inside = text[1:-1]
+    result, at = [], 0
+    while at < len(inside):
+        if inside[at] == "\\":
+            result.append({"n": "\n"}.get(inside[at + 1], inside[at + 1]))
+            at += 2
+        else:
+            result.append(inside[at])
+            at += 1
+    return "".join(result)
+
+
+@given(st.text())
+def test_quoted_text_is_one_string(text):
+    """Nothing in it ends it, and it says what it said."""
+    assert unquoted(quoted(text)) == text
+    assert '"' not in quoted(text)[1:-1].replace("\\\\", "").replace('\\"', "")
+    assert "\n" not in quoted(text)
+
+
+def test_pydot_reads_it(graph, partition, tmp_path):
+    (path,) = itg.export(graph, tmp_path / "g.dot", partition=partition, strength="mean")
+    (found,) = pydot.graph_from_dot_data(path.read_text())
+    nodes = {node.get_name().strip('"'): node for node in found.get_nodes()}
+    nodes.pop("node")
+    wanted = graph.to_networkx("mean")
+    assert set(nodes) == set(wanted.nodes)
+    assert nodes["0/1"].get("label") == '"0.1"'
+    assert int(nodes["input/1"].get("module")) == -1
+    edges = {
+        (e.get_source().strip('"'), e.get_destination().strip('"')): e for e in found.get_edges()
+    }
+    assert set(edges) == set(wanted.edges)
+    for ends, edge in edges.items():
+        assert float(edge.get("strength")) == wanted.edges[ends]["weight"]
+        assert float(edge.get('"signed"')) == wanted.edges[ends]["signed"]
+        assert 0 < float(edge.get("penwidth")) <= 5
+
+
+def test_graphs_too_large_to_be_drawn(tmp_path):
+    n = 1 + math.isqrt(20_000)
+    graph = itg.InteractionGraph(
+        layers=("a", "b"), pairs=(("a", "b"),),
+        labels={layer: [str(j) for j in range(n)] for layer in "ab"},
+        blocks={("a", "b"): {"rms": torch.ones(n, n)}}, standard_errors={},
+    )  # fmt: skip
+    with pytest.raises(itg.InputError, match="prune it first"):
+        itg.export(graph, tmp_path / "g.dot")
+    assert not list(tmp_path.iterdir())
