@@ -1,6 +1,6 @@
 """Feature maps: activation <-> feature coordinates."""
 
-from .counterparts import Counterparts, counterparts
+from .counterparts import Counterparts, counterparts, mean_max_cosine
 from .dictionary import Dictionary
 from .examples import Example, Examples
 from .feature_map import FeatureMap, FittingData, from_state
@@ -32,5 +32,6 @@ __all__ = [
     "Transcoder",
     "counterparts",
     "from_state",
+    "mean_max_cosine",
     "named_map",
 ]

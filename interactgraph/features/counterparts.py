@@ -15,7 +15,7 @@ from .feature_map import FeatureMap
 from .linear import LinearMap
 from .neurons import Neurons
 
-__all__ = ["Counterparts", "counterparts"]
+__all__ = ["Counterparts", "counterparts", "mean_max_cosine"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +65,32 @@ def counterparts(
     if n_first > len(a) and n_second > len(b):  # both have an error
         index[-1], similarity[-1] = n_second - 1, 1.0
     return Counterparts(index, similarity)
+
+
+def mean_max_cosine(first: FeatureMap, second: FeatureMap) -> tuple[float, float]:
+    """How well each map's directions are found in the other: the mean largest |cosine|, both ways.
+
+    Mean max cosine similarity as of dictionaries (Sharkey et al. 2022), with the sign left out. The
+    first number is of the first map's features: low where it has features that the second lacks.
+
+    Args:
+        first: a fitted feature map with directions.
+        second: another one of the same activation.
+
+    Raises:
+        InteractGraphError: maps of other activations, or without directions.
+    """
+    sizes = [size for size in (_size(first), _size(second)) if size is not None]
+    if not sizes:
+        return 1.0, 1.0  # neurons
+    a, b = _directions(first, sizes[0]), _directions(second, sizes[0])
+    if a.shape[1] != b.shape[1]:
+        raise InteractGraphError(
+            f"features of activations of sizes {a.shape[1]} and {b.shape[1]} have no directions in "
+            "common"
+        )
+    cosines = (a @ b.mT).abs()
+    return float(cosines.amax(1).mean()), float(cosines.amax(0).mean())
 
 
 def _equal(first: FeatureMap, second: FeatureMap) -> bool:
