@@ -11,6 +11,7 @@ from .names import NAMES, named_map
 from .neurons import Neurons
 from .pca import PCA
 from .random_rotation import RandomRotation
+from .sparse_autoencoder import SparseAutoencoder
 from .sparse_rotation import SparseRotation
 from .transcoder import Transcoder
 
@@ -28,6 +29,7 @@ __all__ = [
     "LocalInteractionBasis",
     "Neurons",
     "RandomRotation",
+    "SparseAutoencoder",
     "SparseRotation",
     "Transcoder",
     "counterparts",

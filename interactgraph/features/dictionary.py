@@ -72,6 +72,8 @@ class Dictionary(FeatureMap):
         unexplained: share of the variance of activations that the codes leave unexplained; set by
             `measured`.
         active: mean number of active features; set by `measured`.
+        learning_curve: rows seen, share of the variance unexplained, active features and share of
+            dead features, `[points, 4]`; set by `SparseAutoencoder`.
     """
 
     kind: ClassVar[str] = "dictionary"
@@ -96,6 +98,7 @@ class Dictionary(FeatureMap):
     hook: str | None = None
     unexplained: float | None = None
     active: float | None = None
+    learning_curve: Tensor | None = None
 
     def __post_init__(self) -> None:
         for name in ("encoder", "decoder", "encoder_bias", "decoder_bias", "offset"):

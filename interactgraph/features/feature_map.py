@@ -109,8 +109,8 @@ class FeatureMap(ABC):
         """
         return self
 
-    def fit(self, layer: str, data: FittingData) -> Self:
-        """The map fitted to data; itself where there is nothing to fit.
+    def fit(self, layer: str, data: FittingData) -> FeatureMap:
+        """The map fitted to data, or the one that was trained; itself where there is nothing to do.
 
         Args:
             layer: the layer that the map, already bound, belongs to.

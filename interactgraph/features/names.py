@@ -13,6 +13,7 @@ from .local_interaction_basis import LocalInteractionBasis
 from .neurons import Neurons
 from .pca import PCA
 from .random_rotation import RandomRotation
+from .sparse_autoencoder import SparseAutoencoder
 from .sparse_rotation import SparseRotation
 
 __all__ = ["NAMES", "named_map"]
@@ -24,6 +25,7 @@ NAMES: dict[str, Callable[[], FeatureMap]] = {
     "lib": LocalInteractionBasis,
     "random_rotation": RandomRotation,
     "sparse_rotation": SparseRotation,
+    "sparse_autoencoder": SparseAutoencoder,
     "heads": Heads,
 }
 
