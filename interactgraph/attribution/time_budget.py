@@ -12,7 +12,8 @@ with V between samples and D / k of the draws. It is smallest in a given time fo
 whatever the time (two-stage sampling; Cochran, Sampling Techniques, 1977, section 10.6). Where more
 time is left than all samples need at this k, all of them are read, with as many draws as there is
 time for. D / V is the number of features d where nothing is known: a draw then tells as much of one
-feature as a sample tells of all. a, b, V and D are measured on the way.
+feature as a sample tells of all (but of the first samples no more than 16 are drawn for that). a,
+b, V and D are measured on the way.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ __all__ = ["TimeBudget"]
 _SPARE = 0.04  # share of the time that is kept for the end
 _PIECE = 64  # samples at a time, where there is an end
 _FIRST = 2  # samples that tell what others will cost
+_AT_FIRST = 16  # draws of each of the first samples, where time is short
 _GROWTH = 4  # of pieces, until they take
 _SHARE = 0.1  # of the time
 
@@ -142,6 +144,8 @@ class TimeBudget:
         costs = self.costs.setdefault(pair, _Costs())
         b = max(b or costs.b, 1e-9)
         best = math.sqrt(self.ratio.get(pair, n_features) * max(costs.a, a) / b)
+        if not costs.n_pieces:
+            best = min(best, _AT_FIRST)
         after, later = self.pairs[self.pairs.index(pair) + 1 :], self.samples_left
         # No more than what is left of the time, the other pairs of these samples included.
         most = self.left / (1 + len(after)) / n_samples / b

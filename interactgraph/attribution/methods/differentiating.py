@@ -74,9 +74,8 @@ class Differentiating(PassMethod):
         self.n_batches_seen += 1
         if options.tolerance is None or not self.integrates:
             return self.rule
-        seen = self.n_batches_seen
-        if self.is_drawn and self._last_rule is not None and seen & (seen - 1):
-            return self._last_rule  # draws cost less than looking: looked again after 1, 2, 4, ...
+        if self._last_rule is not None and not self.looks_again:
+            return self._last_rule
         problem, path = self.looked_at(problem, path)
         seed = self.context.seed
         placed = nodes_for(problem, path, options.tolerance, options.n_steps, seed)
@@ -84,6 +83,11 @@ class Differentiating(PassMethod):
         self.n_steps_used = max(len(placed.rule.nodes), self.n_steps_used)
         self.worst_error = max(placed.error, self.worst_error)
         return placed.rule
+
+    @property
+    def looks_again(self) -> bool:
+        """Whether nodes are placed anew on this batch."""
+        return True
 
     def looked_at(self, problem: PairProblem, path: SourcePath) -> tuple[PairProblem, SourcePath]:
         """The samples of a batch that the nodes are placed by, and their path."""

@@ -48,6 +48,11 @@ class RademacherRows(Rows):
     def confirm(self, problem: PairProblem) -> None:
         self.confirm_either_way(problem)
 
+    @property
+    def looks_again(self) -> bool:
+        """After 1, 2, 4, ... batches: signs cost less than looking."""
+        return not self.n_batches_seen & (self.n_batches_seen - 1)
+
     def contributions(self, problem: PairProblem, tick: Tick = no_tick) -> Iterator[Contribution]:
         n_probes = self.context.options.sources
         assert n_probes is not None

@@ -30,6 +30,7 @@ __all__ = ["SampledColumns"]
 _ROWS = 512  # draws that are summed together
 _FEW = 8  # draws of a sample; an exact method that costs less is taken in their place
 _LOOKED_AT = 4  # samples that place the nodes of all
+_PLACING = 0.05  # of a time budget, beyond which nodes stay where they are
 _TRIED = 4  # passes that tell the time of one
 
 
@@ -60,6 +61,7 @@ class SampledColumns(Columns):
             context.strengths[0].degree,
             context.generator(),
         )
+        self._placing = 0.0  # seconds
 
     def why_not(self, problem: PairProblem) -> str | None:
         options = self.context.options
@@ -82,8 +84,10 @@ class SampledColumns(Columns):
     def contributions(self, problem: PairProblem, tick: Tick = no_tick) -> Iterator[Contribution]:
         clock = _Clock(problem.z.device)
         path = self.path_of(problem)
-        rule = self.rule_for(problem, path)
         reading = clock.seconds()
+        rule = self.rule_for(problem, path)
+        placing = clock.seconds() - reading
+        self._placing += placing
         n_draws = self.context.options.sources
         if n_draws is None:
             n_draws = self._draws_in_time(problem, path, rule, reading)
@@ -108,11 +112,18 @@ class SampledColumns(Columns):
                 self._sampler.learn(problem, draws, worth)
         if whole is not None:
             yield residual_of(whole, problem)
-        drawing = clock.seconds() - reading
+        drawing = clock.seconds() - reading - placing
         if self.context.budget.is_set:
             self.context.budget.spent(
                 self.context.pair, problem.n_samples, n_draws, reading, drawing
             )
+
+    @property
+    def looks_again(self) -> bool:
+        """After 1, 2, 4, ... batches, as draws cost less; in a time budget while that is cheap."""
+        seen, budget = self.n_batches_seen, self.context.budget
+        share = _PLACING * budget.seconds / max(len(budget.pairs), 1)
+        return not seen & (seen - 1) and self._placing <= share
 
     def looked_at(self, problem: PairProblem, path: SourcePath) -> tuple[PairProblem, SourcePath]:
         if problem.n_samples <= _LOOKED_AT:
