@@ -90,6 +90,7 @@ def test_a_checkpoint_stays(tmp_path):
     data = Pressed(3)
     part = run(data, checkpoint=tmp_path / "state", checkpoint_seconds=0)
     assert part.metadata["n_samples"] == 24
+    assert list((tmp_path / "state").iterdir())
     data.at = None
     again = run(data, checkpoint=tmp_path / "state", checkpoint_seconds=0)
     whole = run(list(X.split(8)))
@@ -147,12 +148,12 @@ class FakeRun:
 
 
 def test_time_left_does_not_jump_between_pairs(monkeypatch):
-    """Two pairs of which the second takes fifty times as long, and twice what was predicted."""
+    """Two pairs of which the second takes a hundred times as long, and twice what was predicted."""
     clock = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     runs = {("a", "b"): FakeRun(10, 0.01), ("b", "c"): FakeRun(100, 0.05)}
-    seconds = {("a", "b"): 0.02, ("b", "c"): 0.1}
-    total = 4 * (10 * 0.02 + 100 * 0.1)
+    seconds = {("a", "b"): 0.01, ("b", "c"): 0.1}
+    total = 4 * (10 * 0.01 + 100 * 0.1)
     with Progress(runs, 4, TimeBudget(), shown=False) as progress:
         for _ in range(4):
             for pair, run in runs.items():
@@ -160,7 +161,7 @@ def test_time_left_does_not_jump_between_pairs(monkeypatch):
                 for _ in range(run.expected_passes):
                     clock[0] += seconds[pair]
                     progress.tick(1)
-                    if clock[0] > 0.05 * total:
+                    if clock[0] > 0.3 * total:
                         estimate = clock[0] / progress.share
                         assert estimate == pytest.approx(total, rel=0.05)
                 progress.ends()

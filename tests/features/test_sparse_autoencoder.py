@@ -112,6 +112,28 @@ def test_positions_and_channels():
     assert graph.completeness["1", "2"] < 0.02
 
 
+@pytest.mark.parametrize("activation", ["topk", "jumprelu"])
+def test_the_dictionary_is_what_was_trained(activation):
+    """Codes and reconstruction of activations in their own units are those of the training."""
+    x, _ = planted(300)
+    options = SparseAutoencoder(n_dictionary=12, k=2, activation=activation, error=False)
+    training = _Training(options.bind("0", x.shape, -1), x, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        training.encoder_bias.normal_(generator=torch.Generator().manual_seed(1))
+        scaled = x * training.scale - training.bias
+        p = scaled @ training.encoder.mT + training.encoder_bias
+        if activation == "topk":
+            values, places = p.topk(2, dim=1)
+            codes = torch.zeros_like(p).scatter(1, places, values.relu())
+        else:
+            training.threshold = 0.4
+            codes = torch.where(p > 0.4, p, 0.0)
+        found = training.dictionary(options)
+        torch.testing.assert_close(found.encode(x) * training.scale, codes, rtol=1e-4, atol=1e-4)
+        wanted = (codes @ training.decoder + training.bias) / training.scale
+        torch.testing.assert_close(found.decode(found.encode(x)), wanted, rtol=1e-4, atol=1e-3)
+
+
 @pytest.mark.parametrize("n", [50, 1000])
 def test_batches_hold_every_row_as_often(n, monkeypatch):
     """Few data are read once and mixed; many are read again, and none is lost on the way."""

@@ -75,9 +75,8 @@ class Attention(nn.Module):
             mask = torch.zeros(POSITIONS, POSITIONS, dtype=q.dtype).fill_diagonal_(-torch.inf)
             return F.scaled_dot_product_attention(q, k, v, mask)
         if self.way == "grouped":
-            q, k, v = q.unflatten(-1, (2, 3)), k.unflatten(-1, (2, 3)), v.unflatten(-1, (2, 3))
-            q, k, v = q.transpose(1, 2), k[:, :, :1].transpose(1, 2), v[:, :, :1].transpose(1, 2)
-            y = F.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+            q, k, v = (x.unflatten(-1, (6, 1)).transpose(1, 2) for x in (q, k, v))
+            y = F.scaled_dot_product_attention(q, k[:, :2], v[:, :2], enable_gqa=True)
             return y.transpose(1, 2).flatten(2)
         scores = q @ k.mT / WIDTH**0.5
         pattern = {
@@ -214,15 +213,30 @@ def test_patterns_of_torch_modules(weights):
 
 
 def test_heads_that_share_keys():
+    """Six heads of one coordinate; the first three read the first key and value."""
     net = network(Attention("grouped"))
 
     def frozen(z, at):
         q, k, _ = net[1].maps(at).chunk(3, -1)
-        patterns = [(q[..., h : h + 3] @ k[..., :3].mT / 3**0.5).softmax(-1) for h in (0, 3)]
-        v = net[1].maps(z).chunk(3, -1)[2][..., :3]
-        return torch.cat([pattern.detach() @ v for pattern in patterns], -1)
+        v = net[1].maps(z).chunk(3, -1)[2]
+        heads = []
+        for h in range(6):
+            pattern = (q[..., h, None] * k[..., h // 3][:, None]).softmax(-1).detach()
+            heads.append(pattern @ v[..., h // 3, None])
+        return torch.cat(heads, -1)
 
     assert_frozen(net, frozen, "attention")
+
+
+def test_samples_of_edges_are_those_of_the_frozen_segment():
+    net = network(Attention("fused"))
+    x = samples()
+    options = {"freeze": "attention", "strengths": ("max",), "progress": False}
+    graph = itg.interaction_graph(net, [x], ["0", "2"], **options)
+    edges = itg.top_samples(graph.prune(top_k=4), net, [x], k=1, progress=False)["0", "2"]
+    largest = graph.weights("0", "2").flatten().topk(4).values
+    found = edges.values.flatten().abs().sort(descending=True).values
+    torch.testing.assert_close(found.double(), largest, rtol=1e-5, atol=0)
 
 
 def test_a_block_has_a_closed_form():

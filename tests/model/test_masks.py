@@ -148,5 +148,16 @@ def test_samples_of_edges_and_examples_leave_the_same_positions_out():
     graph = itg.interaction_graph(Tokens(), data, LAYERS, skip_positions=1, progress=False)
     assert all(example.position > 0 for example in graph.examples["a"].of(0))
     edges = itg.top_samples(graph.prune(top_k=3), Tokens(), data, k=2, progress=False)
-    largest = float(graph.weights(*LAYERS).max())
-    assert float(edges[tuple(LAYERS)].values.max()) < 5 * largest
+
+    def later(batch):
+        return torch.arange(5).expand(3, 5) >= 1
+
+    masked = itg.interaction_graph(Tokens(), data, LAYERS, position_mask=later, progress=False)
+    asked = itg.top_samples(
+        masked.prune(top_k=3), Tokens(), data, k=2, position_mask=later, progress=False
+    )
+    whole = itg.interaction_graph(Tokens(), data, LAYERS, progress=False)
+    other = itg.top_samples(whole.prune(top_k=3), Tokens(), data, k=2, progress=False)
+    pair = tuple(LAYERS)
+    assert torch.equal(edges[pair].values, asked[pair].values)
+    assert float(edges[pair].values.max()) < 0.5 * float(other[pair].values.max())
