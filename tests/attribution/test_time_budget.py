@@ -77,6 +77,22 @@ def test_a_run_ends_in_time(monkeypatch):
             assert drawn["p"][:2] == [16, int((100 * a / b["p"]) ** 0.5)]
 
 
+def test_pieces_grow_until_they_take_a_tenth_of_the_time(monkeypatch):
+    Clock(monkeypatch)
+    assert TimeBudget().most_samples > 1 << 60
+    pair = ("p", "x")
+    budget = TimeBudget(100.0, 0.0, pairs=[pair])
+    assert budget.most_samples == 2
+    budget.draws(pair, 2, 100, 0.1, 0.01)
+    budget.spent(pair, 2, 10, 0.2, 0.2)
+    budget.n_read = 2
+    assert budget.most_samples == 8
+    budget.n_read = 16
+    assert budget.most_samples == 50  # of 0.2 s each
+    budget.others = 16 * 9.8
+    assert budget.most_samples == 1
+
+
 def test_parts_of_the_variance_decide_how_many_are_drawn(monkeypatch):
     Clock(monkeypatch)
     pair = ("p", "x")

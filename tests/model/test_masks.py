@@ -156,8 +156,5 @@ def test_samples_of_edges_and_examples_leave_the_same_positions_out():
     asked = itg.top_samples(
         masked.prune(top_k=3), Tokens(), data, k=2, position_mask=later, progress=False
     )
-    whole = itg.interaction_graph(Tokens(), data, LAYERS, progress=False)
-    other = itg.top_samples(whole.prune(top_k=3), Tokens(), data, k=2, progress=False)
     pair = tuple(LAYERS)
     assert torch.equal(edges[pair].values, asked[pair].values)
-    assert float(edges[pair].values.max()) < 0.5 * float(other[pair].values.max())
