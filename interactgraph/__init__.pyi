@@ -8,6 +8,7 @@ from . import exporters as exporters
 from . import features as features
 from . import models as models
 from . import report as report
+from . import simplex as simplex
 from . import validation as validation
 from . import zoo as zoo
 
