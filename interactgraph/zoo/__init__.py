@@ -1,16 +1,19 @@
-"""Small models whose modules are known."""
+"""Small models whose modules or edges are known."""
 
 from .modular_addition import ModularAddition, train_modular_addition
 from .planted import PlantedModules, planted_modules
+from .simplex import SimplexModules, simplex_modules
 from .superposition import Superposition, sparse_features, superposition
 from .two_digits import TwoDigits, two_digits
 
 __all__ = [
     "ModularAddition",
     "PlantedModules",
+    "SimplexModules",
     "Superposition",
     "TwoDigits",
     "planted_modules",
+    "simplex_modules",
     "sparse_features",
     "superposition",
     "train_modular_addition",
