@@ -3,6 +3,7 @@
 __version__: str
 
 # the parts
+from . import codes as codes
 from . import communities as communities
 from . import exporters as exporters
 from . import features as features
@@ -11,6 +12,9 @@ from . import report as report
 from . import simplex as simplex
 from . import validation as validation
 from . import zoo as zoo
+
+# groups of samples
+from .codes import spline_codes as spline_codes
 
 # modules
 from .communities import Partition as Partition
