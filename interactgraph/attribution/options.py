@@ -262,7 +262,7 @@ class Options:
     groups: Any = option(
         check=_groups, recipe=_plain,
         flag=Flag("a graph for each group of samples, too: 1 for the labels of (x, y) batches",
-                  "groups", "KEY|PLACE|FILE.py:NAME"),
+                  "groups", "KEY|PLACE|FILE.py:NAME|codes.json"),
     )  # fmt: skip
     folds: int | None = option(
         check=_none_or_at_least(2), flag=Flag("graphs of N parts of the data", "int", "N")

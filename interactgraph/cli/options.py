@@ -22,6 +22,7 @@ __all__ = [
     "add_pruning_flags",
     "build_graph",
     "find",
+    "group_names",
     "pruned",
     "read_graph",
     "split_pair",
@@ -162,8 +163,12 @@ def _method(name: str, flag: str) -> Any:
     return method
 
 
-def _groups(text: str, flag: str) -> Any:
-    """A place in tuples, an object `FILE.py:NAME`, or a key of dict batches."""
+def group_names(text: str, flag: str) -> Any:
+    """A place in tuples, an object `FILE.py:NAME`, a file of groups, or a key of dict batches."""
+    if text.endswith(".json"):
+        from ..codes import load_groups
+
+        return load_groups(text)
     if text.lstrip("-").isdigit():
         return int(text)
     return _object(text, flag) if ":" in text else text
@@ -203,7 +208,7 @@ _READERS: dict[str, Callable[[Any, str], Any]] = {
     "features": _features,
     "baseline": _baseline,
     "method": _method,
-    "groups": _groups,
+    "groups": group_names,
     "object": _object,
     "made": _made,
     "dtype": _dtype,
