@@ -18,8 +18,13 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 import interactgraph as itg
-from interactgraph.simplex import Power, ProductResidual, SimplexBias, StochasticLinear
-from interactgraph.simplex.operations import log_on_simplex
+from interactgraph.simplex import (
+    Power,
+    ProductResidual,
+    SimplexBias,
+    StochasticLinear,
+    log_on_simplex,
+)
 
 HIDDEN, N_TRAIN, N_CHOOSE = 64, 1100, 247
 MAPS = {"input": "0", "4": "5"}  # source and target of the stochastic maps outside of residuals

@@ -33,7 +33,7 @@ class Codes:
         packed: layer with hard gates -> bits, eight to a byte, uint8 `[n, ceil(gates / 8)]`.
         probabilities: layer with smooth gates -> probabilities, `[n, gates]`.
         sample: number of the sample of each observation, int64 `[n]`.
-        position: its position in the sample, int64 `[n]`.
+        position: its position in the activations, int64 `[n]`.
         n_samples: number of samples.
         activations: layer -> its plain values, `[n, gates]`, where they were asked for.
         labels: one name for each sample, where they were asked for.

@@ -136,7 +136,7 @@ def test_learned_temperature_is_a_parameter_and_stays_positive():
     assert [name for name, _ in layer.named_parameters()] == ["log_temperature"]
     assert not list(Power(0.5).parameters())
     assert "log_temperature" in Power(0.5).state_dict()
-    assert float(layer.temperature) == pytest.approx(0.5)
+    assert layer.temperature.item() == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(
