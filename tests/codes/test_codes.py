@@ -138,6 +138,25 @@ def test_clusters_are_groups_of_a_graph(algorithm):
     assert other.shape == clusters.shape
 
 
+def test_codes_find_regimes_that_plain_activations_hide():
+    """Gates without a bias do not depend on the size of a sample, by which activations differ."""
+    generator = torch.Generator().manual_seed(0)
+    side = torch.randint(2, (400,), generator=generator)
+    rays = torch.randn(2, 12, generator=generator)
+    x = rays[side] + 0.3 * torch.randn(400, 12, generator=generator)
+    x = x * torch.randn(400, 1, generator=generator).exp()
+    model = relu_network(widths=(12, 32, 32, 2))
+    for layer in (model[0], model[2]):
+        nn.init.zeros_(layer.bias)
+    codes = itg.spline_codes(model, x, ["1", "3"], keep_activations=True, progress=False)
+    scores = {
+        of: adjusted_rand_index(codes.clusters(2, of=of), side.numpy())
+        for of in ("codes", "activations")
+    }
+    assert scores["codes"] > 0.9
+    assert scores["activations"] < 0.5
+
+
 def test_purity():
     assert purity(["x", "x", "x", "y"], [0, 0, 1, 1]) == 0.75
     assert purity(range(4), [0, 0, 1, 1]) == 1
