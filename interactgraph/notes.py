@@ -153,8 +153,10 @@ def ended_by_time(seconds: float, n_samples: int, n_batches: int) -> str:
     )
 
 
-def interrupted(n_samples: int, n_batches: int) -> str:
+def interrupted(n_samples: int, n_batches: int, n_passes: int) -> str:
     """Ctrl-C ended the run."""
+    if n_passes > 1:
+        return f"the run was interrupted after {n_passes} passes, before it reached target_error"
     return (
         f"the run was interrupted after {n_samples} samples ({n_batches} whole batches); the graph "
         "is theirs, and the errors hold if these are a random part of the data"

@@ -63,7 +63,7 @@ def graph_of(loop: BatchLoop, recipe: Mapping[str, Any]) -> InteractionGraph:
                 for layer, share in loop.ranges.outside().items()
                 if share > _OUTSIDE
             ),
-            *SampleKeys(options).left_over(loop.n_samples),
+            *([] if loop.left_data else SampleKeys(options).left_over(loop.n_samples)),
             *(
                 note
                 for pair, run in runs.items()

@@ -37,6 +37,7 @@ from .model import (
     load_model,
     prepared,
     resolve_sites,
+    wide_enough,
 )
 from .result import graph_of
 
@@ -117,6 +118,9 @@ def interaction_graph(
             patterns) and "layernorm" (the scales of normalisations): edges then say how vectors
             are moved and added, and not how they change where the model attends. A block becomes
             linear but for its perceptron, so that fewer path nodes or a closed form serve.
+            "attention" is a softmax over the last of three or more axes, "layernorm" what
+            `torch.nn.functional` normalises by and roots with one number for each position;
+            `metadata["frozen"]` says how many there are in each pair.
         n_steps: most nodes on the path, where a quadrature is used.
         tolerance: relative error of the path integral, of its sum (the completeness residual) and
             of single edges; nodes are placed on every batch where the path bends until the error is
@@ -206,8 +210,7 @@ def interaction_graph(
         tqdm.write("\n".join(names.told), file=sys.stderr)
     world = join_world(device)
     _check_order(options, batches, world, recipe)
-    if dtype is None and any(parameter.element_size() == 2 for parameter in model.parameters()):
-        dtype = torch.float32  # tangents of half precision would lose what is measured
+    dtype = wide_enough(model, dtype, options.freeze)
     runner = Runner.on(model, forward, world.device(device), dtype, options.freeze)
     with prepared(runner.model), torch.no_grad():
         saves, saved = _checkpoint(options, recipe, world)
@@ -217,6 +220,8 @@ def interaction_graph(
             progress=progress and not world.rank,
         ).fitted()  # fmt: skip
         independent = prepared_layers.check_segments()
+        if options.freeze:
+            recipe["frozen"] = prepared_layers.frozen()
         prepared_layers = prepared_layers.with_means()
         budget = options.memory_budget or default_budget(prepared_layers.device)
         if saved is not None:

@@ -24,6 +24,7 @@ from .model import (
     load_model,
     prepared,
     resolve_sites,
+    wide_enough,
 )
 
 __all__ = ["TopSamples", "top_samples"]
@@ -124,7 +125,8 @@ def top_samples(
     fixed = at_sample() if method == "gradient" else gauss_legendre(n_steps)
     adaptive = None if method == "gradient" or tolerance is None else float(tolerance)
     model = load_model(model)
-    runner = Runner.on(model, forward, device, dtype, graph.metadata.get("freeze", ()))
+    freeze = graph.metadata.get("freeze", ())
+    runner = Runner.on(model, forward, device, wide_enough(model, dtype, freeze), freeze)
     sites = resolve_sites(model, graph.layers)
     found = {pair: _Search(graph.weights(*pair) != 0, k, threshold) for pair in graph.pairs}
     with prepared(runner.model), torch.no_grad():

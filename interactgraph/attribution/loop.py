@@ -75,19 +75,18 @@ class BatchLoop:
         target = self.options.target_error
         precision = Precision(self.options, self.world)
         drawn = any(run.is_drawn for run in self.runs.values())
-        with self._progress() as progress, Interrupt(heard=self.world.size == 1) as interrupt:
+        with Interrupt(heard=self.world.size == 1) as interrupt, self._progress() as progress:
             while True:
                 self._one_pass(precision, progress, interrupt)
                 self.n_passes += 1
-                self.interrupted = interrupt.asked
-                ended = self.stopped_early or (self.interrupted and self.n_passes == 1)
-                if ended or target is None or not drawn:
+                if self.left_data or target is None or not drawn:
                     break
                 for run in self.runs.values():
                     run.sums.end_pass(self.n_passes)
-                if self.interrupted or self.n_passes == _MOST_PASSES:
+                if self.n_passes == _MOST_PASSES or precision.reached(self.runs.values()):
                     break
-                if precision.reached(self.runs.values()):
+                if interrupt.asked:
+                    self.interrupted = True
                     break
                 left = max(precision.error(run, of_draws=False) for run in self.runs.values())
                 if self.n_passes >= _TELLING_PASSES and left >= target:
@@ -107,11 +106,13 @@ class BatchLoop:
                     self.same.check(batch, number, self._max_samples)
                 continue
             if interrupt.asked and self.n_samples and not self.n_passes:
+                self.interrupted = True
                 return
             whole = self._add(batch, progress, interrupt)
             self._in_pass += 1
             progress.next_batch()
-            if self.budget.ended or not whole:
+            if not whole:
+                self.interrupted = not self.budget.ended
                 return
             # Looked at after 1, 2, 4, ... batches: a look costs about as much as the sums.
             # In several processes, each of them has had a batch by then.
@@ -230,7 +231,7 @@ class BatchLoop:
     def time_notes(self) -> Iterator[str]:
         """What the user should know of a run that ended before its data."""
         if self.interrupted:
-            yield interrupted(self.n_samples, self.n_batches)
+            yield interrupted(self.n_samples, self.n_batches, self.n_passes)
         if self.budget.ended:
             yield ended_by_time(self.budget.seconds, self.n_samples, self.n_batches)
 
@@ -259,6 +260,11 @@ class BatchLoop:
             yield attention_mask_used()
         if self._padded and self.layers.attention_mask == "ignored":
             yield attention_mask_ignored()
+
+    @property
+    def left_data(self) -> bool:
+        """Whether a run has ended before its data."""
+        return self.stopped_early or self.budget.ended or (self.interrupted and self.n_passes < 2)
 
     def _progress(self) -> Progress:
         n_batches = self.layers.data.n_batches

@@ -125,9 +125,10 @@ def choose(context: PairContext, problem: PairProblem) -> Plan:
             failures.append(str(error))
             continue
         words = list(_why_chosen(context, cost, failures, obstacles, method))
-        # A batch that fails to be computed exactly is no reason to estimate it.
+        # A batch that fails to be computed exactly is no reason to estimate it, and estimates are
+        # completed by what is known of the samples that were drawn from.
         later = (other for _, other in by_cost[rank + 1 :])
-        fallbacks = (other for other in later if method.is_drawn or not other.is_drawn)
+        fallbacks = (other for other in later if other.is_drawn == method.is_drawn)
         methods = (method, *fallbacks)
         return Plan(methods, cost, costs, "; ".join(words))
     raise InputError(_no_method(context, failures, obstacles))

@@ -46,7 +46,7 @@ def _lines(table: Table) -> Iterator[str]:
             "label": quoted(table.labels[number]),
             "layer": quoted(table.layers[number]),
             "feature": repr(int(table.feature[number])),
-            "strength": repr(float(table.strength[number])),
+            "strength": numeral(table.strength[number]),
             "fillcolor": quoted(colour),
         }
         if table.module is not None:
@@ -60,10 +60,11 @@ def _lines(table: Table) -> Iterator[str]:
     largest = float(table.weights.max()) if len(table.weights) else 1.0
     for number, weight in enumerate(table.weights.tolist()):
         # `weight` is a whole number in Graphviz, and says how straight the edge should be.
-        attributes = {"strength": repr(weight), "penwidth": f"{_WIDEST * weight / largest:.4g}"}
+        width = round(_WIDEST * weight / largest, 4)
+        attributes = {"strength": numeral(weight), "penwidth": numeral(width)}
         for key, values in table.more.items():
             if (value := float(values[number])) == value:
-                attributes[quoted(key)] = repr(value)
+                attributes[quoted(key)] = numeral(value)
         source, target = names[table.source[number]], names[table.target[number]]
         yield f"{source} -> {target} [{_list(attributes)}];\n"
     yield "}\n"
@@ -71,6 +72,11 @@ def _lines(table: Table) -> Iterator[str]:
 
 def _list(attributes: dict[str, str]) -> str:
     return ", ".join(f"{key}={value}" for key, value in attributes.items())
+
+
+def numeral(value: float) -> str:
+    """A number in quotes: without them, DOT knows no exponents."""
+    return f'"{float(value)!r}"'
 
 
 def quoted(text: str) -> str:

@@ -81,8 +81,12 @@ def mean_max_cosine(first: FeatureMap, second: FeatureMap) -> tuple[float, float
         InteractGraphError: maps of other activations, or without directions.
     """
     sizes = [size for size in (_size(first), _size(second)) if size is not None]
+    if isinstance(first, Neurons) and isinstance(second, Neurons):
+        return 1.0, 1.0
     if not sizes:
-        return 1.0, 1.0  # neurons
+        raise InteractGraphError(
+            f"features of kind {first.kind!r} and {second.kind!r} have no directions that are known"
+        )
     a, b = _directions(first, sizes[0]), _directions(second, sizes[0])
     if a.shape[1] != b.shape[1]:
         raise InteractGraphError(

@@ -28,7 +28,8 @@ _TOLD = 100  # points of the learning curve
 _DEAD = 0.05  # share of the training without being active, after which a feature is dead
 _WARM = 0.05  # share of the training in which the rate rises
 _COOL = 0.2  # share of the training in which it falls to zero
-_FORGET = 0.99  # of the running mean of the smallest active code
+_FORGET = 0.99  # of the running mean of the smallest active code, at most
+_REMEMBERED = 0.1  # share of the training that this mean is of, at most
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,8 +72,8 @@ class SparseAutoencoder(FeatureMap):
 
     def __post_init__(self) -> None:
         whole_or_none("SparseAutoencoder: n_dictionary", self.n_dictionary)
-        for name in ("k", "n_rows", "batch_size"):
-            whole(f"SparseAutoencoder: {name}", getattr(self, name))
+        for name, least in (("k", 1), ("n_rows", 1), ("batch_size", 2)):
+            whole(f"SparseAutoencoder: {name}", getattr(self, name), least)
         whole("SparseAutoencoder: seed", self.seed, 0)
         if self.learning_rate is not None:
             positive("SparseAutoencoder: learning_rate", self.learning_rate)
@@ -226,8 +227,10 @@ class _Training:
             return row.flatten(), feature.flatten()
         values, places = p.flatten().topk(k * len(p))
         smallest = float(values[-1].clamp_min(0))
-        before = self.threshold
-        self.threshold = smallest if before is None else _FORGET * before + (1 - _FORGET) * smallest
+        forget = 1 - self.options.batch_size / (_REMEMBERED * self.options.n_rows)
+        forget = min(max(forget, 0.0), _FORGET)
+        before = smallest if self.threshold is None else self.threshold
+        self.threshold = forget * before + (1 - forget) * smallest
         places = places.sort().values
         return places // p.shape[1], places % p.shape[1]
 
@@ -300,7 +303,7 @@ def _batches(
             rows = torch.cat(held)
             rows = rows[torch.randperm(len(rows), generator=generator).to(rows.device)]
             half = len(rows) // 2
-            yield from rows[:half].split(size)
+            yield from _whole(rows[:half], size)
             held, fits = [rows[half:]], False
         if not held:
             return
@@ -308,4 +311,10 @@ def _batches(
             rows = torch.cat(held)
             while True:
                 order = torch.randperm(len(rows), generator=generator).to(rows.device)
-                yield from rows[order].split(size)
+                yield from _whole(rows[order], size)
+
+
+def _whole(rows: Tensor, size: int) -> Iterator[Tensor]:
+    """Batches of one size; the rest, on which a mean would be of few rows, is left for later."""
+    parts = rows.split(size)
+    yield from parts[: max(1, len(rows) // size)]

@@ -111,6 +111,7 @@ class Layers:
         activations: layer -> activation of the sample.
         position_mask: which positions count, see `read_mask`.
         skip_positions: how many of those that count are left out at the start of every sample.
+        pooled: layers with one position where others have more.
         attention_mask: whether that of the batches is "used" as position mask without being asked
             for, where a batch has one, or "ignored" as it may not fit the layers; None: that of the
             first batch is none of padding, or another was given.
@@ -132,6 +133,7 @@ class Layers:
     activations: Mapping[str, Tensor]
     position_mask: PositionMask | None = None
     skip_positions: int = 0
+    pooled: frozenset[str] = frozenset()
     attention_mask: Literal["used", "ignored"] | None = None
     sizes: Mapping[str, int] = field(default_factory=dict)
     incomplete: frozenset[str] = frozenset()
@@ -189,23 +191,25 @@ class Layers:
             if not axes[layer].sure and asked is None:
                 notes.append(guessed_axis(layer, axis, activation.shape))
         counts = {
-            flatten_positions(neurons[layer].encode(activation)).shape[1]
+            layer: flatten_positions(neurons[layer].encode(activation)).shape[1]
             for layer, activation in activations.items()
         }
-        if skip_positions >= max(counts):
+        most = max(counts.values())
+        if skip_positions >= most:
             raise InputError(
-                f"skip_positions={skip_positions} leaves nothing: the layers have {max(counts)} "
+                f"skip_positions={skip_positions} leaves nothing: the layers have {most} "
                 "positions in the first batch"
             )
+        pooled = frozenset(layer for layer, count in counts.items() if count < most and count == 1)
         unasked: Literal["used", "ignored"] | None = "used" if position_mask is None else None
         if position_mask is None and (found := attention_mask(sample)) is not None:
             unasked = None
             if tells_padding(sample) and bool(found.any()):
-                unasked = "used" if goes_with(sample, found, counts) else "ignored"
+                unasked = "used" if goes_with(sample, found, counts.values()) else "ignored"
         return Layers(
             runner, data, {site.name: site for site in sites}, pairs, bound, neurons,
-            baselines or {}, cut, sample, activations, position_mask, skip_positions, unasked,
-            notes=tuple(notes), progress=progress,
+            baselines or {}, cut, sample, activations, position_mask, skip_positions, pooled,
+            unasked, notes=tuple(notes), progress=progress,
         )  # fmt: skip
 
     def changed(
@@ -306,21 +310,32 @@ class Layers:
             check_segment(
                 self.runner, batch, self.sites[source], self.sites[target], dict(activations)
             )
-        for name in self.runner.freeze:
-            self._check_frozen(name)
+        self.frozen()
         return min(len(activation) for activation in activations.values()) > 1
 
-    def _check_frozen(self, name: str) -> None:
-        segments = (
-            self.runner.segment(self.sample, self.sites[source], self.sites[target])
+    def frozen(self) -> dict[str, dict[str, int]]:
+        """How much is held fixed in each pair, "source -> target" -> name -> number.
+
+        Raises:
+            InteractGraphError: nothing, of one of the names.
+        """
+        freeze = self.runner.freeze
+        if not freeze:
+            return {}
+        counts = {
+            f"{source} -> {target}": self.runner.segment(
+                self.sample, self.sites[source], self.sites[target]
+            ).frozen().counts
             for source, target in self.pairs
-        )
-        if not any(segment.frozen().counts[name] for segment in segments):
-            what = {"attention": "softmax of attention", "layernorm": "scale of a normalisation"}
-            raise InteractGraphError(
-                f"freeze={list(self.runner.freeze)}: no {what[name]} is computed between the "
-                f"layers of any pair; leave {name!r} out"
-            )
+        }  # fmt: skip
+        for name in freeze:
+            if not any(each[name] for each in counts.values()):
+                what = {"attention": "softmax of attention", "layernorm": "scale of normalisations"}
+                raise InteractGraphError(
+                    f"freeze={list(freeze)}: no {what[name]} is computed between the layers of any "
+                    f"pair; leave {name!r} out"
+                )
+        return counts
 
     @property
     def device(self) -> torch.device:
@@ -440,7 +455,7 @@ class Layers:
             shape: numbers of samples and of positions, where the batch has no mask.
         """
         mask = self.given_mask(batch)
-        if not self.skip_positions or shape[1] == 1:
+        if not self.skip_positions:
             return mask
         if mask is None:
             mask = torch.ones(*shape, dtype=torch.bool, device=self.device)
@@ -521,7 +536,9 @@ class Layers:
             self.runner, self.sites[layer], self.sites[target], neurons, self.maps[target], batch,
             tuple(encoded.shape[1:-1]),
         )  # fmt: skip
-        mask = self.mask(batch, (len(point), max(point.shape[1], n_positions)))
+        mask = None
+        if not {layer, target} <= self.pooled:
+            mask = self.mask(batch, (len(point), max(point.shape[1], n_positions)))
         return LocalSegment(
             segment, point, y.shape[-1], n_positions,
             layer_mask(mask, point.shape[1], layer), layer_mask(mask, n_positions, target),
@@ -529,7 +546,9 @@ class Layers:
 
     def _rows(self, batch: Any, layer: str, activation: Tensor) -> Tensor:
         values = flatten_positions(self.neurons[layer].encode(activation))
-        mask = layer_mask(self.mask(batch, values.shape[:2]), values.shape[1], layer)
+        mask = None
+        if layer not in self.pooled:
+            mask = layer_mask(self.mask(batch, values.shape[:2]), values.shape[1], layer)
         return values.flatten(0, 1) if mask is None else values[mask]
 
     def _start(

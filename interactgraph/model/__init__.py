@@ -16,7 +16,7 @@ from .masks import (
 )
 from .probing import Probe, check_finite, check_rows, check_segment, probe
 from .programs import load_model
-from .runner import Runner, Segment, prepared
+from .runner import Runner, Segment, prepared, wide_enough
 from .sites import RESULT, Site, first_tensor, resolve_sites
 
 __all__ = [
@@ -50,5 +50,6 @@ __all__ = [
     "resolve_sites",
     "tells_padding",
     "trimmed",
+    "wide_enough",
     "without_first",
 ]

@@ -21,7 +21,17 @@ from ..errors import ModelError
 
 __all__ = ["FrozenValues"]
 
-_SCALES = {"rsqrt", "sqrt", "std", "norm", "vector_norm", "linalg_norm", "linalg_vector_norm"}
+_SCALES = {
+    "rsqrt",
+    "rsqrt_",
+    "sqrt",
+    "sqrt_",
+    "std",
+    "norm",
+    "vector_norm",
+    "linalg_norm",
+    "linalg_vector_norm",
+}
 _POWERS = {"pow", "__pow__"}
 
 
@@ -64,7 +74,7 @@ class FrozenValues(TorchFunctionMode):
             with self:
                 return _without_override(func)(*args, **kwargs)
         if "attention" in self.what:
-            if name in ("softmax", "_softmax", "_safe_softmax"):
+            if name in ("softmax", "_softmax", "_safe_softmax", "special_softmax"):
                 return self._softmax(func, args, kwargs)
             if name == "scaled_dot_product_attention":
                 return self._attention(*args, **kwargs)
@@ -83,11 +93,11 @@ class FrozenValues(TorchFunctionMode):
         if self._left is None:
             self.counts[about] += 1
             self._values.append(compute().detach())
-            return self._values[-1]
+            return self._values[-1].clone()  # which the model may work on in place
         value = next(self._left, None)
         if value is None or value.shape != torch.Size(shape):
             raise self._other_operations()
-        return value
+        return value.clone()
 
     def check_all_used(self) -> None:
         """Checks that as many values were given back as were written down.
@@ -132,13 +142,14 @@ class FrozenValues(TorchFunctionMode):
             groups = query.shape[-3] // value.shape[-3]
             value = value.repeat_interleave(groups, -3)
             key = key.repeat_interleave(groups, -3)
-        shape = (*query.shape[:-1], key.shape[-2])
+        shared = torch.broadcast_shapes(query.shape[:-2], key.shape[:-2])
+        shape = (*shared, query.shape[-2], key.shape[-2])
 
         def pattern() -> Tensor:
             # The values are the unit vectors, so that what comes out is the pattern itself.
             unit = torch.eye(key.shape[-2], dtype=value.dtype, device=value.device)
             return F.scaled_dot_product_attention(
-                query, key, unit.expand(*value.shape[:-2], -1, -1), attn_mask=attn_mask,
+                query, key, unit.expand(*shared, -1, -1), attn_mask=attn_mask,
                 is_causal=is_causal, scale=scale,
             )  # fmt: skip
 

@@ -19,13 +19,13 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from ..calculus.rounding import is_close, tolerance
-from ..errors import InteractGraphError, ModelError
+from ..errors import InputError, InteractGraphError, ModelError
 from .batches import Forward, call_model, convert
 from .frozen import FrozenValues
 from .masks import attention_mask, padded_by_one, trimmed
 from .sites import RESULT, Site, first_tensor, plain_model, with_first_tensor
 
-__all__ = ["Runner", "Segment", "prepared"]
+__all__ = ["Runner", "Segment", "prepared", "wide_enough"]
 
 _FUNCTION_FILE = torch.autograd.function.__file__
 _Handler = Callable[[Tensor], Tensor | None]
@@ -336,6 +336,26 @@ class Runner:
                 for site, handler in handlers:
                     if site.end == "result":
                         handler(_tensor_of(value))
+
+
+def wide_enough(
+    model: nn.Module, dtype: torch.dtype | None, freeze: Sequence[str] = ()
+) -> torch.dtype | None:
+    """What to compute in: single precision for a model in half precision, unless another is given.
+
+    Tangents of half precision would lose what is measured.
+
+    Raises:
+        InputError: half precision is asked for where values are frozen.
+    """
+    if dtype is None and any(parameter.element_size() == 2 for parameter in model.parameters()):
+        return torch.float32
+    if freeze and dtype in (torch.float16, torch.bfloat16):
+        raise InputError(
+            f"freeze={list(freeze)} with dtype={dtype}: what is frozen is computed anew, in which "
+            "half precision loses too much; give dtype=torch.float32"
+        )
+    return dtype
 
 
 def _same_where_it_counts(longer: Tensor, value: Tensor, mask: Tensor, start: int) -> bool:

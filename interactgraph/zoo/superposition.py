@@ -87,8 +87,10 @@ def superposition(
         >>> graph.weights("0", "4").shape  # features, and what the dictionaries leave out
         torch.Size([13, 13])
     """
-    whole("n_neurons", n_neurons, 1)
-    whole("fan_in", fan_in, 1)
+    numbers = {"n_features": n_features, "n_neurons": n_neurons, "fan_in": fan_in,
+               "n_samples": n_samples, "steps": steps}  # fmt: skip
+    for name, value in numbers.items():
+        whole(name, value, 1)
     if fan_in > n_features:
         raise InputError(f"fan_in={fan_in}, more than n_features={n_features}")
     generator = torch.Generator().manual_seed(seed)
@@ -189,7 +191,7 @@ def _toy_model(
 
 
 def _linear(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
-    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
+    linear = nn.utils.skip_init(nn.Linear, weight.shape[1], weight.shape[0], bias=bias is not None)
     with torch.no_grad():
         linear.weight.copy_(weight)
         if bias is not None:

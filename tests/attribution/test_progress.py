@@ -135,7 +135,30 @@ def test_later_passes_are_ended_whole():
     graph = run(data, sources=1, target_error=1e-6)
     assert graph.metadata["n_passes"] in (2, 3)
     assert graph.metadata["n_samples"] == 40
-    assert any("interrupted" in note for note in graph.notes)
+    assert any("interrupted after" in note and "passes" in note for note in graph.notes)
+
+
+def test_the_last_batch_is_the_end(tmp_path):
+    """Nothing is left to read: an ordinary end, whatever was pressed."""
+
+    class AtTheEnd(Pressed):
+        def __iter__(self):
+            yield from X.split(8)[:4]
+            os.kill(os.getpid(), signal.SIGINT)
+            yield X[32:]
+
+    class Late(Pressed):
+        def __iter__(self):
+            yield from X.split(8)
+            if self.at is not None:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    graph = run(Late(0), checkpoint=tmp_path / "state", checkpoint_seconds=0)
+    assert not graph.notes
+    assert not (tmp_path / "state").exists() or not list((tmp_path / "state").iterdir())
+    part = run(AtTheEnd(0), groups=["a"] * 40)
+    assert part.metadata["n_samples"] == 32
+    assert not any("groups names" in note for note in part.notes)
 
 
 class FakeRun:

@@ -8,6 +8,8 @@ from torch import nn
 
 import interactgraph as itg
 from interactgraph import InteractGraphError
+from interactgraph.attribution.methods import DoesNotApply
+from interactgraph.attribution.methods.closed_passes import SampledClosedColumns
 from interactgraph.attribution.strengths import check_strengths
 from interactgraph.attribution.sums.strength_sums import StrengthSums
 
@@ -29,6 +31,7 @@ def run(model, x, **options):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampling", ["importance", "uniform"])
 @pytest.mark.parametrize("sources", [1, 3])
 def test_little_bias_over_seeds_and_errors_cover(sampling, sources):
@@ -401,6 +404,26 @@ def test_drawn_columns_of_a_closed_form():
     assert torch.equal(asked.weights("0", "1"), graph.weights("0", "1"))
     with pytest.raises(itg.InteractGraphError, match="engine='closed_form' is not possible"):
         itg.interaction_graph(net, [x], ["0", "1"], engine="closed_form", sources=2, progress=False)
+
+
+def test_where_a_closed_form_fails_columns_are_drawn_all_the_same(monkeypatch):
+    """Exact batches beside drawn ones would be taken for drawn ones, whose estimate completes."""
+    net, x = frozen_block(80)
+    plain, calls = SampledClosedColumns.affine_function, []
+
+    def moody(self, problem):
+        calls.append(1)
+        if len(calls) > 3:
+            raise DoesNotApply("it holds no longer")
+        return plain(self, problem)
+
+    monkeypatch.setattr(SampledClosedColumns, "affine_function", moody)
+    options = {"freeze": ("attention", "layernorm"), "progress": False}
+    exact = itg.interaction_graph(net, [x], ["0", "1"], **options)
+    graph = itg.interaction_graph(net, x.split(8), ["0", "1"], sources=3, **options)
+    assert any("sampled_columns where the planned closed form" in note for note in graph.notes)
+    off = (graph.weights("0", "1") - exact.weights("0", "1")).norm()
+    assert float(off / exact.weights("0", "1").norm()) < 0.1
 
 
 def test_a_time_budget_draws_from_a_closed_form():

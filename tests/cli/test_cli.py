@@ -187,7 +187,13 @@ def wait_for(text, process):
         seen += process.stderr.read(1)
 
 
-@pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "kill",
+    [
+        signal.SIGINT,
+        *(pytest.param(s, marks=pytest.mark.slow) for s in (signal.SIGTERM, signal.SIGKILL)),
+    ],
+)
 def test_interrupted_leaves_no_unfinished_file(code, kill):
     process = under_way(code)
     process.send_signal(kill)

@@ -171,6 +171,7 @@ def test_the_graph_is_left_alone():
         assert torch.equal(graph.weights(*pair), weight)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["sweeps", "leiden"])
 def test_many_modules(algorithm):
     draw = np.random.default_rng(0)

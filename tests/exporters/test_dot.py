@@ -48,9 +48,23 @@ def test_pydot_reads_it(graph, partition, tmp_path):
     }
     assert set(edges) == set(wanted.edges)
     for ends, edge in edges.items():
-        assert float(edge.get("strength")) == wanted.edges[ends]["weight"]
-        assert float(edge.get('"signed"')) == wanted.edges[ends]["signed"]
-        assert 0 < float(edge.get("penwidth")) <= 5
+        value = {
+            key: float(edge.get(key).strip('"')) for key in ("strength", '"signed"', "penwidth")
+        }
+        assert value["strength"] == wanted.edges[ends]["weight"]
+        assert value['"signed"'] == wanted.edges[ends]["signed"]
+        assert 0 < value["penwidth"] <= 5
+
+
+def test_numbers_have_no_exponent_outside_of_quotes(graph, tmp_path):
+    """DOT reads 1e-05 as 1, and then does not know what e is."""
+    small = {
+        pair: {name: 1e-5 * x for name, x in block.items()} for pair, block in graph.blocks.items()
+    }
+    (path,) = itg.export(graph.replace(blocks=small), tmp_path / "g.dot")
+    outside = "".join(path.read_text().split('"')[::2])
+    assert "e-" not in outside
+    assert "e-" in path.read_text()
 
 
 def test_graphs_too_large_to_be_drawn(tmp_path):

@@ -112,6 +112,19 @@ def test_positions_and_channels():
     assert graph.completeness["1", "2"] < 0.02
 
 
+def test_a_rest_of_one_row_does_not_spoil_the_training():
+    x, _ = planted(4097)
+    found, _ = trained(x, n_dictionary=48, k=3, batch_size=64, n_rows=60_000)
+    even, _ = trained(x[:4096], n_dictionary=48, k=3, batch_size=64, n_rows=60_000)
+    assert found.unexplained < 1.5 * even.unexplained
+
+
+def test_thresholds_follow_in_few_steps():
+    x, _ = planted()
+    found, _ = trained(x, n_dictionary=48, k=2, activation="jumprelu", n_rows=25_600)
+    assert found.active == pytest.approx(2, rel=0.35)
+
+
 @pytest.mark.parametrize("activation", ["topk", "jumprelu"])
 def test_the_dictionary_is_what_was_trained(activation):
     """Codes and reconstruction of activations in their own units are those of the training."""
@@ -164,6 +177,7 @@ def test_batches_hold_every_row_as_often(n, monkeypatch):
         ({"activation": "relu"}, "activation='relu'"),
         ({"learning_rate": -1.0}, "learning_rate=-1"),
         ({"n_rows": 0}, "n_rows=0"),
+        ({"batch_size": 1}, "batch_size=1"),
     ],
 )
 def test_bad_options(options, match):

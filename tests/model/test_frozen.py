@@ -327,6 +327,52 @@ def test_routers_are_differentiated():
         itg.interaction_graph(net, [samples()], ["0", "2"], freeze="attention", progress=False)
 
 
+def test_values_that_are_worked_on_in_place():
+    class InPlace(nn.Module):
+        def forward(self, x):
+            pattern = torch.softmax(x @ x.mT, -1)
+            pattern *= 0.5
+            size = x.norm(dim=-1, keepdim=True)
+            size += 0.1
+            return pattern @ x / size
+
+    def frozen(z, at):
+        pattern = torch.softmax(at @ at.mT, -1) * 0.5
+        return pattern @ z / (at.norm(dim=-1, keepdim=True) + 0.1)
+
+    assert_frozen(network(InPlace()), frozen, ("attention", "layernorm"))
+
+
+def test_queries_that_all_samples_share():
+    class Learnt(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.query = nn.Parameter(torch.randn(1, 2, WIDTH))
+
+        def forward(self, x):
+            return F.scaled_dot_product_attention(self.query, x, x)
+
+    net = network(Learnt())
+
+    def frozen(z, at):
+        pattern = torch.softmax(net[1].query @ at.mT / WIDTH**0.5, -1)
+        return pattern.detach() @ z
+
+    assert_frozen(net, frozen, "attention")
+
+
+def test_half_precision():
+    """A model in bfloat16 is computed in single precision, in samples of its edges, too."""
+    net = network(nn.LayerNorm(WIDTH)).bfloat16()
+    x = samples().bfloat16()
+    options = {"freeze": "layernorm", "progress": False}
+    graph = itg.interaction_graph(net, [x], ["0", "2"], **options)
+    assert graph.metadata["frozen"] == {"0 -> 2": {"layernorm": 1}}
+    itg.top_samples(graph.prune(top_k=3), net, [x], k=1, progress=False)
+    with pytest.raises(itg.InputError, match=r"dtype=torch\.bfloat16"):
+        itg.interaction_graph(net, [x], ["0", "2"], dtype=torch.bfloat16, **options)
+
+
 def test_values_that_decide():
     class Deciding(nn.Module):
         def forward(self, x):

@@ -141,6 +141,14 @@ def test_positions_left_out_at_the_start():
         weights({"x": X}, skip_positions=-1)
 
 
+def test_batches_of_one_position():
+    """A sample that is no longer than what is left out counts nowhere, alone in a batch or not."""
+    data = [{"x": X}, {"x": 100 * X[:, :1]}]
+    found, _ = weights(*data, skip_positions=1)
+    expected, _ = weights({"x": X}, skip_positions=1)
+    assert torch.equal(found, expected)
+
+
 def test_samples_of_edges_and_examples_leave_the_same_positions_out():
     moved = X.clone()
     moved[:, 0] *= 100  # as the first token of a language model

@@ -65,6 +65,8 @@ def test_the_network_is_what_the_formula_says():
         ({"dependence": "other"}, "dependence='other'"),
         ({"fan_in": 65}, "more than n_features"),
         ({"n_neurons": 0}, "n_neurons=0"),
+        ({"n_samples": 0}, "n_samples=0"),
+        ({"steps": -5}, "steps=-5"),
     ],
 )
 def test_bad_input(options, match):
@@ -81,5 +83,7 @@ def test_mean_max_cosine():
     assert there == pytest.approx((1 + 0.5 + 0.75**0.5) / 3)
     assert back == pytest.approx((1 + 0.75**0.5) / 2)
     assert mean_max_cosine(Neurons(), Neurons()) == (1.0, 1.0)
+    with pytest.raises(itg.InteractGraphError, match="no directions that are known"):
+        mean_max_cosine(itg.features.PCA(), itg.features.PCA())
     with pytest.raises(itg.InteractGraphError, match="sizes 3 and 2"):
         mean_max_cosine(first, Linear(torch.eye(2)))
