@@ -50,7 +50,7 @@ class SparseAutoencoder(FeatureMap):
         n_rows: activations that are trained on, those of the data again and again where they are
             fewer. A row is one position of one sample.
         batch_size: rows of a step.
-        learning_rate: of Adam, after it has risen and before it falls; None: 0.003, times the root
+        learning_rate: of Adam, after it has risen and before it falls; None: 0.001, times the root
             of 384 over the size of the activation where that is more.
         seed: of the initial weights and the order of the rows.
         error: whether what the dictionary leaves out is a feature.
@@ -175,7 +175,7 @@ class _Training:
         self.encoder = nn.Parameter(directions.clone())
         self.encoder_bias = nn.Parameter(rows.new_zeros(n))
         self.bias = nn.Parameter(mean * self.scale)
-        self.rate = options.learning_rate or 3e-3 * min(1.0, (384 / size) ** 0.5)
+        self.rate = options.learning_rate or 1e-3 * min(1.0, (384 / size) ** 0.5)
         parameters = [self.decoder, self.encoder, self.encoder_bias, self.bias]
         self.optimizer = torch.optim.Adam(parameters, lr=self.rate)
         self.quiet = torch.zeros(n, dtype=torch.int64, device=rows.device)  # rows without firing
