@@ -67,7 +67,7 @@ class Progress:
         self._done = dict.fromkeys(runs, n_done)
         self._pair: Pair | None = None
         self._share, self._passes, self._began = 0.0, 0.0, 0.0
-        self._started, self._foretold = time.monotonic(), not shown
+        self._started, self._foretold = time.monotonic(), False
         self._initial = self.share
         known = budget.is_set or n_batches is not None
         self.bar: tqdm = tqdm(
@@ -159,6 +159,8 @@ class Progress:
         return run.expected_passes * run.pass_seconds
 
     def _show(self) -> None:
+        if self.bar.disable:
+            return
         if self._budget.is_set:
             gone = min(self._budget.elapsed, self._budget.seconds)
         elif self.bar.total is None:

@@ -24,6 +24,7 @@ from ..model import (
     look_first,
     prepared,
     resolve_sites,
+    wide_enough,
 )
 from .codes import Codes
 from .gates import GATES, GatedLayer, gated_layers
@@ -93,9 +94,7 @@ def spline_codes(
     names = LayerNames(model, layers)
     if not names.layers:
         raise InputError("layers is empty; name one layer or more")
-    if dtype is None and any(parameter.element_size() == 2 for parameter in model.parameters()):
-        dtype = torch.float32
-    runner = Runner.on(model, forward, device, dtype)
+    runner = Runner.on(model, forward, device, wide_enough(model, dtype))
     with prepared(runner.model), torch.no_grad():
         asked = resolve_sites(runner.model, names.layers)
         look = look_first(runner, data, asked)
@@ -144,6 +143,7 @@ class _Reader:
         self.n_samples = 0
         self.sample: list[Tensor] = []
         self.position: list[Tensor] = []
+        self.sizes: dict[str, int] = {}
         self.parts: dict[tuple[str, str], list[Any]] = {}
 
     def add(self, encoded: EncodedBatch) -> None:
@@ -172,7 +172,7 @@ class _Reader:
                 self._keep("packed", one.layer, np.packbits(probability.cpu().numpy() > 0, axis=1))
             else:
                 self._keep("probabilities", one.layer, probability.float().cpu())
-            self._keep("size", one.layer, probability.shape[1])
+            self.sizes[one.layer] = probability.shape[1]
             if self.keep:
                 values = self._rows(one.layer, encoded, sample, position)
                 self._keep("activations", one.layer, values.float().cpu())
@@ -182,7 +182,7 @@ class _Reader:
         hard = {one.layer: GATES[one.gate].hard for one in self.gated}
         return Codes(
             gates={one.layer: one.gate for one in self.gated},
-            sizes={layer: self.parts["size", layer][0] for layer in hard},
+            sizes=self.sizes,
             packed={
                 layer: np.concatenate(self.parts["packed", layer]) for layer in hard if hard[layer]
             },

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import InteractGraphError
 from ..files import replacing
-from .table import Table, tabulate
+from .table import tabulate
 from .text import csv_text, json_text
 
 if TYPE_CHECKING:
@@ -31,7 +31,8 @@ def write_npz(
     n = len(table.ids)
     signed = table.more.get("signed", table.weights)
     arrays: dict[str, Any] = {
-        name: _fixed(np.asarray(values)) for name, values in _nodes(table).items()
+        **{name: _fixed(texts) for name, texts in table.node_texts.items()},
+        **table.node_numbers,
     }
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(
@@ -62,7 +63,7 @@ def write_parquet(
         "source": table.source, "target": table.target, "weight": table.weights,
     }  # fmt: skip
     edges |= {name: pyarrow.array(x, from_pandas=True) for name, x in table.more.items()}
-    nodes = {"id": table.ids, **_nodes(table)}
+    nodes = {"id": table.ids, **table.node_texts, **table.node_numbers}
     paths = [path.with_suffix(f".{kind}.parquet") for kind in ("nodes", "edges")]
     about = {"description": table.description, "weight": table.weight}
     # Both are moved into place only when both are complete.
@@ -73,23 +74,6 @@ def write_parquet(
     return paths
 
 
-def _nodes(table: Table) -> dict[str, Any]:
-    """Columns of the nodes."""
-    columns: dict[str, Any] = {
-        "label": table.labels,
-        "layer": table.layers,
-        "feature": table.feature,
-        "strength": table.strength,
-    }
-    if table.module is not None:
-        columns["module"] = table.module
-    if table.examples is not None:
-        columns["examples"] = table.examples
-    return columns
-
-
-def _fixed(values: np.ndarray) -> np.ndarray:
+def _fixed(texts: list[str]) -> np.ndarray:
     """Text as UTF-8 bytes of one length, which NumPy reads without pickle."""
-    if values.dtype.kind not in "UO":
-        return values
-    return np.array([str(text).encode() for text in values.tolist()], dtype=np.bytes_)
+    return np.array([text.encode() for text in texts], dtype=np.bytes_)

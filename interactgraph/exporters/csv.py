@@ -40,12 +40,8 @@ def _write(path: Path, lines: Iterator[tuple[str, ...]]) -> None:
 
 
 def _nodes(table: Table) -> Iterator[tuple[str, ...]]:
-    numbers = {"feature": table.feature, "strength": table.strength}
-    if table.module is not None:
-        numbers["module"] = table.module
-    texts = {"Id": table.ids, "Label": table.labels, "layer": table.layers}
-    if table.examples is not None:
-        texts["examples"] = table.examples
+    numbers, texts = table.node_numbers, table.node_texts
+    texts = {"Id": table.ids, "Label": texts.pop("label"), **texts}
     yield (*texts, *numbers)
     for part in chunks(len(table.ids)):
         columns = [fragments("", values[part], "") for values in numbers.values()]

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .. import __version__
-from ..files import replacing
 from .json import as_json, separated
 from .markup import constant, fragments, rows, text_file
 from .table import Table, chunks, tabulate
@@ -30,7 +29,7 @@ def write_cytoscape(
 ) -> list[Path]:
     """See `interactgraph.exporters.export`."""
     table = tabulate(graph, partition, strength, json_text)
-    with replacing(path) as temporary, text_file(temporary, path) as file:
+    with text_file(path) as file:
         file.writelines(_pieces(table))
     return [path]
 
@@ -52,19 +51,13 @@ def _pieces(table: Table) -> Iterator[str]:
 
 
 def _nodes(table: Table, part: slice) -> Iterator[str]:
-    numbers = {"feature": table.feature, "strength": table.strength}
-    if table.module is not None:
-        numbers["module"] = table.module
-    texts = {"id": table.ids, "name": table.labels, "layer": table.layers}
-    if table.examples is not None:
-        texts["examples"] = table.examples
     columns = [
-        constant('{"data":{', part.stop - part.start),
-        [
-            ",".join(f'"{key}":{as_json(text)}' for key, text in zip(texts, row, strict=True))
-            for row in zip(*(column[part] for column in texts.values()), strict=True)
-        ],
-        *(fragments(f',"{name}":', values[part], "") for name, values in numbers.items()),
+        [f'{{"data":{{"id":{as_json(name)}' for name in table.ids[part]],
+        *(
+            [f',"{"name" if key == "label" else key}":{as_json(text)}' for text in texts[part]]
+            for key, texts in table.node_texts.items()
+        ),
+        *(fragments(f',"{key}":', values[part], "") for key, values in table.node_numbers.items()),
         fragments(',"size":', table.size[part], ""),
         [f',"color":"#{r:02x}{g:02x}{b:02x}"' for r, g, b in table.colour[part].tolist()],
         fragments('},"position":{"x":', table.x[part], ""),

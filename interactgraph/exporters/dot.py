@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
-from ..files import replacing
 from .markup import text_file
 from .table import Table, tabulate
 from .text import csv_text
@@ -32,7 +31,7 @@ def write_dot(
             f"the graph has {len(table.weights)} edges, and Graphviz draws {_MOST} at most; prune "
             "it first, such as graph.prune(top_k=2000), or export it to .gexf"
         )
-    with replacing(path) as temporary, text_file(temporary, path) as file:
+    with text_file(path) as file:
         file.writelines(_lines(table))
     return [path]
 

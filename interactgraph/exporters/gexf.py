@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .. import __version__
-from ..files import replacing
 from .markup import constant, escaped, fragments, rows, text_file
 from .table import Table, chunks, tabulate
 from .text import xml_text
@@ -36,7 +35,7 @@ def write_gexf(
 ) -> list[Path]:
     """See `interactgraph.exporters.export`."""
     table = tabulate(graph, partition, strength, xml_text)
-    with replacing(path) as temporary, text_file(temporary, path) as file:
+    with text_file(path) as file:
         file.writelines(_lines(table))
     return [path]
 
@@ -56,11 +55,11 @@ def _lines(table: Table) -> Iterator[str]:
 
 def _declarations(table: Table) -> Iterator[str]:
     # Some readers show the id of an attribute and some the title, so both are its name.
-    nodes = {"layer": "string", "feature": "integer", "strength": "double"}
-    if table.module is not None:
-        nodes["module"] = "integer"
-    if table.examples is not None:
-        nodes["examples"] = "string"
+    nodes = dict.fromkeys(_texts(table), "string")
+    nodes |= {
+        name: "double" if values.dtype.kind == "f" else "integer"
+        for name, values in table.node_numbers.items()
+    }
     edges = dict.fromkeys(table.more, "double")
     for kind, attributes in (("node", nodes), ("edge", edges)):
         if attributes:
@@ -72,17 +71,14 @@ def _declarations(table: Table) -> Iterator[str]:
 
 
 def _nodes(table: Table, part: slice) -> Iterator[str]:
-    ids, labels, layers = (
-        [escaped(text) for text in column[part]]
-        for column in (table.ids, table.labels, table.layers)
-    )
     columns = [
-        [f'<node id="{i}" label="{label}">' for i, label in zip(ids, labels, strict=True)],
-        [f'<attvalues><attvalue for="layer" value="{layer}"/>' for layer in layers],
-        _values("feature", table.feature[part]),
-        _values("strength", table.strength[part]),
-        *([] if table.module is None else [_values("module", table.module[part])]),
-        *([] if table.examples is None else [_texts("examples", table.examples[part])]),
+        [f'<node id="{escaped(name)}"' for name in table.ids[part]],
+        [f' label="{escaped(label)}"><attvalues>' for label in table.labels[part]],
+        *(
+            [f'<attvalue for="{name}" value="{escaped(text)}"/>' for text in texts[part]]
+            for name, texts in _texts(table).items()
+        ),
+        *(_values(name, values[part]) for name, values in table.node_numbers.items()),
         fragments('</attvalues><viz:size value="', table.size[part], '"/>'),
         fragments('<viz:position x="', table.x[part], '"'),
         fragments(' y="', table.y[part], '" z="0.0"/>'),
@@ -112,5 +108,6 @@ def _values(name: str, values: np.ndarray) -> list[str]:
     return fragments(f'<attvalue for="{name}" value="', values, '"/>')
 
 
-def _texts(name: str, values: list[str]) -> list[str]:
-    return [f'<attvalue for="{name}" value="{escaped(value)}"/>' for value in values]
+def _texts(table: Table) -> dict[str, list[str]]:
+    """Attributes of a node in words; its label is none of them."""
+    return {name: texts for name, texts in table.node_texts.items() if name != "label"}

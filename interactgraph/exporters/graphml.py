@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .. import __version__
-from ..files import replacing
 from .markup import constant, escaped, fragments, rows, text_file
 from .table import Table, chunks, tabulate
 from .text import xml_text
@@ -40,7 +39,7 @@ def write_graphml(
 ) -> list[Path]:
     """See `interactgraph.exporters.export`."""
     table = tabulate(graph, partition, strength, xml_text)
-    with replacing(path) as temporary, text_file(temporary, path) as file:
+    with text_file(path) as file:
         file.writelines(_lines(table))
     return [path]
 
@@ -50,9 +49,7 @@ def _lines(table: Table) -> Iterator[str]:
     numbers = _node_numbers(table)
     # Keys are called what they hold: readers know them by that (Gephi takes "d3", as networkx
     # would number the fourth one, for the label of a node).
-    nodes = {"label": "string", "layer": "string"}
-    if table.examples is not None:
-        nodes["examples"] = "string"
+    nodes = dict.fromkeys(table.node_texts, "string")
     nodes |= {name: "double" if v.dtype.kind == "f" else "int" for name, v in numbers.items()}
     for kind, keys in (("node", nodes), ("edge", dict.fromkeys(["weight", *table.more], "double"))):
         for name, type_ in keys.items():
@@ -69,11 +66,8 @@ def _lines(table: Table) -> Iterator[str]:
 
 def _node_numbers(table: Table) -> dict[str, np.ndarray]:
     """Numbers of the nodes under the names from which Gephi takes position, size and colour."""
-    module = {} if table.module is None else {"module": table.module}
     return {
-        "feature": table.feature,
-        "strength": table.strength,
-        **module,
+        **table.node_numbers,
         "x": table.x,
         "y": table.y,
         "size": table.size,
@@ -82,15 +76,12 @@ def _node_numbers(table: Table) -> dict[str, np.ndarray]:
 
 
 def _nodes(table: Table, numbers: dict[str, np.ndarray], part: slice) -> Iterator[str]:
-    ids, labels, layers = (
-        [escaped(text) for text in column[part]]
-        for column in (table.ids, table.labels, table.layers)
-    )
     columns = [
-        [f'<node id="{i}">' for i in ids],
-        [f'<data key="label">{label}</data>' for label in labels],
-        [f'<data key="layer">{layer}</data>' for layer in layers],
-        *([] if table.examples is None else [_texts("examples", table.examples[part])]),
+        [f'<node id="{escaped(name)}">' for name in table.ids[part]],
+        *(
+            [f'<data key="{name}">{escaped(text)}</data>' for text in texts[part]]
+            for name, texts in table.node_texts.items()
+        ),
         *(_data(name, values[part]) for name, values in numbers.items()),
         constant("</node>\n", part.stop - part.start),
     ]
@@ -112,7 +103,3 @@ def _edges(table: Table, part: slice, ids: np.ndarray) -> Iterator[str]:
 
 def _data(name: str, values: np.ndarray) -> list[str]:
     return fragments(f'<data key="{name}">', values, "</data>")
-
-
-def _texts(name: str, values: list[str]) -> list[str]:
-    return [f'<data key="{name}">{escaped(value)}</data>' for value in values]

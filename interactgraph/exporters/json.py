@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .. import __version__
-from ..files import replacing
 from .markup import constant, fragments, rows, text_file
 from .table import Table, chunks, tabulate
 from .text import json_text
@@ -27,7 +26,7 @@ def write_json(
 ) -> list[Path]:
     """See `interactgraph.exporters.export`."""
     table = tabulate(graph, partition, strength, json_text)
-    with replacing(path) as temporary, text_file(temporary, path) as file:
+    with text_file(path) as file:
         file.writelines(_pieces(table))
     return [path]
 
@@ -62,18 +61,12 @@ def separated(lines: Iterable[str]) -> Iterator[str]:
 
 
 def _nodes(table: Table, part: slice) -> Iterator[str]:
-    numbers = {"feature": table.feature, "strength": table.strength}
-    if table.module is not None:
-        numbers["module"] = table.module
-    numbers |= {"x": table.x, "y": table.y, "size": table.size}
+    numbers = {**table.node_numbers, "x": table.x, "y": table.y, "size": table.size}
     columns = [
         [f'{{"id":{as_json(name)}' for name in table.ids[part]],
-        [f',"label":{as_json(label)}' for label in table.labels[part]],
-        [f',"layer":{as_json(layer)}' for layer in table.layers[part]],
         *(
-            []
-            if table.examples is None
-            else [[f',"examples":{as_json(text)}' for text in table.examples[part]]]
+            [f',"{name}":{as_json(text)}' for text in texts[part]]
+            for name, texts in table.node_texts.items()
         ),
         *(fragments(f',"{name}":', values[part], "") for name, values in numbers.items()),
         [f',"color":"#{r:02x}{g:02x}{b:02x}"}}' for r, g, b in table.colour[part].tolist()],

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 from xml.sax.saxutils import escape
 
 import numpy as np
+
+from ..files import replacing
 
 __all__ = ["constant", "escaped", "fragments", "rows", "text_file"]
 
@@ -47,20 +50,10 @@ def rows(columns: Iterable[list[str]]) -> Iterator[str]:
 
 
 @contextmanager
-def text_file(temporary: Path, path: Path) -> Iterator[TextIO]:
-    """Opens a file for UTF-8 text, compressed where its final name ends in .gz.
-
-    Args:
-        temporary: what is written.
-        path: what it will be called.
-    """
-    if path.suffix.lower() != ".gz":
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            yield file
-        return
-    with (
-        temporary.open("wb") as raw,
-        gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed,
-        io.TextIOWrapper(packed, encoding="utf-8", newline="\n") as file,
-    ):
-        yield file
+def text_file(path: Path) -> Iterator[TextIO]:
+    """A file for UTF-8 text that appears whole or not at all, compressed where it ends in .gz."""
+    with contextlib.ExitStack() as stack:
+        raw: Any = stack.enter_context(stack.enter_context(replacing(path)).open("wb"))
+        if path.suffix.lower() == ".gz":
+            raw = stack.enter_context(gzip.GzipFile("", "wb", fileobj=raw, mtime=0))
+        yield stack.enter_context(io.TextIOWrapper(raw, encoding="utf-8", newline="\n"))

@@ -76,6 +76,18 @@ class Table:
     weights: np.ndarray
     more: dict[str, np.ndarray]
 
+    @property
+    def node_texts(self) -> dict[str, list[str]]:
+        """What every format says of a node in words, by name."""
+        texts = {"label": self.labels, "layer": self.layers}
+        return texts if self.examples is None else {**texts, "examples": self.examples}
+
+    @property
+    def node_numbers(self) -> dict[str, np.ndarray]:
+        """What every format says of a node in numbers, by name."""
+        numbers = {"feature": self.feature, "strength": self.strength}
+        return numbers if self.module is None else {**numbers, "module": self.module}
+
 
 def chunks(length: int) -> Iterator[slice]:
     """Slices that together cover `length` rows."""

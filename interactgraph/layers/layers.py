@@ -301,7 +301,7 @@ class Layers:
             Whether there were samples enough to tell; a single one cannot influence another.
 
         Raises:
-            InteractGraphError: they do not, or hold nothing of what is to be held fixed.
+            InteractGraphError: they do not.
         """
         batch, activations = self.sample, self.activations
         if encoded is not None:
@@ -310,7 +310,6 @@ class Layers:
             check_segment(
                 self.runner, batch, self.sites[source], self.sites[target], dict(activations)
             )
-        self.frozen()
         return min(len(activation) for activation in activations.values()) > 1
 
     def frozen(self) -> dict[str, dict[str, int]]:

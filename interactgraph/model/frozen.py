@@ -8,8 +8,8 @@ divides by a number. Attribution graphs of language models are computed so (Amei
 
 from __future__ import annotations
 
-import types
 from collections.abc import Callable, Iterator, Sequence
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -169,7 +169,7 @@ def _without_override(func: Any) -> Any:
     It asks whether somebody overrides it before it does anything, and a mode always does.
     """
     names = {**func.__globals__, "has_torch_function": lambda _: False}
-    same = types.FunctionType(func.__code__, names, func.__name__, func.__defaults__)
+    same = FunctionType(func.__code__, names, func.__name__, func.__defaults__)
     same.__kwdefaults__ = func.__kwdefaults__
     return same
 

@@ -10,7 +10,23 @@ from .operations import log_addition, product
 __all__ = ["LogAdditionResidual", "ProductResidual"]
 
 
-class ProductResidual(Tempered):
+class _Residual(Tempered):
+    """A branch beside which its input goes on.
+
+    Args:
+        branch: f.
+        temperature: T of the branch.
+        learn_temperature: whether log T is learned.
+    """
+
+    def __init__(
+        self, branch: nn.Module, *, temperature: float = 1.0, learn_temperature: bool = False
+    ) -> None:
+        super().__init__(temperature, learn_temperature)
+        self.branch = branch
+
+
+class ProductResidual(_Residual):
     """x f(x)^(1/T), entry by entry and normalised; nothing changes where f(x) is uniform.
 
     Args:
@@ -23,18 +39,12 @@ class ProductResidual(Tempered):
         InputError: the temperature is not above 0.
     """
 
-    def __init__(
-        self, branch: nn.Module, *, temperature: float = 1.0, learn_temperature: bool = False
-    ) -> None:
-        super().__init__(temperature, learn_temperature)
-        self.branch = branch
-
     def forward(self, x: Tensor) -> Tensor:
         """Points `[..., i]` -> `[..., i]`."""
         return product(x, self.branch(x), self.temperature)
 
 
-class LogAdditionResidual(Tempered):
+class LogAdditionResidual(_Residual):
     """softmax(log x + f(x) / T): addition in log space; nothing changes where f(x) is constant.
 
     With f(x) = V x every feature j votes for the log odds V_ij of every feature i.
@@ -47,12 +57,6 @@ class LogAdditionResidual(Tempered):
     Raises:
         InputError: the temperature is not above 0.
     """
-
-    def __init__(
-        self, branch: nn.Module, *, temperature: float = 1.0, learn_temperature: bool = False
-    ) -> None:
-        super().__init__(temperature, learn_temperature)
-        self.branch = branch
 
     def forward(self, x: Tensor) -> Tensor:
         """Points `[..., i]` -> `[..., i]`."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import InteractGraphError
 
-__all__ = ["PlantedModules", "planted_modules"]
+__all__ = ["PlantedModules", "planted_modules", "random_members"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,18 +52,10 @@ def planted_modules(
     Raises:
         InteractGraphError: fewer features than modules in a layer, or negative cross-talk.
     """
-    if n_modules < 1 or min(widths) < n_modules or len(widths) < 2:
-        raise InteractGraphError(
-            f"widths={list(widths)} with n_modules={n_modules}; two or more layers are needed, "
-            "each with at least one feature for every module"
-        )
     if cross_talk < 0:
         raise InteractGraphError(f"cross_talk={cross_talk}; it must not be negative")
     generator = torch.Generator().manual_seed(seed)
-    members = []
-    for width in widths:
-        even = torch.arange(width) % n_modules
-        members.append(even[torch.randperm(width, generator=generator)])
+    members = random_members(widths, n_modules, generator)
     modules: list[nn.Module] = []
     for (n_in, before), (n_out, after) in zip(
         zip(widths, members, strict=True), zip(widths[1:], members[1:], strict=True), strict=False
@@ -82,3 +74,27 @@ def planted_modules(
         data=torch.randn(n_samples, widths[0], generator=generator),
         truth={name: member.numpy() for name, member in zip(names, members, strict=True)},
     )
+
+
+def random_members(
+    widths: Sequence[int], n_modules: int, generator: torch.Generator
+) -> list[Tensor]:
+    """The module of each feature of each layer: all about as large, in random order.
+
+    Args:
+        widths: features of each layer.
+        n_modules: number of modules, in every layer.
+        generator: of the order.
+
+    Raises:
+        InteractGraphError: fewer features than modules in a layer, or a single layer.
+    """
+    if n_modules < 1 or len(widths) < 2 or min(widths) < n_modules:
+        raise InteractGraphError(
+            f"widths={list(widths)} with n_modules={n_modules}; two or more layers are needed, "
+            "each with at least one feature for every module"
+        )
+    return [
+        (torch.arange(width) % n_modules)[torch.randperm(width, generator=generator)]
+        for width in widths
+    ]

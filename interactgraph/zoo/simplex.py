@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..errors import InteractGraphError
 from ..simplex import StochasticLinear
+from .planted import random_members
 
 __all__ = ["SimplexModules", "simplex_modules"]
 
@@ -79,18 +80,10 @@ def simplex_modules(
         >>> net.edges()["input", "0"].shape  # [target features, source features]
         torch.Size([12, 8])
     """
-    if n_modules < 1 or len(widths) < 2 or min(widths) < n_modules:
-        raise InteractGraphError(
-            f"widths={list(widths)} with n_modules={n_modules}; two or more layers are needed, "
-            "each with at least one feature for every module"
-        )
     if not 0 <= cross_talk <= 1:
         raise InteractGraphError(f"cross_talk={cross_talk}; it must be from 0 to 1")
     generator = torch.Generator().manual_seed(seed)
-    members = []
-    for width in widths:
-        even = torch.arange(width) % n_modules
-        members.append(even[torch.randperm(width, generator=generator)])
+    members = random_members(widths, n_modules, generator)
     maps: list[nn.Module] = []
     for before, after in pairwise(members):
         with torch.random.fork_rng(devices=[]):
