@@ -42,19 +42,36 @@ BUILD = ["-m", "interactgraph", "build"]
 LAYERS = ["--layers", "input", "1", "4", "--strengths", "rms", "mean", "max", "--no-progress"]
 
 
-def command(*arguments, processes=1):
-    start = [sys.executable]
+def command(*arguments, processes=1, start=BUILD):
+    launch = [sys.executable]
     if processes > 1:
-        start += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    return [*start, *BUILD, *arguments]
+        launch += ["-m", "torch.distributed.run", "--standalone"]
+        launch += ["--nproc-per-node", str(processes)]
+    return [*launch, *start, *arguments]
 
 
-def call(folder, *arguments, processes=1):
-    done = subprocess.run(
-        command(*arguments, processes=processes), cwd=folder, capture_output=True, text=True,
-        timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"},
+def call(folder, *arguments, **how):
+    return subprocess.run(
+        command(*arguments, **how), cwd=folder, capture_output=True, text=True,
+        timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"},
     )  # fmt: skip
-    return done
+
+
+LEAVE = """
+import sys
+from pathlib import Path
+import interactgraph.distributed
+from interactgraph.cli import main
+
+def leave():
+    first = leave_world()
+    names = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
+    assert not any("gloo" in name for name in names), names
+    return first
+
+leave_world, interactgraph.distributed.leave_world = interactgraph.distributed.leave_world, leave
+sys.exit(main(sys.argv[1:]))
+"""
 
 
 @pytest.fixture
@@ -91,6 +108,15 @@ def test_two_processes_are_one(code):
     assert two.metadata["n_processes"] == 2
     for key in ("n_samples", "n_batches", "baseline_outside_range"):
         assert one.metadata[key] == two.metadata[key]
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="reads the names of threads")
+def test_no_thread_of_the_group_outlives_it(code):
+    """A thread that is left aborts its process now and then."""
+    (code / "leave.py").write_text(LEAVE)
+    options = ["code.py:net", "code.py:data", *LAYERS, "--debug", "-o", "g.safetensors"]
+    done = call(code, *options, processes=2, start=["leave.py", "build"])
+    assert done.returncode == 0, done.stderr
 
 
 def test_processes_need_the_same_model(code):
