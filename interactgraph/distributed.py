@@ -88,7 +88,7 @@ def join_world(device: torch.device | str | None = None) -> World:
         # Default arguments of its functions are the group, if there is one when it is imported, and
         # torch imports it whenever it compiles something. They would keep the group alive, and its
         # threads abort processes that end.
-        import torch.distributed.nn.functional  # noqa: F401
+        import torch.distributed.nn.functional
 
         if torch.cuda.is_available() and str(device or "").startswith("cuda"):
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
