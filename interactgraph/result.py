@@ -78,7 +78,7 @@ def graph_of(loop: BatchLoop, recipe: Mapping[str, Any]) -> InteractionGraph:
     graph = InteractionGraph(
         layers=tuple(layers.sites),
         pairs=tuple(runs),
-        labels=_labels({layer: layers.sizes[layer] for layer in layers.sites}, options.labels),
+        labels=_labels({layer: maps[layer].names(layer) for layer in maps}, options.labels),
         blocks=blocks,
         standard_errors=errors,
         completeness={pair: run.sums.completeness.relative for pair, run in runs.items()},
@@ -190,15 +190,15 @@ def _remarks(run: PairRun, block: dict[str, Tensor], dtype: torch.dtype) -> Iter
 
 
 def _labels(
-    sizes: Mapping[str, int], labels: Mapping[str, Sequence[str]] | None
+    names: Mapping[str, Sequence[str]], labels: Mapping[str, Sequence[str]] | None
 ) -> dict[str, list[str]]:
-    named = {layer: [f"{layer}:{j}" for j in range(size)] for layer, size in sizes.items()}
+    named = {layer: list(each) for layer, each in names.items()}
     for layer, given in (labels or {}).items():
         if layer not in named:
             raise InteractGraphError(f"labels name {layer!r}, which is not in layers={[*named]}")
-        if len(given) != sizes[layer]:
+        if len(given) != len(named[layer]):
             raise InteractGraphError(
-                f"layer {layer!r} has {sizes[layer]} features and {len(given)} labels"
+                f"layer {layer!r} has {len(named[layer])} features and {len(given)} labels"
             )
         named[layer] = [str(label) for label in given]
     return named

@@ -56,6 +56,7 @@ def interaction_graph(
     *,
     pairs: Sequence[Pair] | None = None,
     features: Features = "neurons",
+    top_features: int | Mapping[str, int] | None = None,
     method: str | type = "integrated_gradients",
     baseline: Baseline = "zero",
     strengths: Sequence[str] = ("rms",),
@@ -104,6 +105,9 @@ def interaction_graph(
         pairs: (source, target) layers; default: consecutive layers.
         features: "neurons", another name of `interactgraph.features.NAMES` ("pca",
             "local_interaction_basis", ...), a `FeatureMap`, or {layer: one of these}.
+        top_features: keeps so many features of each layer, those of largest mean square over the
+            data, which takes one pass; all others move as one feature, the last one, see
+            `features.TopFeatures`. A number, or {layer: number}. None: all.
         method: what A is: "integrated_gradients"; "gradient" (at the sample, times z - z0);
             "ablation" (each source feature set to its baseline); "shapley" (sampled Shapley values,
             `n_steps` random orders); "baseline_gradient" (the slope at the baseline);
@@ -194,7 +198,8 @@ def interaction_graph(
     sites = resolve_sites(model, names.layers)
     options = Options(
         layers=[site.name for site in sites], pairs=names.pairs(pairs),
-        features=names.keys(features), method=method, baseline=names.keys(baseline),
+        features=names.keys(features), top_features=names.keys(top_features), method=method,
+        baseline=names.keys(baseline),
         strengths=strengths, freeze=freeze, n_steps=n_steps, tolerance=tolerance, engine=engine,
         sources=sources, sampling=sampling, target_error=target_error, time_budget=time_budget,
         seed=seed, groups=groups, folds=folds, position_mask=position_mask,

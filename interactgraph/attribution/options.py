@@ -121,6 +121,16 @@ def _not_negative(name: str, value: Any) -> float:
     return float(value)
 
 
+def _top_features(name: str, value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {layer: whole(f"{name}[{layer!r}]", n) for layer, n in value.items()}
+    return whole_or_none(name, value)
+
+
+def _plain_mapping(value: Any) -> Any:
+    return dict(value) if isinstance(value, Mapping) else value
+
+
 def _labels(name: str, value: Any) -> Any:
     fits = isinstance(value, Mapping) and all(
         isinstance(names, Sequence) and not isinstance(names, str) for names in value.values()
@@ -211,6 +221,11 @@ class Options:
         "neurons", recipe=None,
         flag=Flag("neurons, pca, lib, random_rotation, sparse_rotation or a feature map of your "
                   f"own, {_BY_LAYER}", "features", "[LAYER=]NAME|FILE.py:NAME", several=True),
+    )  # fmt: skip
+    top_features: int | Mapping[str, int] | None = option(
+        check=_top_features, recipe=_plain_mapping,
+        flag=Flag("keep so many features of each layer, the strongest ones, and all others as one",
+                  "int", "N"),
     )  # fmt: skip
     method: Any = option(
         "integrated_gradients", recipe=_name_of_method,
@@ -393,15 +408,25 @@ class Options:
         Raises:
             InputError: an unknown name or layer.
         """
-        from ..features import named_map
+        from ..features import TopFeatures, named_map
 
+        maps = self._of_layers("features", self.features, "neurons")
+        most = self._of_layers("top_features", self.top_features, None)
+        named = {layer: named_map(each, layer) for layer, each in maps.items()}
+        return {
+            layer: each if most[layer] is None else TopFeatures(each, most[layer])
+            for layer, each in named.items()
+        }
+
+    def _of_layers(self, name: str, value: Any, default: Any) -> dict[str, Any]:
+        """Layer -> what an option says of it, which is one value for all or a mapping."""
         layers = list(self.layers)
-        if not isinstance(self.features, Mapping):
-            return {layer: named_map(self.features, layer) for layer in layers}
-        unknown = [layer for layer in self.features if layer not in layers]
+        if not isinstance(value, Mapping):
+            return dict.fromkeys(layers, value)
+        unknown = [layer for layer in value if layer not in layers]
         if unknown:
-            raise InputError(f"features name {unknown}, which are not in layers={layers}")
-        return {layer: named_map(self.features.get(layer, "neurons"), layer) for layer in layers}
+            raise InputError(f"{name} name {unknown}, which are not in layers={layers}")
+        return {layer: value.get(layer, default) for layer in layers}
 
     def baselines(self) -> dict[str, str | Tensor]:
         """Source layer -> "zero", "mean" or a tensor.

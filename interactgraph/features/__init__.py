@@ -13,6 +13,7 @@ from .pca import PCA
 from .random_rotation import RandomRotation
 from .sparse_autoencoder import SparseAutoencoder
 from .sparse_rotation import SparseRotation
+from .top_features import TopFeatures
 from .transcoder import Transcoder
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "RandomRotation",
     "SparseAutoencoder",
     "SparseRotation",
+    "TopFeatures",
     "Transcoder",
     "counterparts",
     "from_state",

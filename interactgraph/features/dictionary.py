@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -278,6 +279,11 @@ class Dictionary(FeatureMap):
     def n_features(self) -> int:
         """Features of the dictionary, and the error."""
         return self.encoder.shape[0] + int(self.error)
+
+    def names(self, layer: str) -> Sequence[str]:
+        """Numbers in the dictionary as given, and the error."""
+        numbers = range(len(self.encoder)) if self.alive is None else self.alive.tolist()
+        return [f"{layer}:{j}" for j in numbers] + [f"{layer}:error"] * self.error
 
     @property
     def directions(self) -> Directions | None:

@@ -86,6 +86,14 @@ class FeatureMap(ABC):
     def decode(self, features: Tensor) -> Tensor:
         """Features `[b, *positions, j]` -> activation in the layer's own shape."""
 
+    def names(self, layer: str) -> Sequence[str]:
+        """A name for each feature: the layer and what tells the feature from the others.
+
+        Args:
+            layer: its name.
+        """
+        return [f"{layer}:{j}" for j in range(self.n_features)]
+
     @property
     def directions(self) -> Directions | None:
         """The directions of the features, where there are more of them than the activation has."""
@@ -155,11 +163,13 @@ class FeatureMap(ABC):
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> Self:
         """The same map with its tensors on another device or in another floating dtype."""
-        moved = {
-            field.name: value.to(device, dtype if value.is_floating_point() else None)
-            for field in dataclasses.fields(self)
-            if isinstance(value := getattr(self, field.name), Tensor)
-        }
+        moved: dict[str, Any] = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor):
+                moved[field.name] = value.to(device, dtype if value.is_floating_point() else None)
+            if isinstance(value, FeatureMap):
+                moved[field.name] = value.to(device, dtype)
         return dataclasses.replace(self, **moved) if moved else self
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -170,6 +180,9 @@ class FeatureMap(ABC):
             value = getattr(self, field.name)
             if isinstance(value, Tensor):
                 tensors[field.name] = value
+            elif isinstance(value, FeatureMap):
+                config[field.name], inner = value.state()
+                tensors |= {f"{field.name}.{name}": tensor for name, tensor in inner.items()}
             else:
                 config[field.name] = list(value) if isinstance(value, tuple) else value
         return config, tensors
@@ -244,5 +257,12 @@ def from_state(config: dict[str, Any], tensors: dict[str, Tensor]) -> FeatureMap
         raise InteractGraphError(
             f"feature map of kind {kind!r} is not known; this version has {sorted(_KINDS)}"
         )
-    values = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
-    return _KINDS[kind](**values, **tensors)
+    own = {name: tensor for name, tensor in tensors.items() if "." not in name}
+    for key, value in values.items():
+        if isinstance(value, list):
+            values[key] = tuple(value)
+        if isinstance(value, dict) and "kind" in value:  # a map of its own
+            start = f"{key}."
+            inner = {n.removeprefix(start): x for n, x in tensors.items() if n.startswith(start)}
+            values[key] = from_state(value, inner)
+    return _KINDS[kind](**values, **own)

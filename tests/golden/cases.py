@@ -172,7 +172,7 @@ def _features() -> dict[str, Callable[[], itg.InteractionGraph]]:
         "pca": PCA(rank=4),
         "lib": LocalInteractionBasis(),
         "lib, path": LocalInteractionBasis(jacobians="path", n_steps=3),
-        "rotation": SparseRotation(steps=15, n_samples=20),
+        "rotation": SparseRotation(init="identity", steps=15, n_samples=20),
     }.items():
         found[name] = lambda b=basis: _graph(
             mlp,
