@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -59,7 +60,7 @@ class TopActivations:
         larger = z.abs() > least
         if mask is not None:
             larger &= mask[..., None]
-        b, s, j = larger.nonzero(as_tuple=True)
+        b, s, j = _places(larger)
         if not len(b):
             return
         value = z[b, s, j]
@@ -142,6 +143,14 @@ def _largest(z: Tensor, mask: Tensor | None) -> Examples:
     found.samples[:n] = torch.where(there, order, -1).cpu()
     found.positions[:n] = position.gather(0, order).cpu()
     return found
+
+
+def _places(larger: Tensor) -> tuple[Tensor, ...]:
+    """The indices of what is true; on a CPU numpy finds them in a fraction of the time."""
+    if larger.device.type != "cpu":
+        return larger.nonzero(as_tuple=True)
+    places = torch.from_numpy(np.flatnonzero(larger.numpy()))
+    return torch.unravel_index(places, larger.shape)
 
 
 def _rank(keys: Tensor) -> Tensor:
