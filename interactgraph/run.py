@@ -61,6 +61,7 @@ def interaction_graph(
     baseline: Baseline = "zero",
     strengths: Sequence[str] = ("rms",),
     freeze: str | Sequence[str] = (),
+    skip: Literal["keep", "remove"] = "keep",
     n_steps: int = 64,
     tolerance: float | None = 0.02,
     engine: Literal["auto", "closed_form", "forward", "reverse"] = "auto",
@@ -125,6 +126,10 @@ def interaction_graph(
             "attention" is a softmax over the last of three or more axes, "layernorm" what
             `torch.nn.functional` normalises by and roots with one number for each position;
             `metadata["frozen"]` says how many there are in each pair.
+        skip: "remove" takes the source's activation off the target's, so that the edges are those
+            of what the layers between them add to a residual stream (the Jacobian minus the
+            identity). Layers of a pair have activations of one shape, and targets are neurons or a
+            basis. "keep": edges hold what only passes through, too.
         n_steps: most nodes on the path, where a quadrature is used.
         tolerance: relative error of the path integral, of its sum (the completeness residual) and
             of single edges; nodes are placed on every batch where the path bends until the error is
@@ -199,8 +204,8 @@ def interaction_graph(
     options = Options(
         layers=[site.name for site in sites], pairs=names.pairs(pairs),
         features=names.keys(features), top_features=names.keys(top_features), method=method,
-        baseline=names.keys(baseline),
-        strengths=strengths, freeze=freeze, n_steps=n_steps, tolerance=tolerance, engine=engine,
+        baseline=names.keys(baseline), strengths=strengths, freeze=freeze, skip=skip,
+        n_steps=n_steps, tolerance=tolerance, engine=engine,
         sources=sources, sampling=sampling, target_error=target_error, time_budget=time_budget,
         seed=seed, groups=groups, folds=folds, position_mask=position_mask,
         skip_positions=skip_positions, labels=names.keys(labels), forward=forward, device=device,
@@ -222,6 +227,7 @@ def interaction_graph(
         prepared_layers = Layers.look(
             runner, batches, sites, options.pair_list, maps, baselines=baselines,
             position_mask=position_mask, skip_positions=options.skip_positions,
+            without_skip=options.skip == "remove",
             progress=progress and not world.rank,
         ).fitted()  # fmt: skip
         independent = prepared_layers.check_segments()

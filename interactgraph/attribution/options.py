@@ -247,6 +247,11 @@ class Options:
         flag=Flag("held fixed at the values of each sample: attention patterns, scales of "
                   "normalisations", metavar="NAME", several=True, choices=FROZEN),
     )  # fmt: skip
+    skip: str = option(
+        "keep", check=_one_of("keep", "remove"),
+        flag=Flag("remove: targets are what is added to the source (residual streams)",
+                  choices=("keep", "remove")),
+    )  # fmt: skip
     n_steps: int = option(64, check=_at_least(1), flag=Flag("most path nodes", "int", "N"))
     tolerance: float | None = option(
         0.02, check=_positive_or_none,

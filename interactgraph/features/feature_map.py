@@ -100,6 +100,11 @@ class FeatureMap(ABC):
         return None
 
     @property
+    def is_linear(self) -> bool:
+        """Whether features are a linear function of the activation, but for a constant."""
+        return False
+
+    @property
     def is_fitted(self) -> bool:
         """Whether the map can encode; maps that are fitted to data first cannot before."""
         return True

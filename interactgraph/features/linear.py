@@ -37,6 +37,11 @@ class LinearMap(FeatureMap):
         return self.encoder is not None
 
     @property
+    def is_linear(self) -> bool:
+        """See `FeatureMap.is_linear`."""
+        return True
+
+    @property
     def n_features(self) -> int:
         """Number of features: rows of the encoder."""
         return int(self._matrices()[0].shape[0])

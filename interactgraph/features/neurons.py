@@ -30,6 +30,11 @@ class Neurons(FeatureMap):
     shape: tuple[int, ...] | None = None
 
     @property
+    def is_linear(self) -> bool:
+        """See `FeatureMap.is_linear`."""
+        return True
+
+    @property
     def n_features(self) -> int:
         """Number of neurons."""
         if self.shape is None:

@@ -44,6 +44,7 @@ from ..notes import features_leave_out, guessed_axis, time_first
 from .baseline import place
 from .problem import PairProblem
 from .segment import FeatureSegment, flatten_positions
+from .skips import check_skips
 
 __all__ = ["EncodedBatch", "Layers"]
 
@@ -116,6 +117,7 @@ class Layers:
             for, where a batch has one, or "ignored" as it may not fit the layers; None: that of the
             first batch is none of padding, or another was given.
         sizes: layer -> number of features; of fitted maps.
+        without_skip: whether targets are what is added to the source's activation.
         incomplete: source layers whose features do not hold all of the activation.
         notes: what the user should know.
         progress: whether to show progress bars.
@@ -135,6 +137,7 @@ class Layers:
     skip_positions: int = 0
     pooled: frozenset[str] = frozenset()
     attention_mask: Literal["used", "ignored"] | None = None
+    without_skip: bool = False
     sizes: Mapping[str, int] = field(default_factory=dict)
     incomplete: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
@@ -153,6 +156,7 @@ class Layers:
         baselines: Mapping[str, str | Tensor] | None = None,
         position_mask: PositionMask | None = None,
         skip_positions: int = 0,
+        without_skip: bool = False,
         progress: bool = False,
     ) -> Layers:
         """Runs the model on the first batch: order of execution, shapes, feature axes.
@@ -166,6 +170,7 @@ class Layers:
             baselines: layer -> "zero" (every feature), "mean" or an activation.
             position_mask: which positions count, see `interactgraph.model.read_mask`.
             skip_positions: how many are left out at the start of every sample.
+            without_skip: whether the source's activation is taken off the target's.
             progress: whether to show progress bars.
 
         Raises:
@@ -179,6 +184,8 @@ class Layers:
             sample = trimmed(sample, runner.trims)
         runner, activations, axes, late = probe(runner, sample, sites, pairs)
         check_rows(activations, pairs)
+        if without_skip:
+            check_skips(activations, pairs, maps)
         bound: dict[str, FeatureMap] = {}
         neurons, notes = {}, [] if late is None else [time_first(late)]
         for layer, activation in activations.items():
@@ -209,7 +216,7 @@ class Layers:
         return Layers(
             runner, data, {site.name: site for site in sites}, pairs, bound, neurons,
             baselines or {}, cut, sample, activations, position_mask, skip_positions, pooled,
-            unasked, notes=tuple(notes), progress=progress,
+            unasked, without_skip, notes=tuple(notes), progress=progress,
         )  # fmt: skip
 
     def changed(
@@ -390,11 +397,12 @@ class Layers:
         for source, target in self.pairs:
             segment = self.segment((source, target), encoded)
             z = encoded.z[source]
+            segment_tells = self.without_skip or source in self.incomplete
             problems[source, target] = PairProblem(
                 segment=segment,
                 z=z,
                 displacement=displacements[source],
-                y=segment(z) if source in self.incomplete else encoded.z[target],
+                y=segment(z) if segment_tells else encoded.z[target],
                 mask=encoded.mask_of(target),
                 source_mask=encoded.mask_of(source),
                 fixed_baseline=encoded.mask is None and not self.maps[source].depends_on_sample,
@@ -421,6 +429,7 @@ class Layers:
             self.maps[target],
             encoded.batch,
             encoded.positions[source],
+            self.without_skip,
         )
 
     def run_on(self, layer: str, encoded: EncodedBatch, features: Tensor) -> Tensor:

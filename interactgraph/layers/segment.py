@@ -34,6 +34,8 @@ class FeatureSegment:
         target_map: feature map of the target layer, bound.
         batch: the batch, converted.
         positions: shape of the source's positions, which `s` numbers.
+        without_skip: whether the source activation is taken off the target's: what the layers
+            between them add to it is left.
     """
 
     runner: Runner
@@ -43,6 +45,7 @@ class FeatureSegment:
     target_map: FeatureMap
     batch: Any
     positions: tuple[int, ...]
+    without_skip: bool = False
 
     def on(self, batch: Any) -> FeatureSegment:
         """The segment on another batch with the same positions."""
@@ -50,7 +53,14 @@ class FeatureSegment:
 
     def __call__(self, z: Tensor) -> Tensor:
         """`[b, s, j] -> [b, t, i]`."""
-        return flatten_positions(self._target.encode(self._segment(self._decode(z))))
+        return self._read(self._decode(z))
+
+    def _read(self, activation: Tensor) -> Tensor:
+        """Source activation -> target features `[b, t, i]`."""
+        target = self._segment(activation)
+        if self.without_skip:
+            target = target - activation
+        return flatten_positions(self._target.encode(target))
 
     def in_activation(self) -> ActivationSegment | None:
         """The segment as a function of the source activation.
@@ -63,8 +73,7 @@ class FeatureSegment:
 
         def function(f: Tensor) -> Tensor:
             activation = f.reshape(f.shape[0], *self.positions, f.shape[-1])
-            activation = activation.movedim(-1, directions.axis)
-            return flatten_positions(self._target.encode(self._segment(activation)))
+            return self._read(activation.movedim(-1, directions.axis))
 
         def decode(z: Tensor) -> Tensor:
             return flatten_positions(self._decode(z).movedim(directions.axis, -1))
