@@ -27,6 +27,7 @@ __all__ = [
     "names_left_over",
     "never_drawn",
     "no_residual",
+    "passes_through",
     "path_off",
     "time_first",
     "underflow",
@@ -211,6 +212,15 @@ def does_not_add_up(pair: str, method: str, residual: float) -> str:
 def all_zero(pair: str) -> str:
     """No edge at all."""
     return f"{pair}: every interaction is zero; the target does not depend on the source"
+
+
+def passes_through(pair: str) -> str:
+    """The strongest edge of most features leads to themselves."""
+    return (
+        f"{pair}: most features have themselves as their strongest target, as where a skip "
+        "connection passes them through; skip='remove' gives the edges of what is added to them, "
+        "and find_modules does not count such edges as structure"
+    )
 
 
 def underflow(pair: str, dtype: str) -> str:

@@ -16,7 +16,8 @@ from .attribution.pair_run import PairRun
 from .errors import InteractGraphError
 from .features import FeatureMap
 from .graph import InteractionGraph, Pair
-from .notes import all_zero, baseline_outside, never_drawn, underflow
+from .graph.self_edges import self_edges_dominate
+from .notes import all_zero, baseline_outside, never_drawn, passes_through, underflow
 
 __all__ = ["graph_of"]
 
@@ -187,6 +188,8 @@ def _remarks(run: PairRun, block: dict[str, Tensor], dtype: torch.dtype) -> Iter
         yield underflow(name, str(dtype))
     elif strongest == change == 0:
         yield all_zero(name)
+    if self_edges_dominate(next(iter(block.values()))):
+        yield passes_through(name)
 
 
 def _labels(

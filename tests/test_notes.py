@@ -216,6 +216,16 @@ def all_zero():
     return run(networks.Branches(), [x()], ["a", "b"])
 
 
+@provokes("passes_through", "most features have themselves as their strongest target")
+def passes_through():
+    class Residual(nn.Module):
+        def forward(self, x):
+            return x + x.roll(1, -1).tanh() / 4
+
+    model = nn.Sequential(nn.Linear(4, 9), Residual())
+    return run(model, [x()], ["0", "1"])
+
+
 @provokes("underflow", "their squares, or the change of the target, vanish in torch.float32")
 def underflow():
     return run(Lambda(lambda x: (x * 1e-25).tanh()), [x()], ["input", "output"], engine="forward")

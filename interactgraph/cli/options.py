@@ -256,6 +256,10 @@ def add_module_flags(command: argparse.ArgumentParser) -> None:
     """How modules are found."""
     command.add_argument("--strength", help="which strength is the weight; default: the first")
     command.add_argument("--null", default="layered", help="null model (default: layered)")
+    command.add_argument(
+        "--self-edges", default="auto", choices=["auto", "keep"],
+        help="auto: what a skip connection passes through is no structure",
+    )  # fmt: skip
     command.add_argument("--weighting", help="how strengths become weights")
     command.add_argument(
         "--resolution", type=resolution, default="auto",
@@ -310,6 +314,7 @@ def find(graph: InteractionGraph, options: argparse.Namespace) -> Partition:
         "null": options.null,
         "resolution": options.resolution,
         "n_modules": options.n_modules,
+        "self_edges": options.self_edges,
         "algorithm": options.algorithm,
         "n_runs": options.n_runs,
         "seed": options.seed,

@@ -18,6 +18,7 @@ from .noise_aware import named_weighting
 from .objective import make_objective
 from .partition import Partition
 from .runs import check_runs, choose_algorithm, count_modules, mean_agreement, search
+from .self_edges import read_network
 
 __all__ = ["Plateau", "ResolutionProfile", "resolution_for", "resolution_profile"]
 
@@ -105,7 +106,7 @@ def resolution_profile(
     n_runs, seed = check_runs(n_runs, seed, 1.0)
     given = np.geomspace(0.5, 2, 21).tolist() if resolutions is None else list(resolutions)
     values = sorted(positive("a resolution", float(r) if hasattr(r, "item") else r) for r in given)
-    weighed = named_weighting(weighting).weigh(Network.from_graph(graph, strength), seed)
+    weighed = named_weighting(weighting).weigh(read_network(graph, strength)[0], seed)
     weighted, decided = weighed.network, weighed.decided
     recorded: dict[str, Any] = {"null": null, "weighting": weighting, "seed": seed}
     recorded |= {"n_runs": n_runs, "strength": graph.check_strength(strength)}

@@ -8,16 +8,17 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from ..checks import choice
 from ..errors import InteractGraphError
 from ..graph import InteractionGraph
 from .auto_resolution import auto_resolution
 from .confidence import co_assignment
-from .network import Network
 from .noise_aware import named_weighting
 from .objective import NULLS, make_objective
 from .partition import Partition, split_layers
 from .resolution import resolution_for
 from .runs import check_runs, choose_algorithm, count_modules, mean_agreement, search
+from .self_edges import SELF_EDGES, read_network
 from .significance import held_out_test
 
 __all__ = ["find_modules"]
@@ -36,6 +37,7 @@ def find_modules(
     resolution: float | Literal["auto"] = "auto",
     n_runs: int = 10,
     seed: int = 0,
+    self_edges: Literal["auto", "keep"] = "auto",
     weighting: str = "noise_aware",
     block_weight: str = "equal",
     algorithm: str = "auto",
@@ -59,6 +61,10 @@ def find_modules(
             takes about three times as long as the runs themselves.
         n_runs: number of runs, seeds `seed`, `seed + 1`, ...; the best quality is kept.
         seed: same seed, same partition.
+        self_edges: "auto": where most features have the target of their own number as their
+            strongest one, as along a residual stream, edges of equal numbers count as what the
+            null model expects, so that the skip connection is no structure; the partition's
+            details name the pairs. "keep": they count like others.
         weighting: how strengths become weights, one of `WEIGHTINGS`.
         block_weight: "equal": every pair of layers counts the same; "total": by its strength.
         algorithm: "sweeps" (whole layers at once; also on GPUs), "leiden", "leiden+sweeps" (Leiden,
@@ -88,9 +94,12 @@ def find_modules(
     if null not in NULLS:
         raise InteractGraphError(f"null model {null!r} is not known; choose {', '.join(NULLS)}")
     n_runs, seed = check_runs(n_runs, seed, resolution)
-    network = Network.from_graph(graph, strength, device)
+    choice("self_edges", self_edges, SELF_EDGES)
+    network, passing = read_network(graph, strength, device, self_edges)
     weighed = named_weighting(weighting).weigh(network, seed)
     weighted, decided = weighed.network, dict[str, Any](weighed.decided)
+    if passing:
+        decided["self_edges"] = passing
     # The test asks at a resolution that was not chosen by edges that it hides.
     tested_at = 1.0 if resolution == "auto" else resolution
     if resolution == "auto":

@@ -1,0 +1,85 @@
+"""Edges from a feature to the feature of the same number: what a skip connection passes through.
+
+Where source and target share coordinates (a residual stream), the strongest edge of nearly every
+feature leads to itself. That is no structure of the layers between them, but every null model that
+knows only strengths takes it for some: untrained residual networks then have significant modules.
+Leaving the edges out as zeros is wrong, too: zeros where the null model expects weight speak
+against every module that holds a feature in both layers, and for those that do not.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from ..graph import InteractionGraph
+from ..graph.self_edges import self_edges_dominate
+from .network import Block, Network
+
+__all__ = ["SELF_EDGES", "explained_self_edges", "read_network"]
+
+SELF_EDGES = ("auto", "keep")
+
+_ROUNDS = 100
+_SETTLED = 1e-12
+
+
+def read_network(
+    graph: InteractionGraph,
+    strength: str | None = None,
+    device: torch.device | str | None = None,
+    self_edges: str = "auto",
+) -> tuple[Network, list[str]]:
+    """One strength of a graph, with self edges that say nothing where a skip connection is.
+
+    Args:
+        graph: the graph.
+        strength: which; None: the graph's first.
+        device: where weights go; None: where they are.
+        self_edges: "auto", or "keep" them as they are.
+
+    Returns:
+        The network, and the pairs whose self edges are as expected.
+
+    Raises:
+        InteractGraphError: a weight is not finite.
+    """
+    network = Network.from_graph(graph, strength, device)
+    if self_edges == "keep":
+        return network, []
+    names = list(graph.layers)
+    blocks, passing = [], []
+    for block in network.blocks:
+        if self_edges_dominate(block.weight):
+            block = explained_self_edges(block)
+            passing.append(f"{names[block.source]} -> {names[block.target]}")
+        blocks.append(block)
+    return Network(network.n_features, tuple(blocks)), passing
+
+
+def explained_self_edges(block: Block) -> Block:
+    """The block with self edges as the layered null model expects them, so that they say nothing.
+
+    With squares p of the weights, whose sums are what the features' strengths are made of, the self
+    edge of i is p_ii = r_i c_i / n with row sums r, column sums c and the sum of all n, itself
+    included: the independence model of a table with structural zeros (Bishop, Fienberg and Holland,
+    Discrete Multivariate Analysis, 1975, chapter 5), fitted by iteration.
+    """
+    squares = block.weight.square()
+    own = squares.diagonal()
+    own.zero_()
+    rows, columns, total = squares.sum(1), squares.sum(0), float(squares.sum())
+    for _ in range(_ROUNDS):
+        r, c, n = rows + own, columns + own, total + float(own.sum())
+        found = r * c / max(n, torch.finfo(squares.dtype).tiny)
+        settled = float((found - own).abs().max()) <= _SETTLED * float(found.max())
+        own.copy_(found)
+        if settled:
+            break
+    error = block.error
+    if error is not None:
+        error = error.clone()
+        error.diagonal().zero_()
+    weight = squares.sqrt()
+    return block._replace(
+        weight=weight, error=error, total=block.total * float(weight.sum() / block.weight.sum())
+    )

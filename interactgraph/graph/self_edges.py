@@ -1,0 +1,26 @@
+"""Edges from a feature to the feature of the same number, as a skip connection gives them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["self_edges_dominate"]
+
+_SHARE = 0.5  # of the features, above which it is a skip connection
+_NARROWEST = 8  # features of a layer where that is no chance
+
+
+def self_edges_dominate(weight: Tensor) -> bool:
+    """Whether most features of a source have the target of their own number as their strongest one.
+
+    Args:
+        weight: strengths, signed or not, `[i, j]`.
+    """
+    n = len(weight)
+    if weight.shape != (n, n) or n < _NARROWEST:
+        return False
+    size = weight.abs()
+    connected = size.amax(0) > 0
+    own = size.argmax(0) == torch.arange(n, device=weight.device)
+    return int((own & connected).sum()) > _SHARE * int(connected.sum())
