@@ -27,6 +27,7 @@ __all__ = [
     "names_left_over",
     "never_drawn",
     "no_residual",
+    "no_time",
     "passes_through",
     "path_off",
     "time_first",
@@ -186,6 +187,11 @@ def held_fixed() -> str:
         "; the segment holds values fixed (detach or no_grad), and what these change is no part of "
         "any strength"
     )
+
+
+def no_time() -> str:
+    """How `path_off` ends where a time budget left no time for more nodes."""
+    return "; time_budget leaves no time for more, which is little beside what draws leave open"
 
 
 def large_residual(pair: str, residual: float, help: str) -> str:

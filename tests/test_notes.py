@@ -2,6 +2,7 @@
 
 import signal
 import warnings
+from unittest import mock
 
 import networks
 import pytest
@@ -11,6 +12,7 @@ from torch import nn
 
 import interactgraph as itg
 from interactgraph import InteractGraphWarning, notes
+from interactgraph.attribution.methods import sampled_columns
 from interactgraph.features import PCA, Dictionary
 
 PROVOKED = {}  # name of the note -> (what makes such a graph, words of the note)
@@ -214,6 +216,13 @@ def does_not_add_up():
 @provokes("all_zero", "every interaction is zero")
 def all_zero():
     return run(networks.Branches(), [x()], ["a", "b"])
+
+
+@provokes("no_time", "time_budget leaves no time for more")
+def no_time():
+    with mock.patch.object(sampled_columns, "_PLACING", 0.0):
+        model, options = normalised(), {"time_budget": 5.0, "engine": "forward"}
+        return run(model, [x()], ["0", "3"], **options)
 
 
 @provokes("passes_through", "most features have themselves as their strongest target")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -18,7 +20,12 @@ _ENTRIES = 1 << 16  # of y that are looked at
 
 
 def nodes_for(
-    problem: PairProblem, path: SourcePath, tolerance: float, most: int, seed: int
+    problem: PairProblem,
+    path: SourcePath,
+    tolerance: float,
+    most: int,
+    seed: int,
+    time_left: Callable[[], bool] = lambda: True,
 ) -> AdaptiveRule:
     """Path nodes for a batch: as many as the tolerance needs, where the path bends.
 
@@ -31,6 +38,7 @@ def nodes_for(
         tolerance: of the relative error of the integral.
         most: nodes that may be used.
         seed: of the signs.
+        time_left: whether there is time to look at more nodes.
     """
     b, _, j = path.displacement.shape
     generator = torch.Generator().manual_seed(seed)
@@ -70,4 +78,4 @@ def nodes_for(
         return slopes.flatten(1)[:, entries]
 
     change = (problem.y - problem.y0.expand_as(problem.y)).flatten()[entries]
-    return adaptive_rule(derivative, change, tolerance, most)
+    return adaptive_rule(derivative, change, tolerance, most, time_left)

@@ -95,7 +95,11 @@ class _Panel:
 
 
 def adaptive_rule(
-    derivative: Derivative, change: Tensor, tolerance: float, most: int
+    derivative: Derivative,
+    change: Tensor,
+    tolerance: float,
+    most: int,
+    time_left: Callable[[], bool] = lambda: True,
 ) -> AdaptiveRule:
     """Divides the path where that helps most, until the error is below the tolerance.
 
@@ -104,6 +108,7 @@ def adaptive_rule(
         change: the integral of the first direction, which is known, `[n]`.
         tolerance: of the relative error of every direction.
         most: nodes that may be used; at least one panel is.
+        time_left: whether there is time to look at more.
     """
     panels = [_Panel(0.0, 1.0, derivative)]
     change = change.double()
@@ -118,7 +123,7 @@ def adaptive_rule(
         known = torch.linalg.vector_norm(missed) / _positive(torch.linalg.vector_norm(change))
         estimated = float(torch.maximum(together, sizes.square().sum(0).sqrt()).max())
         error = max(estimated, float(known))
-        if not error > tolerance or _NODES * (len(panels) + 1) > most:
+        if not error > tolerance or _NODES * (len(panels) + 1) > most or not time_left():
             break
         worst = int(sizes.amax(1).argmax())
         panels[worst : worst + 1] = panels[worst].halves

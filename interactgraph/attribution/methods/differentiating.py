@@ -78,7 +78,7 @@ class Differentiating(PassMethod):
             return self._last_rule
         problem, path = self.looked_at(problem, path)
         seed = self.context.seed
-        placed = nodes_for(problem, path, options.tolerance, options.n_steps, seed)
+        placed = nodes_for(problem, path, options.tolerance, options.n_steps, seed, self.time_left)
         self._last_rule = placed.rule
         self.n_steps_used = max(len(placed.rule.nodes), self.n_steps_used)
         self.worst_error = max(placed.error, self.worst_error)
@@ -87,6 +87,10 @@ class Differentiating(PassMethod):
     @property
     def looks_again(self) -> bool:
         """Whether nodes are placed anew on this batch."""
+        return True
+
+    def time_left(self) -> bool:
+        """Whether there is time to look for more nodes."""
         return True
 
     def looked_at(self, problem: PairProblem, path: SourcePath) -> tuple[PairProblem, SourcePath]:
@@ -100,8 +104,13 @@ class Differentiating(PassMethod):
         if tolerance is None or self.worst_error <= tolerance:
             return {}
         used, most = self.n_steps_used, context.options.n_steps
-        note = path_off(context.name, self.worst_error, tolerance, used, most, context.help())
+        note = path_off(context.name, self.worst_error, tolerance, used, most, self.help)
         return {INTEGRAL: note}
+
+    @property
+    def help(self) -> str:
+        """What would make the integral better, as a note ends."""
+        return self.context.help()
 
     def record(self) -> dict[str, Any]:
         return {"n_steps_used": self.n_steps_used} if self.n_steps_used else {}

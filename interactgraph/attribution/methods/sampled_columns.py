@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ...calculus.path import PathRule
 from ...layers import PairProblem
+from ...notes import no_time
 from ..completeness import residual_of
 from ..contributions import Contribution, Displacements, Draws
 from ..packing import Packing, packed_columns
@@ -61,7 +62,9 @@ class SampledColumns(Columns):
             context.strengths[0].degree,
             context.generator(),
         )
-        self._placing = 0.0  # seconds
+        self._placing = 0.0  # seconds, on batches before
+        self._clock: _Clock | None = None  # of the batch at hand
+        self._out_of_time = False
 
     def why_not(self, problem: PairProblem) -> str | None:
         options = self.context.options
@@ -85,6 +88,7 @@ class SampledColumns(Columns):
         clock = _Clock(problem.z.device)
         path = self.path_of(problem)
         reading = clock.seconds()
+        self._clock = _Clock(problem.z.device)
         rule = self.rule_for(problem, path)
         placing = clock.seconds() - reading
         self._placing += placing
@@ -121,9 +125,25 @@ class SampledColumns(Columns):
     @property
     def looks_again(self) -> bool:
         """After 1, 2, 4, ... batches, as draws cost less; in a time budget while that is cheap."""
-        seen, budget = self.n_batches_seen, self.context.budget
-        share = _PLACING * budget.seconds / max(len(budget.pairs), 1)
-        return not seen & (seen - 1) and self._placing <= share
+        seen = self.n_batches_seen
+        return not seen & (seen - 1) and self._placing <= self._time_to_place
+
+    @property
+    def _time_to_place(self) -> float:
+        """Seconds for the nodes of this pair, on all batches together."""
+        budget = self.context.budget
+        return _PLACING * budget.seconds / max(len(budget.pairs), 1)
+
+    def time_left(self) -> bool:
+        """See `Differentiating`: where draws are few, more nodes make no better graph."""
+        here = 0.0 if self._clock is None else self._clock.seconds()
+        self._out_of_time = self._placing + here > self._time_to_place
+        return not self._out_of_time
+
+    @property
+    def help(self) -> str:
+        """See `Differentiating`."""
+        return no_time() if self._out_of_time else super().help
 
     def looked_at(self, problem: PairProblem, path: SourcePath) -> tuple[PairProblem, SourcePath]:
         if problem.n_samples <= _LOOKED_AT:
