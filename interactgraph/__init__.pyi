@@ -3,6 +3,7 @@
 __version__: str
 
 # the parts
+from . import circuits as circuits
 from . import codes as codes
 from . import communities as communities
 from . import exporters as exporters
@@ -12,6 +13,10 @@ from . import report as report
 from . import simplex as simplex
 from . import validation as validation
 from . import zoo as zoo
+
+# attribution graphs of prompts
+from .circuits import load_attribution_graph as load_attribution_graph
+from .circuits import supernodes as supernodes
 
 # groups of samples
 from .codes import spline_codes as spline_codes

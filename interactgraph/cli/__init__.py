@@ -11,12 +11,12 @@ from typing import Any, NoReturn
 
 from .. import __version__
 from ..errors import InteractGraphError, InteractGraphWarning
-from . import ablate, build, codes, compare, demo, export, info, modules, run
+from . import ablate, build, codes, compare, demo, export, info, modules, run, supernodes
 from .config import with_config
 
 __all__ = ["main", "parser"]
 
-_COMMANDS = (demo, run, build, modules, export, info, ablate, compare, codes)
+_COMMANDS = (demo, run, build, modules, export, info, ablate, compare, codes, supernodes)
 
 _EXAMPLES = """examples:
   interactgraph demo
@@ -27,6 +27,7 @@ _EXAMPLES = """examples:
   interactgraph export graph.safetensors graph.gexf --modules modules.json --top-k 2000
   interactgraph ablate graph.safetensors model.py:net data.py:loader --modules modules.json
   interactgraph codes model.py:net data.py:loader --layers 1 3 -o codes.json
+  interactgraph supernodes graph.json -o grouped.json
 
 MODEL and DATA are path/to/file.py:name or package.module:name, an object or a function without
 arguments; MODEL may also be a .pt2 program, or hf:NAME_OR_FOLDER for a transformer. DATA is a

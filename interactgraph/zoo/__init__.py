@@ -1,5 +1,6 @@
 """Small models whose modules or edges are known."""
 
+from .attribution_graphs import PlantedAttributionGraph, planted_attribution_graph
 from .modular_addition import ModularAddition, train_modular_addition
 from .planted import PlantedModules, planted_modules
 from .simplex import SimplexModules, simplex_modules
@@ -8,10 +9,12 @@ from .two_digits import TwoDigits, two_digits
 
 __all__ = [
     "ModularAddition",
+    "PlantedAttributionGraph",
     "PlantedModules",
     "SimplexModules",
     "Superposition",
     "TwoDigits",
+    "planted_attribution_graph",
     "planted_modules",
     "simplex_modules",
     "sparse_features",
