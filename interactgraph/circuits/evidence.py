@@ -9,7 +9,8 @@ compared, by the cosine; features of different layers could not have the others 
 Features at one place are alike anyway: they read the same tokens and write the same logits. So a
 cosine is compared with what is usual around each of the two features: z is by how many standard
 deviations it is above the mean over the features near it. The log odds are linear in z of both
-profiles, in the distance of layers, and in whether the position is the same.
+profiles, in the distance of layers, in whether the position is the same, and in the logarithm of
+the number of features near: a group is not larger where there are more to choose from.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from scipy import sparse
 from . import constants
 from .attribution_graph import AttributionGraph
 
-__all__ = ["Pairs", "candidate_pairs", "log_odds", "profiles", "unusual"]
+__all__ = ["Pairs", "candidate_pairs", "crowd", "log_odds", "profiles", "unusual"]
 
 
 class Pairs(NamedTuple):
@@ -122,26 +123,39 @@ def unusual(pairs: Pairs, cosine: np.ndarray, n_features: int) -> np.ndarray:
     Returns:
         float64 `[pairs]`, within the range that counts.
     """
-    ends = (pairs.first, pairs.second)
-    weight = np.exp(-pairs.layers / constants.USUAL_LAYERS)
+    near = _nearness(pairs)
+    total = np.maximum(_sums(pairs, near, n_features), np.finfo(float).tiny)
+    mean = _sums(pairs, near * cosine, n_features) / total
+    square = _sums(pairs, near * np.square(cosine, dtype=np.float64), n_features) / total
+    scale = np.sqrt(np.maximum(square - mean**2, 0) + constants.USUAL_FLOOR**2)
+    z = (cosine - mean[pairs.first]) / scale[pairs.first]
+    z += (cosine - mean[pairs.second]) / scale[pairs.second]
+    return np.clip(z / 2, constants.LEAST, constants.MOST)
 
-    def sums(values: np.ndarray) -> np.ndarray:
-        return sum(np.bincount(end, values, n_features) for end in ends)  # type: ignore[return-value]
 
-    total = np.maximum(sums(weight), np.finfo(float).tiny)
-    mean = sums(weight * cosine) / total
-    variance = np.maximum(sums(weight * np.square(cosine, dtype=np.float64)) / total - mean**2, 0)
-    scale = np.sqrt(variance + constants.USUAL_FLOOR**2)
-    z = sum((cosine - mean[end]) / scale[end] for end in ends) / 2
-    return np.clip(z, constants.LEAST, constants.MOST)
+def crowd(pairs: Pairs, n_features: int) -> np.ndarray:
+    """Mean over both features of log(1 + number of features near it), float64 `[pairs]`."""
+    each = np.log1p(_sums(pairs, _nearness(pairs), n_features)) / 2
+    return each[pairs.first] + each[pairs.second]
+
+
+def _nearness(pairs: Pairs) -> np.ndarray:
+    """What a pair counts among those near either of its features: less over more layers."""
+    return np.exp(-pairs.layers / constants.USUAL_LAYERS)
+
+
+def _sums(pairs: Pairs, values: np.ndarray, n_features: int) -> np.ndarray:
+    """For each feature the sum over its pairs, `[features]`."""
+    return np.bincount(pairs.first, values, n_features) + np.bincount(
+        pairs.second, values, n_features
+    )
 
 
 def log_odds(pairs: Pairs, n_features: int) -> np.ndarray:
     """Log odds that the features of a pair belong to one supernode, float64 `[pairs]`."""
-    return (
-        constants.BIAS
-        + constants.SAME_POSITION * pairs.same_position
-        + constants.PER_LAYER * pairs.layers
-        + constants.ALIKE_IN * unusual(pairs, pairs.alike_in, n_features)
-        + constants.ALIKE_OUT * unusual(pairs, pairs.alike_out, n_features)
-    )
+    result = constants.BIAS + constants.SAME_POSITION * pairs.same_position
+    result += constants.PER_LAYER * pairs.layers
+    result += constants.PER_CROWD * crowd(pairs, n_features)
+    result += constants.ALIKE_IN * unusual(pairs, pairs.alike_in, n_features)
+    result += constants.ALIKE_OUT * unusual(pairs, pairs.alike_out, n_features)
+    return np.asarray(result)

@@ -33,6 +33,7 @@ def correlation_clusters(
     *,
     clip: float,
     n_runs: int = 4,
+    n_rounds: int = -1,
     seed: int = 0,
 ) -> np.ndarray:
     """Groups with the largest sum of evidence within them that a few runs find.
@@ -44,6 +45,7 @@ def correlation_clusters(
         evidence: for (positive) or against being together, `[pairs]`; -clip for pairs not given.
         clip: evidence against that a pair can bring at most, above 0.
         n_runs: runs of Leiden; the best is kept.
+        n_rounds: of each run; negative: until nothing improves.
         seed: of the first run.
 
     Returns:
@@ -56,7 +58,7 @@ def correlation_clusters(
     runs = [
         leidenalg.find_partition(
             graph, leidenalg.CPMVertexPartition, weights=weights, resolution_parameter=clip,
-            seed=seed + k, n_iterations=-1,
+            seed=seed + k, n_iterations=n_rounds,
         )
         for k in range(n_runs)
     ]  # fmt: skip

@@ -79,8 +79,8 @@ class JsonStream:
         while True:
             try:
                 value, end = self._decode(self._text, self._at)
-                # A number may go on in what has not been read yet.
-                if end < len(self._text) or self._ended:
+                # A number may go on in what has not been read yet: 1 in 1.5, or in 1e+5.
+                if end + 2 < len(self._text) or self._ended:
                     self._at = end
                     return value
             except RecursionError:

@@ -11,7 +11,7 @@ from scipy import sparse
 
 from .attribution_graph import AttributionGraph
 
-__all__ = ["Names", "shared_label", "told_apart"]
+__all__ = ["proposed_labels", "shared_label", "told_apart"]
 
 _LONGEST = 60  # characters of a label
 
@@ -43,51 +43,55 @@ def told_apart(labels: Iterable[str], taken: Iterable[str]) -> list[str]:
     return result
 
 
-class Names:
-    """Labels of groups of one graph."""
+def proposed_labels(graph: AttributionGraph, groups: Sequence[Sequence[int]]) -> list[str]:
+    """A label for each group of nodes, given by their numbers."""
+    labels = [shared_label([graph.labels[k] for k in members]) for members in groups]
+    nameless = [g for g, label in enumerate(labels) if not label]
+    for g, label in zip(nameless, _by_place(graph, [groups[g] for g in nameless]), strict=True):
+        labels[g] = label
+    return labels
 
-    def __init__(self, graph: AttributionGraph) -> None:
-        self._graph = graph
 
-    def propose(self, members: Sequence[int]) -> str:
-        """A label for nodes with these numbers."""
-        own = shared_label([self._graph.labels[k] for k in members])
-        return own or self._by_place(members)
-
-    def _by_place(self, members: Sequence[int]) -> str:
-        """What it reads most, and the logit that it promotes most, over all paths."""
-        graph = self._graph
-        group = np.zeros(len(graph.ids))
-        group[list(members)] = 1.0 / len(members)
-        kinds = np.array(graph.kinds, dtype=object)
-        reads = _carried(abs(graph.shares).T.tocsr(), group, -graph.depth)
-        reads[kinds != "embedding"] = 0
-        writes = _carried(graph.shares, group, graph.depth)
-        writes[kinds != "logit"] = 0
+def _by_place(graph: AttributionGraph, groups: Sequence[Sequence[int]]) -> list[str]:
+    """The token that each group reads most and the logit that it promotes most, on all paths."""
+    if not groups:
+        return []
+    start = np.zeros((len(graph.ids), len(groups)))
+    for g, members in enumerate(groups):
+        start[list(members), g] = 1.0 / len(members)
+    kinds = np.array(graph.kinds, dtype=object)
+    reads = _carried(sparse.csr_array(abs(graph.shares).T), start, -graph.depth)
+    reads[kinds != "embedding"] = 0
+    writes = _carried(graph.shares, start, graph.depth)
+    writes[kinds != "logit"] = 0
+    result = []
+    for g, members in enumerate(groups):
         parts = []
-        if reads.max(initial=0) > 0:
-            parts.append(f'"{self._token(int(reads.argmax()))}"')
-        if writes.max(initial=0) > 0:
-            k = int(writes.argmax())
+        if reads[:, g].max(initial=0) > 0:
+            parts.append(f'"{_token(graph, int(reads[:, g].argmax()))}"')
+        if writes[:, g].max(initial=0) > 0:
+            k = int(writes[:, g].argmax())
             parts.append("→ " + (graph.labels[k] or graph.ids[k]))
         layers = sorted({int(graph.depth[k]) for k in members})
         where = f"layer {layers[0]}" + (f"-{layers[-1]}" if len(layers) > 1 else "")
-        return " ".join([*parts, f"({where})"])[:_LONGEST]
+        result.append(f"{' '.join(parts)[:_LONGEST]} ({where})".strip())
+    return result
 
-    def _token(self, k: int) -> str:
-        tokens = self._graph.metadata.get("prompt_tokens")
-        position = int(self._graph.positions[k])
-        if isinstance(tokens, list) and position < len(tokens):
-            return str(tokens[position]).strip()
-        return self._graph.labels[k] or self._graph.ids[k]
+
+def _token(graph: AttributionGraph, k: int) -> str:
+    tokens = graph.metadata.get("prompt_tokens")
+    position = int(graph.positions[k])
+    if isinstance(tokens, list) and position < len(tokens):
+        return str(tokens[position]).strip()
+    return graph.labels[k] or graph.ids[k]
 
 
 def _carried(step: sparse.csr_array, start: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """What arrives at each node along all paths: x = start + step x, in the order of `order`.
+    """What arrives at each node along all paths: x = start + step x, node by node.
 
     Args:
         step: `[nodes, nodes]`, from column to row; links against the order are left out.
-        start: what is put in, `[nodes]`.
+        start: what is put in, `[nodes, groups]`.
         order: nodes of smaller numbers come first, `[nodes]`.
     """
     x = start.copy()

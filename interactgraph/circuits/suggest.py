@@ -15,7 +15,7 @@ from . import constants
 from .attribution_graph import AttributionGraph
 from .evidence import candidate_pairs, log_odds
 from .grouping import correlation_clusters, strongest
-from .naming import Names, told_apart
+from .naming import proposed_labels, told_apart
 from .reading import load_attribution_graph
 
 __all__ = ["AMONG", "Supernode", "supernodes"]
@@ -89,15 +89,18 @@ def supernodes(
     chosen = _chosen(graph, among)
     pairs = candidate_pairs(graph)
     odds = log_odds(pairs, len(graph.features)) + constants.SHIFT
-    ends = [chosen[pairs.first], chosen[pairs.second]]
-    usable = np.flatnonzero((ends[0] >= 0) & (ends[1] >= 0) & (odds > -constants.CLIP))
-    first, second, odds = ends[0][usable], ends[1][usable], odds[usable]
+    usable = odds > -constants.CLIP
+    first, second, odds = chosen[pairs.first[usable]], chosen[pairs.second[usable]], odds[usable]
+    del pairs  # the largest arrays
+    usable = (first >= 0) & (second >= 0)
+    first, second, odds = first[usable], second[usable], odds[usable]
     keep = strongest(first, second, odds, constants.NEIGHBOURS)
     first, second, odds = first[keep], second[keep], odds[keep]
     n_chosen = int(chosen.max(initial=-1)) + 1
     cluster = correlation_clusters(
-        n_chosen, first, second, odds, clip=constants.CLIP, n_runs=n_runs, seed=seed
-    )
+        n_chosen, first, second, odds, clip=constants.CLIP, n_runs=n_runs, seed=seed,
+        n_rounds=-1 if len(odds) <= constants.FEW_PAIRS else constants.ROUNDS,
+    )  # fmt: skip
     nodes = graph.features[chosen >= 0]
     sizes = np.bincount(cluster, minlength=1)
     within = cluster[first] == cluster[second]
@@ -107,9 +110,8 @@ def supernodes(
     order = [c for c in np.argsort(-confidence, kind="stable").tolist() if sizes[c] > 1]
     order = [c for c in order if confidence[c] >= least]
     members = [nodes[cluster == c].tolist() for c in order]
-    names = Names(graph)
     taken = [entry[0] for entry in graph.supernodes]
-    labels = told_apart([names.propose(some) for some in members], taken)
+    labels = told_apart(proposed_labels(graph, members), taken)
     return [
         Supernode(label, graph.names(some), tuple(some), float(confidence[c]))
         for label, some, c in zip(labels, members, order, strict=True)
