@@ -168,11 +168,10 @@ def test_messages_of_what_is_no_json(tmp_path):
 
 def test_an_error_may_be_called_as_a_feature_of_layer_0(tmp_path):
     """circuit-tracer's error of layer 7 at position 1 is `0_7_1`."""
-    for at in (0, 9):
+    error = dict(node(0, 7, 1, "mlp reconstruction error"), layer="7")
+    for both in ([error, node(0, 7, 1)], [node(0, 7, 1), error]):
         value = content()
-        value["nodes"].insert(at, node(0, 7, 1))
-        error = dict(node(0, 7, 1, "mlp reconstruction error"), layer="7")
-        value["nodes"].append(error)
+        value["nodes"] += both
         value["links"].append({"source": "0_7_1", "target": "1_10_1", "weight": 3.0})
         graph = itg.load_attribution_graph(written(tmp_path, value))
         source = graph.source[-1]

@@ -6,7 +6,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from circuits.graphs import PUBLISHED, content
+from circuits.graphs import PUBLISHED, content, node
 
 import interactgraph as itg
 from interactgraph import InputError
@@ -202,8 +202,13 @@ def test_labels():
     assert shared_label(["", "say big", "big", "red", " "]) == "big"
     assert shared_label(["", " "]) == ""
     assert told_apart(["a", "a", "b"], ["a"]) == ["a (2)", "a (3)", "b"]
-    graph = AttributionGraph.from_content(content())
-    # Features 20 and 21 read token b and write the logit "red".
+    value = content()
+    value["nodes"].append(node(0, 8, 0, "mlp reconstruction error"))
+    value["links"] += [
+        {"source": "0_8_0", "target": name, "weight": 9.0} for name in ("1_20_1", "1_21_1")
+    ]
+    graph = AttributionGraph.from_content(value)
+    # Features 20 and 21 read token b, errors apart, and write the logit "red".
     assert proposed_labels(graph, [[2, 3], [4, 5]]) == [
         "big", '"b" → Output "red" (p=0.2) (layer 1)',
     ]  # fmt: skip
