@@ -112,8 +112,10 @@ def interaction_graph(
         method: what A is: "integrated_gradients"; "gradient" (at the sample, times z - z0);
             "ablation" (each source feature set to its baseline); "shapley" (sampled Shapley values,
             `n_steps` random orders); "baseline_gradient" (the slope at the baseline);
-            "expected_gradients" (baselines drawn from the data); or a captum attribution class that
-            takes a forward function, such as `captum.attr.FeatureAblation`.
+            "expected_gradients" (baselines drawn from the data); "expected_shapley" (`n_steps` / 16
+            paths of single features for each sample, from the baseline and from other samples); or
+            a captum attribution class that takes a forward function, such as
+            `captum.attr.FeatureAblation`.
         baseline: "zero" (every feature at zero: of a centred basis its offset, of a dictionary no
             code and no error), "mean" (the mean activation over samples and positions), a tensor
             (an activation), or {layer: one of these}.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from ..layers import PairProblem
 from .sums.strength_sums import at_least_single
 
-__all__ = ["Completeness", "Residual", "residual_of"]
+__all__ = ["Completeness", "Residual", "joined", "residual_of"]
 
 # A residual that is rounding: relative to the change of the target, and to its value.
 _ROUNDING = {torch.float64: (1e-5, 1e-9), torch.float32: (1e-4, 1e-5)}
@@ -68,6 +69,16 @@ def residual_of(total: Tensor, problem: PairProblem) -> Residual:
         moved += _square(change)
         size += _square(problem.y[span])
     return Residual(missed, moved, size, total.dtype)
+
+
+def joined(residuals: Sequence[Residual]) -> Residual:
+    """The residual of several ways to the same samples, one or more."""
+    return Residual(
+        sum(each.missed for each in residuals),
+        sum(each.change for each in residuals),
+        sum(each.size for each in residuals),
+        residuals[0].dtype,
+    )
 
 
 @dataclass(eq=False)

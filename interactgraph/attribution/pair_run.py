@@ -24,6 +24,8 @@ from .time_budget import TimeBudget
 
 __all__ = ["PairRun"]
 
+_NEED_BASELINE = ("integrated_gradients", "shapley", "expected_shapley")  # a value there
+
 
 @dataclass(frozen=True, eq=False)
 class PairRun:
@@ -173,7 +175,7 @@ class PairRun:
         if math.isfinite(completeness.missed):
             return
         if not math.isfinite(completeness.change):
-            if context.options.definition not in ("integrated_gradients", "shapley"):
+            if context.options.definition not in _NEED_BASELINE:
                 return  # that need no value at the baseline
             raise InteractGraphError(
                 f"the target of {context.name} is not finite at the baseline (0 / 0 as in "

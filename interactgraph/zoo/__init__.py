@@ -1,6 +1,7 @@
 """Small models whose modules or edges are known."""
 
 from .attribution_graphs import PlantedAttributionGraph, planted_attribution_graph
+from .compiled import COMPILED, CompiledProgram, compiled, compiled_program
 from .modular_addition import ModularAddition, train_modular_addition
 from .planted import PlantedModules, planted_modules
 from .simplex import SimplexModules, simplex_modules
@@ -8,6 +9,8 @@ from .superposition import Superposition, sparse_features, superposition
 from .two_digits import TwoDigits, two_digits
 
 __all__ = [
+    "COMPILED",
+    "CompiledProgram",
     "ModularAddition",
     "PlantedAttributionGraph",
     "PlantedModules",
@@ -15,6 +18,8 @@ __all__ = [
     "Superposition",
     "TwoDigits",
     "planted_attribution_graph",
+    "compiled",
+    "compiled_program",
     "planted_modules",
     "simplex_modules",
     "sparse_features",

@@ -7,6 +7,7 @@ from .captum import Captum
 from .closed_passes import ClosedColumns, ClosedRows, SampledClosedColumns
 from .columns import Columns
 from .expected_gradients import ExpectedColumns, ExpectedRows
+from .expected_shapley import ExpectedShapley
 from .method import DoesNotApply, Method, PairContext
 from .one_at_a_time import ColumnsOneByOne, RowsOneByOne
 from .rademacher_rows import RademacherRows
@@ -34,5 +35,6 @@ METHODS: tuple[type[Method], ...] = (
     *AT_BASELINE,
     Ablation,
     Shapley,
+    ExpectedShapley,
     Captum,
 )

@@ -97,7 +97,7 @@ class Columns(Differentiating):
         """All columns, by passes that carry several features."""
         n_passes = len(packing.features)
         self.n_passes_packed = max(n_passes, self.n_passes_packed)
-        chunk = n_passes
+        chunk = max(1, n_passes)  # none, where nothing moves
         if not packing.by_position:
             chunk = self.chunk(problem, n_passes, problem.y)
         total = torch.zeros_like(problem.y)

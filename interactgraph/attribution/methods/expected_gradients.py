@@ -40,12 +40,13 @@ class Reservoir:
         self.kept: dict[str, Tensor] = {}
         self.seen: dict[str, int] = {}
 
-    def draw(self, z: Tensor, counts: Tensor) -> Tensor:
+    def draw(self, z: Tensor, counts: Tensor, *, keep: bool = True) -> Tensor:
         """Features of a random other sample for each of a batch, then takes the batch in.
 
         Args:
             z: source features, `[b, s, j]`.
             counts: which of them count, bool `[b, s]`.
+            keep: take the batch in; not where it is drawn for again.
 
         Returns:
             `[b, s, j]`, NaN at positions that do not count in the other sample.
@@ -59,7 +60,8 @@ class Reservoir:
             drawn = torch.randint(len(pool) - 1, (n,), generator=self.generator)
             drawn += drawn >= torch.arange(n)
         baseline = pool[drawn.to(z.device)]
-        self._take(key, points)
+        if keep:
+            self._take(key, points)
         return baseline
 
     def _take(self, key: str, points: Tensor) -> None:
@@ -82,12 +84,18 @@ class Reservoir:
         self.generator.set_state(state[2])
 
 
-def rebased(problem: PairProblem, reservoir: Reservoir) -> PairProblem:
-    """The problem with drawn baselines; positions that do not count on both sides stay."""
+def rebased(problem: PairProblem, reservoir: Reservoir, *, keep: bool = True) -> PairProblem:
+    """The problem with drawn baselines; positions that do not count on both sides stay.
+
+    Args:
+        problem: the pair on a batch.
+        reservoir: to draw from.
+        keep: whether it takes the batch in.
+    """
     counts = torch.ones(problem.z.shape[:2], dtype=torch.bool, device=problem.z.device)
     if problem.source_mask is not None:
         counts = problem.source_mask
-    displacement = problem.z - reservoir.draw(problem.z, counts)
+    displacement = problem.z - reservoir.draw(problem.z, counts, keep=keep)
     stays = displacement.isnan() | ~counts[..., None]
     return replace(problem, displacement=displacement.masked_fill(stays, 0.0), fixed_baseline=False)
 

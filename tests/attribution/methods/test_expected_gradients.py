@@ -135,3 +135,15 @@ def test_options_that_do_not_go_together(options, match):
     case = networks.make("mlp")
     with pytest.raises(InteractGraphError, match=match):
         itg.interaction_graph(case.model, case.batches, ["input", "4"], **OPTIONS, **options)
+
+
+def test_a_sample_without_another_one_moves_nowhere():
+    """The first sample of all, alone in its batch, where features that do not move are packed."""
+    model = torch.nn.Sequential(torch.nn.Linear(40, 3), torch.nn.Tanh(), torch.nn.Linear(3, 2))
+    x = torch.zeros(3, 2, 40)
+    x[..., 0] = torch.arange(3)[:, None]
+    layers = ["input", "2"]
+    options = OPTIONS | {"engine": "forward"}
+    alone = itg.interaction_graph(model, [x[:1], x[1:]], layers, **options)
+    assert alone.weights(*layers)[:, 0].any()
+    assert not alone.weights(*layers)[:, 1:].any()
