@@ -16,7 +16,7 @@ from torch.nn.utils import parametrizations
 
 from .sparsity import SparsityMeasure
 
-__all__ = ["PairJacobians", "rotated_squares", "search"]
+__all__ = ["PairJacobians", "Rotation", "rotated_squares", "search"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +52,7 @@ def rotated_squares(
     return (rotated * step[:, :, None, :]).sum(1).square().mean(0)
 
 
-class _Rotation(nn.Module):
+class Rotation(nn.Module):
     """An orthogonal matrix under torch's parametrisation, as a correction of a start."""
 
     def __init__(self, start: Tensor, map_name: str) -> None:
@@ -66,6 +66,7 @@ class _Rotation(nn.Module):
             setattr(self, "weight", eye)  # noqa: B010
 
     def matrix(self) -> Tensor:
+        """The orthogonal matrix, differentiable."""
         start = self.start
         assert isinstance(start, Tensor)
         weight = self.weight
@@ -105,7 +106,7 @@ def search(
     Returns:
         Layer -> orthogonal matrix, and the loss after every step.
     """
-    rotations = nn.ModuleDict({str(n): _Rotation(starts[n_], parametrisation)
+    rotations = nn.ModuleDict({str(n): Rotation(starts[n_], parametrisation)
                                for n, n_ in enumerate(free)})  # fmt: skip
     number = {layer: str(n) for n, layer in enumerate(free)}
     # The scale of each pair, so that all count alike and eps is relative.
@@ -122,7 +123,7 @@ def search(
         if layer not in number:
             return starts[layer]
         module = rotations[number[layer]]
-        assert isinstance(module, _Rotation)
+        assert isinstance(module, Rotation)
         return module.matrix()
 
     curve = []

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ..errors import FileError, InputError, MissingFileError
+from ..features.random_rotation import random_orthogonal
 from ..files import replacing
 from .compiled_edges import true_edges
 from .compiled_model import CompiledTransformer
@@ -79,6 +80,24 @@ class CompiledProgram:
             return outputs[..., 0].tolist()
         return [[self.values[number] for number in row] for row in outputs.argmax(-1).tolist()]
 
+    def rotated(self, seed: int = 0) -> tuple[CompiledTransformer, Tensor]:
+        """The same network with its axes hidden: x' = Q x for every residual state x.
+
+        Args:
+            seed: of Q.
+
+        Returns:
+            The network, and Q `[d, d]`, whose column a is the direction of axis a.
+        """
+        q = random_orthogonal(len(self.labels[self.layers[0]]), seed)
+        weights = {}
+        for name, tensor in self.model.state_dict().items():
+            part = name.replace("weights.", "")
+            writes = part.startswith("embedding") or part.endswith((".linear", ".second"))
+            exact = tensor.double()
+            weights[part] = (exact @ q.mT if writes else q @ exact).to(tensor)
+        return CompiledTransformer(weights, self.model.n_heads, self.model.causal), q
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes a file that `compiled` reads, `.npz`.
 
@@ -86,11 +105,10 @@ class CompiledProgram:
             FileError: it cannot be written.
         """
         model = self.model
-        attention = model.get_submodule("attention_0")
         about = {
             "format": _FORMAT,
-            "n_heads": attention.n_heads,
-            "causal": attention.causal,
+            "n_heads": model.n_heads,
+            "causal": model.causal,
             "axes": self.labels[self.layers[0]],
             "tokens": self.tokens,
             "values": self.values,

@@ -6,7 +6,6 @@ turn, no normalisation, and no biases: an axis that is always one takes their pl
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping
 
 import torch
@@ -106,7 +105,7 @@ class Unembedding(nn.Module):
         return residual @ self.matrix
 
 
-class CompiledTransformer(nn.Sequential):
+class CompiledTransformer(nn.Module):
     """Embedding, attention and MLP halves in turn, unembedding.
 
     Token numbers int64 `[b, t]`, the first of each sequence that of the compiler's mark, to outputs
@@ -131,8 +130,18 @@ class CompiledTransformer(nn.Sequential):
             halves[f"attention_{layer}"] = attention
             halves[f"mlp_{layer}"] = MLPHalf(parts[f"mlp_{layer}"])
         halves["unembedding"] = Unembedding(**parts["unembedding"])
-        super().__init__(OrderedDict(halves))
+        super().__init__()
+        for name, half in halves.items():
+            self.add_module(name, half)
+        self.n_heads, self.causal = n_heads, causal
         self.requires_grad_(False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """See the class."""
+        state = tokens
+        for module in self.children():
+            state = module(state)
+        return state
 
     @property
     def residual_states(self) -> list[str]:

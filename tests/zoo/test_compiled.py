@@ -86,7 +86,7 @@ def test_edges_against_all_sets_of_axes():
 
 
 def test_no_false_edge_has_strength_and_few_paths_see_all_that_are_true():
-    net = compiled("reverse")
+    net = compiled("hist")
     pairs, found = list(net.written()), {}
     for method in ("integrated_gradients", "expected_shapley"):
         graph = itg.interaction_graph(
@@ -105,6 +105,18 @@ def test_no_false_edge_has_strength_and_few_paths_see_all_that_are_true():
         found[method] = average_precision_score(truth, strengths)
     assert found["integrated_gradients"] < 0.8
     assert found["expected_shapley"] > 0.999
+
+
+def test_hidden_axes_leave_the_network_what_it_is():
+    net = compiled("hist")
+    model, q = net.rotated(3)
+    torch.testing.assert_close(q @ q.mT, torch.eye(len(q), dtype=q.dtype))
+    state, hidden = net.data[-1], net.data[-1]
+    for layer in net.layers:
+        state = net.model.get_submodule(layer)(state)
+        hidden = model.get_submodule(layer)(hidden)
+        torch.testing.assert_close(hidden.double(), state.double() @ q.mT, atol=1e-4, rtol=0)
+    torch.testing.assert_close(model(net.data[-1]), net.model(net.data[-1]), atol=1e-4, rtol=0)
 
 
 def test_a_file_comes_back_as_it_was(tmp_path):
@@ -159,15 +171,18 @@ def test_torch_computes_every_state_that_tracr_computes(tracr_count):
     net = compiled_program(tracr_count, inputs)
     assert sum(len(batch) for batch in net.data) == len(inputs)
     assert net.values is None
-    for text in inputs:
-        theirs = tracr_count.apply(["compiler_bos", *text])
-        tokens = torch.tensor([[net.tokens.index(token) for token in ["compiler_bos", *text]]])
-        states = [theirs.input_embeddings, *theirs.residuals]
+    for tokens in net.data:
+        theirs = tracr_count.forward(tracr_count.params, tokens.numpy()).transformer_output
         state = tokens
-        for layer, expected in zip(net.layers, states, strict=True):
+        for layer, expected in zip(
+            net.layers, [theirs.input_embeddings, *theirs.residuals], strict=True
+        ):
             state = net.model.get_submodule(layer)(state)
             np.testing.assert_allclose(state, expected, atol=1e-4)
-        assert net.answers(tokens)[0][1:] == pytest.approx(theirs.decoded[1:], abs=1e-4)
+    decoded = tracr_count.apply(["compiler_bos", *"aba"]).decoded
+    number = {token: n for n, token in enumerate(net.tokens)}
+    tokens = torch.tensor([[number["compiler_bos"], *(number[token] for token in "aba")]])
+    assert net.answers(tokens)[0][1:] == pytest.approx(decoded[1:], abs=1e-4)
     edges = net.written()["attention_0", "mlp_0"]
     axis = {label: number for number, label in enumerate(net.labels["mlp_0"])}
     (width,) = (n for label, n in axis.items() if label.endswith("selector_width_attn_output"))

@@ -1,0 +1,350 @@
+"""Programs compiled into transformers, whose true edges are known: which method sees them?
+
+    python benchmarks/compiled.py [--only edges|bases] [NAME or FILE.npz ...]
+
+Named programs are measured and printed; without names all of them are, and the page is written.
+`expected_shapley` was chosen (single features, 4 paths, half of them from the baseline) and the
+weights of `fit_stream_rotation` were set on the programs CHOSEN_ON; the others were looked at once.
+"""
+
+import argparse
+import time
+import warnings
+from collections import Counter
+
+import numpy as np
+import torch
+from page import write
+from sklearn.decomposition import FastICA
+from sklearn.metrics import average_precision_score
+
+import interactgraph as itg
+from interactgraph.calculus.derivatives import jvps
+from interactgraph.calculus.path import gauss_legendre
+from interactgraph.features.matching import match_rows
+from interactgraph.zoo.compiled_model import AttentionHalf
+
+CHOSEN_ON = ("hist", "reverse", "pair_balance", "detect_pattern")
+SEEN = 1e-6  # strengths of false edges are zero; below this, those of true ones are, too
+METHODS = {  # name -> options
+    "gradient": {"method": "gradient"},
+    "integrated gradients": {"method": "integrated_gradients"},
+    "expected gradients": {"method": "expected_gradients"},
+    "ablation": {"method": "ablation"},
+    "Shapley, 64 orders": {"method": "shapley"},
+    "Shapley, 4 orders": {"method": "shapley", "n_steps": 4},
+    "2 blocks, 4 nodes": {"n_blocks": 2},
+    "4 blocks, 4 nodes": {"n_blocks": 4},
+    "expected Shapley": {"method": "expected_shapley"},
+    "expected Shapley, 1 path": {"method": "expected_shapley", "n_steps": 16},
+}
+WHY = (
+    "scores of attention",
+    "values of attention",
+    "units that are on, slopes cancel",
+    "units that are off",
+)
+
+
+def states(net):
+    """Residual states of all inputs, batch by batch; and which axes are ever used."""
+    model, found = net.model.double(), {layer: [] for layer in net.layers}
+    for batch in net.data:
+        state = batch
+        for layer in net.layers:
+            state = model.get_submodule(layer)(state)
+            found[layer].append(state)
+    used = {
+        layer: torch.stack([x.flatten(0, 1).any(0) for x in each]).any(0)
+        for layer, each in found.items()
+    }
+    return found, used
+
+
+def precision(net, weights):
+    """Average precision on edges between different axes, edges seen, edges, false edges seen."""
+    truth, strength = [], []
+    for pair, edges in net.written().items():
+        apart = ~torch.eye(len(edges), dtype=torch.bool)
+        truth.append(edges[apart])
+        strength.append(weights[pair][apart])
+    truth, strength = torch.cat(truth), torch.cat(strength)
+    strength = strength.where(strength > SEEN, 0)
+    seen = strength > 0
+    score = average_precision_score(truth, strength)
+    return score, int(seen[truth].sum()), int(truth.sum()), int(seen[~truth].sum())
+
+
+def graph_of(net, model=None, **options):
+    return itg.interaction_graph(
+        model or net.model, net.data, net.layers, pairs=list(net.written()), dtype=torch.float64,
+        progress=False, **options,
+    )  # fmt: skip
+
+
+def passes(graph):
+    """Forward passes (or Jacobian-vector products) for a sample, mean over pairs."""
+    each = []
+    for plan in graph.metadata["plans"]:
+        used = plan.get("n_steps_used", plan["n_steps"]) / max(plan["n_steps"], 1)
+        predicted = plan["predicted_passes_per_batch"] * (used or 1)
+        each.append(plan.get("passes_per_sample", predicted))
+    return float(np.mean(each))
+
+
+def reasons(net, weights):
+    """Why true edges were missed: how they pass, and what happens there on the straight path."""
+    found, count = states(net)[0], Counter()
+    for (source, target), edges in net.written().items():
+        half = net.model.get_submodule(target)
+        apart = ~torch.eye(len(edges), dtype=torch.bool)
+        missed = edges & apart & ~(weights[source, target] > SEEN)
+        if isinstance(half, AttentionHalf):
+            value, linear = half.weights["value"], half.weights["linear"]
+            heads = value.unflatten(1, (half.n_heads, -1)).transpose(0, 1)
+            moves = (heads @ linear.unflatten(0, (half.n_heads, -1))).ne(0).any(0).mT
+            count[WHY[1]] += int((missed & moves).sum())
+            count[WHY[0]] += int((missed & ~moves).sum())
+            continue
+        # Without biases a unit that is on at the sample is on all along the path from zero.
+        first, second = half.weights["first"], half.weights["second"]
+        on = torch.stack([(x @ first > 0).flatten(0, 1).any(0) for x in found[source]]).any(0)
+        through = (second[on].ne(0).double().mT @ first[:, on].ne(0).double().mT) > 0
+        count[WHY[2]] += int((missed & through).sum())
+        count[WHY[3]] += int((missed & ~through).sum())
+    return count
+
+
+def measured(name):
+    """Method -> (average precision, edges seen, edges, false edges, passes, residual, why)."""
+    net, rows = itg.zoo.compiled(name), {}
+    for method, options in METHODS.items():
+        if "n_blocks" in options:
+            weights, cost, residual = block_paths(net, **options)
+            rows[method] = (*precision(net, weights), cost, residual, reasons(net, weights))
+            continue
+        graph = graph_of(net, **options)
+        weights = {pair: graph.weights(*pair) for pair in net.written()}
+        rows[method] = (
+            *precision(net, weights),
+            passes(graph),
+            max(graph.completeness.values()),
+            reasons(net, weights),
+        )
+    return rows
+
+
+def block_paths(net, n_blocks, n_nodes=4, seed=0):
+    """Paths from zero that move one random block of features after the other, each straight.
+
+    Blocks are other ones for every sample; strengths are rms, as of the library's methods.
+    """
+    generator, found = torch.Generator().manual_seed(seed), states(net)[0]
+    rule, weights, cost = gauss_legendre(n_nodes), {}, []
+    missed = change = 0.0
+    for source, target in net.written():
+        half, total, count = net.model.get_submodule(target), 0.0, 0
+        for z in found[source]:
+            n, _, d = z.shape
+            blocks = torch.rand(n, d, generator=generator).argsort(1) % n_blocks
+            step = torch.eye(d, dtype=z.dtype)[:, None, None] * z  # [j, b, s, j]
+            a = 0.0
+            for block in range(n_blocks):
+                mine, before = (blocks == block)[:, None], (blocks < block)[:, None]
+                tangents = step * mine
+                for u, weight in zip(*rule, strict=True):
+                    point = z * before + u * z * mine
+                    a = a + weight * jvps(half, point, tangents)
+            total = total + a.square().sum((1, 2))
+            count += a.shape[1] * a.shape[2]
+            true = half(z) - half(torch.zeros_like(z))
+            missed += float((a.sum(0) - true).square().sum())
+            change += float(true.square().sum())
+            cost.append(n_nodes * int((z != 0).any(1).sum(1).max()))
+        weights[source, target] = (total / count).sqrt().mT
+    return weights, float(np.mean(cost)), (missed / change) ** 0.5
+
+
+def label(name):
+    return f"{name} *" if name in CHOSEN_ON else name
+
+
+def edges_page(names):
+    rows = {name: measured(name) for name in names}
+    lines = [
+        "### Edges that each method sees", "",
+        "True edges between different residual axes of consecutive states: seen (strength above "
+        f"{SEEN:g}) of all, and average precision over all pairs of axes. Programs with * are "
+        "those that the method was chosen on.", "",
+        f"| program | {' | '.join(METHODS)} |", f"| --- |{' --- |' * len(METHODS)}",
+    ]  # fmt: skip
+    for name, row in rows.items():
+        cells = [f"{row[m][1]} of {row[m][2]}, {row[m][0]:.3f}" for m in METHODS]
+        lines.append(f"| {label(name)} | {' | '.join(cells)} |")
+    for words, chosen in (
+        ("mean, chosen on", [n for n in names if n in CHOSEN_ON]),
+        ("mean, others", [n for n in names if n not in CHOSEN_ON]),
+    ):
+        if chosen:
+            cells = [f"{np.mean([rows[n][m][0] for n in chosen]):.3f}" for m in METHODS]
+            lines.append(f"| {words} | {' | '.join(cells)} |")
+    lines += [
+        "", "Cost and completeness, mean and largest over these programs, and edges missed by the "
+        "way that they take:", "",
+        f"| method | passes a sample | false edges | residual | {' | '.join(WHY)} |",
+        f"| --- | --- | --- | --- |{' --- |' * len(WHY)}",
+    ]  # fmt: skip
+    for method in METHODS:
+        each = [row[method] for row in rows.values()]
+        why = sum((e[6] for e in each), Counter())
+        missed = " | ".join(str(why[reason]) for reason in WHY)
+        lines.append(
+            f"| {method} | {np.mean([e[4] for e in each]):.0f} | {sum(e[3] for e in each)} | "
+            f"{max(e[5] for e in each):.1e} | {missed} |"
+        )
+    lines += ["", EXPLANATION]
+    return lines
+
+
+EXPLANATION = (
+    "What is missed, and why. These networks have no biases: everything constant is the weight of "
+    "an axis that is always one, and a step of x at c is "
+    "relu(100 (x - c one) + one) - relu(100 (x - c one)). On the straight path from zero all axes "
+    "grow together, x / one stays what it is, and so does the set of units that are on. Units that "
+    "are off stay off, so that an answer which the sample does not give shows no source; of a step "
+    "that was taken both units are on, their slopes of x are equal and opposite, and the "
+    "constant gets all the credit: every edge from a number to what is looked up by it is "
+    "missed. Scores of attention are multiplied by 100 and the softmax is sure almost "
+    "from the start of the path; where all that is read is the same until then, its sources have "
+    "no slope either. Expected gradients, between two samples, lose the constants "
+    "altogether (they do not move) and pass steps between two nodes of the quadrature. Ablation "
+    "sees whatever matters alone, and misses what another axis stands in for. Shapley values "
+    "have none of these blind spots, but draw one order for a whole batch: an edge that shows in "
+    "few contexts needs many orders. Samples are many: with orders of its own for every sample, as "
+    "many contexts as samples are seen for the price of one order; each order's reverse has "
+    "the complementary contexts; a step is a difference, so there are no nodes to place; features "
+    "that do not move cost no pass; and paths from other samples as well as from the baseline see "
+    "what differs between inputs. Paths of blocks of features, between the straight "
+    "line and single features, cost as many Jacobian-vector products for each node as single "
+    "features cost passes, and still are blind to what cancels inside a block."
+)
+
+
+# --- hidden axes ---------------------------------------------------------------------------------
+
+
+def ica(net, model, seed=0):
+    maps = {}
+    rows = {layer: [] for layer in net.layers}
+    for batch in net.data:
+        state = batch
+        for layer in net.layers:
+            state = model.get_submodule(layer)(state)
+            rows[layer].append(state.flatten(0, 1))
+    for layer, parts in rows.items():
+        x = torch.cat(parts)
+        offset = x.mean(0)
+        rank = int(torch.linalg.matrix_rank(x - offset, rtol=1e-6))
+        fit = FastICA(rank, random_state=seed, max_iter=400).fit((x - offset).numpy())
+        encoder, decoder = torch.from_numpy(fit.components_), torch.from_numpy(fit.mixing_)
+        maps[layer] = itg.features.Linear(encoder, decoder, offset)
+    return maps
+
+
+def fitted(kind, net, model):
+    """Layer -> feature map, of a network whose axes are hidden."""
+    options = {"progress": False}
+    if kind == "stream rotation":
+        return itg.fit_stream_rotation(model, net.data, net.layers, **options).maps
+    if kind == "sparse rotations":
+        return itg.fit_sparse_rotations(model, net.data, net.layers, **options).maps
+    if kind == "ICA":
+        return ica(net, model)
+    d = len(net.labels[net.layers[0]])
+    maps = {
+        "PCA": itg.features.PCA(),
+        "local interaction basis": itg.features.LocalInteractionBasis(),
+        "sparse autoencoder": itg.features.SparseAutoencoder(
+            n_dictionary=2 * d, k=4, n_rows=50_000, batch_size=256
+        ),
+        "random": itg.features.RandomRotation(),
+    }
+    return itg.fit_features(model, net.data, dict.fromkeys(net.layers, maps[kind]), **options)
+
+
+BASES = (
+    "random", "PCA", "ICA", "local interaction basis", "sparse autoencoder", "sparse rotations",
+    "stream rotation",
+)  # fmt: skip
+
+
+def recovered(name, kind):
+    """Mean matched |cosine| of the axes that are used, and average precision on their edges."""
+    net = itg.zoo.compiled(name)
+    used = states(net)[1]
+    model, q = net.rotated(0)
+    model = model.double()
+    maps = fitted(kind, net, model)
+    graph = graph_of(net, model, features=maps, method="expected_shapley")
+    cosines, feature_of = [], {}
+    for layer in net.layers:
+        axes = used[layer].nonzero()[:, 0]
+        directions = maps[layer].decoder.mT.double()
+        missing = max(0, len(axes) - len(directions))
+        padded = torch.cat([directions, directions.new_zeros(missing, len(q))])
+        match = match_rows(q.mT[axes], padded, n_controls=0)
+        cosines.append(match.mean)
+        kept = match.assignment < len(directions)
+        feature_of[layer] = (axes[kept], torch.from_numpy(match.assignment[kept]))
+    weights = {}
+    for (source, target), edges in net.written().items():
+        found = torch.zeros(edges.shape, dtype=torch.float64)
+        (columns, j), (rows, i) = feature_of[source], feature_of[target]
+        found[rows[:, None], columns] = graph.weights(source, target).double()[i[:, None], j]
+        weights[source, target] = found
+    return float(np.mean(cosines)), precision(net, weights)[0]
+
+
+def bases_page(names):
+    rows = {name: {kind: recovered(name, kind) for kind in BASES} for name in names}
+    lines = [
+        "### Axes hidden by a random rotation: which basis finds them again", "",
+        "Mean matched |cosine| with the axes in use, over the states, and average precision on the "
+        "true edges (expected Shapley values in that basis). The search of `fit_stream_rotation` "
+        "was set up on the programs with *.",
+        "", f"| program | {' | '.join(BASES)} |", f"| --- |{' --- |' * len(BASES)}",
+    ]  # fmt: skip
+    for name, row in rows.items():
+        cells = [f"{cosine:.2f}, {found:.2f}" for cosine, found in row.values()]
+        lines.append(f"| {label(name)} | {' | '.join(cells)} |")
+    others = [name for name in names if name not in CHOSEN_ON]
+    above = [
+        ", ".join(str(sum(rows[name][kind][0] > 0.9 for name in some)) for some in (names, others))
+        for kind in BASES
+    ]
+    words = f"above 0.9, of {len(names)} and of the {len(others)} others"
+    lines.append(f"| {words} | {' | '.join(above)} |")
+    return lines
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("names", nargs="*")
+    arguments.add_argument("--only", choices=("edges", "bases"))
+    options = arguments.parse_args()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    names = options.names or sorted(itg.zoo.COMPILED, key=lambda name: name not in CHOSEN_ON)
+    for section, page in (("compiled", edges_page), ("compiled bases", bases_page)):
+        if options.only in (None, "bases" if page is bases_page else "edges"):
+            began = time.perf_counter()
+            lines = page(names)
+            if options.names:
+                print("\n".join(lines))
+            else:
+                write(section, lines)
+            print(f"({time.perf_counter() - began:.0f} s)")
+
+
+if __name__ == "__main__":
+    main()
