@@ -46,6 +46,11 @@ def sum_modulo():
     return rasp.SequenceMap(lambda now, before: (now + before) % 3, rasp.tokens, previous)
 
 
+def larger_before():
+    """How many positions before have a larger token; attention is causal."""
+    return rasp.SelectorWidth(rasp.Select(rasp.tokens, rasp.tokens, rasp.Comparison.GT))
+
+
 # Name -> program, vocabulary, longest input, further options of the compiler.
 PROGRAMS = {
     "hist": lambda: (lib.make_hist(), "abc", 5),
@@ -60,9 +65,12 @@ PROGRAMS = {
     "sort_freq": lambda: (lib.make_sort_freq(3), "abc", 3),
     "copies_previous": lambda: (copies_previous(), "abc", 5),
     "first_or_last": lambda: (first_or_last(), "ab", 4),
+    "count_token": lambda: (lib.make_count(rasp.tokens, "a"), "abc", 5),
+    "larger_before": lambda: (larger_before(), [1, 2, 3], 4),
+    "shift_two": lambda: (lib.shift_by(2, rasp.tokens), "abc", 5),
     "sum_modulo": lambda: (sum_modulo(), [0, 1, 2], 5),
 }
-CAUSAL = ("frac_prevs",)
+CAUSAL = ("frac_prevs", "larger_before")
 
 
 def sequences(name, vocabulary, longest):

@@ -112,7 +112,7 @@ def interaction_graph(
         method: what A is: "integrated_gradients"; "gradient" (at the sample, times z - z0);
             "ablation" (each source feature set to its baseline); "shapley" (sampled Shapley values,
             `n_steps` random orders); "baseline_gradient" (the slope at the baseline);
-            "expected_gradients" (baselines drawn from the data); "expected_shapley" (`n_steps` / 16
+            "expected_gradients" (baselines drawn from the data); "expected_shapley" (`n_steps` / 8
             paths of single features for each sample, from the baseline and from other samples); or
             a captum attribution class that takes a forward function, such as
             `captum.attr.FeatureAblation`.

@@ -34,11 +34,11 @@ from .pass_method import PassMethod
 
 __all__ = ["ExpectedShapley"]
 
-_STEPS_A_PATH = 16  # of n_steps: what an order of Shapley values takes is spent on samples instead
+_STEPS_A_PATH = 8  # of n_steps: what an order of Shapley values takes is spent on samples instead
 
 
 class ExpectedShapley(PassMethod):
-    """`n_steps` / 16 paths for each sample, every second one the reverse of the one before it."""
+    """`n_steps` / 8 paths for each sample, every second one the reverse of the one before it."""
 
     name = "expected_shapley"
     engine = "perturbation"
