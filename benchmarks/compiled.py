@@ -338,7 +338,18 @@ def bases_page(names):
     ]
     words = f"above 0.9, of {len(names)} and of the {len(others)} others"
     lines.append(f"| {words} | {' | '.join(above)} |")
-    return lines
+    return [*lines, "", ON_BASES]
+
+
+ON_BASES = (
+    "Bases of activations alone (PCA, ICA, autoencoders) are no better than a random rotation: the "
+    "axis that is always one goes together with tokens and positions, so that sparser codes than "
+    "the true ones exist. Derivatives at the samples (local interaction basis, sparse rotations) "
+    "are zero wherever a step is taken or attention is sure. One rotation for all states, with "
+    "updates and derivatives beside the samples, leaves little to choose but between an axis that "
+    "is always one and others that sum to it. Strengths in a basis that is a little off leak "
+    "through slopes of 100, so that average precision on edges stays below what the axes deserve."
+)
 
 
 def main() -> None:
