@@ -9,6 +9,7 @@ these states, every axis is at zero or has, at all positions, the values of one 
 
 from __future__ import annotations
 
+from copy import deepcopy
 from itertools import pairwise
 
 import torch
@@ -39,7 +40,7 @@ def true_edges(
         (source, target) -> bool `[target axis, source axis]`; the diagonal is what the residual
         connection carries on.
     """
-    model = _in_double(model)
+    model = deepcopy(model).double()
     residuals: dict[str, list[Tensor]] = {name: [] for name in model.residual_states}
     for batch in data:
         state = batch
@@ -55,13 +56,6 @@ def true_edges(
         possible |= torch.diag(alive)
         edges[source, target] = _proven(half, residuals[source], possible, seed)
     return edges
-
-
-def _in_double(model: CompiledTransformer) -> CompiledTransformer:
-    """A copy, whose original stays as it is."""
-    from copy import deepcopy
-
-    return deepcopy(model).double()
 
 
 def _proven(
