@@ -66,14 +66,10 @@ def describe_graph(graph: InteractionGraph) -> str:
 
 
 def typical_error(graph: InteractionGraph, source: str, target: str) -> str:
-    """Median relative standard error of the strongest hundredth of a pair's edges."""
-    weight = graph.weights(source, target).abs().flatten()
-    if not bool((weight > 0).any()):
+    """The error of strong edges in words."""
+    from ..report import strong_edge_error
+
+    if not bool((graph.weights(source, target) != 0).any()):
         return "no edges"
-    name = graph.strengths[0]
-    if name not in graph.standard_errors.get((source, target), {}):
-        return "no standard error"
-    k = max(1, int((weight > 0).sum()) // 100)
-    top = weight.topk(k).indices
-    error = graph.standard_error(source, target).flatten()[top] / weight[top]
-    return f"standard error of strong edges {float(error.median()):.1%}"
+    error = strong_edge_error(graph, source, target)
+    return "no standard error" if error is None else f"standard error of strong edges {error:.1%}"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["column_positions", "node_sizes"]
+__all__ = ["column_order", "column_positions", "node_sizes"]
 
 _PITCH = 12.0  # distance between neighbours in the fullest layer
 _HEIGHT = 600.0  # smallest height of a column
@@ -34,14 +34,28 @@ def column_positions(
     height = max(_HEIGHT, _PITCH * sizes.max(initial=0))
     distance = _ASPECT * height / max(len(sizes) - 1, 1)
     layer = np.repeat(np.arange(len(sizes)), sizes)
-    block = np.where(module < 0, np.iinfo(np.int64).max, module)
-    order = np.lexsort((-strength, block, layer))
+    order = column_order(sizes, module, strength)
     # Sorting by layer first leaves the layers where they are, so ranks count within each of them.
     rank = np.empty(len(layer))
     rank[order] = np.arange(len(layer)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     x = (layer - (len(sizes) - 1) / 2) * distance
     y = height * (0.5 - (rank + 0.5) / sizes[layer])
     return x, y
+
+
+def column_order(
+    n_features: Sequence[int] | np.ndarray, module: np.ndarray, strength: np.ndarray
+) -> np.ndarray:
+    """Nodes layer by layer, from the top of each column down, int64 `[nodes]`.
+
+    Args:
+        n_features: number of features of each layer, in order.
+        module: module of each node, -1 for none, `[nodes]`.
+        strength: strength of each node, `[nodes]`.
+    """
+    layer = np.repeat(np.arange(len(n_features)), n_features)
+    block = np.where(module < 0, np.iinfo(np.int64).max, module)
+    return np.lexsort((-strength, block, layer))
 
 
 def node_sizes(strength: np.ndarray) -> np.ndarray:

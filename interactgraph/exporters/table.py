@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..communities import Partition
     from ..graph import Edges, InteractionGraph
 
-__all__ = ["CHUNK", "Table", "chunks", "tabulate"]
+__all__ = ["CHUNK", "Table", "chunks", "node_modules", "tabulate"]
 
 CHUNK = 50_000  # rows that are turned into Python objects at a time
 
@@ -114,7 +114,7 @@ def tabulate(
     """
     layers = distinct(graph.layers, clean)
     sizes = list(graph.n_features.values())
-    module = _modules(graph, partition)
+    module = node_modules(graph, partition)
     weight, source, target, weights, more = _edges(graph, strength, clean)
     total = sum(np.bincount(ends, weights, graph.n_nodes) for ends in (source, target))
     node_strength = np.asarray(total, dtype=np.float64)
@@ -154,8 +154,12 @@ def _examples(graph: InteractionGraph, clean: Callable[[str], str]) -> list[str]
     return texts
 
 
-def _modules(graph: InteractionGraph, partition: Partition | None) -> np.ndarray | None:
-    """The module of each node, checked against the graph."""
+def node_modules(graph: InteractionGraph, partition: Partition | None) -> np.ndarray | None:
+    """The module of each node, int64 `[nodes]`; None without a partition.
+
+    Raises:
+        InteractGraphError: the partition belongs to another graph.
+    """
     if partition is None:
         return None
     n_modules = {layer: len(modules) for layer, modules in partition.membership.items()}

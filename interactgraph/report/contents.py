@@ -1,0 +1,351 @@
+"""What the page shows, as one plain dictionary: the page's script reads nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import __version__
+from ..exporters.layout import column_order
+from ..exporters.palette import module_colour
+from ..exporters.table import node_modules
+from ..exporters.text import xml_text
+from .embedding import packed, plain
+from .figures import (
+    block_means,
+    histograms,
+    module_flow,
+    strong_edge_error,
+    strongest_edges,
+    strongest_neighbours,
+)
+
+if TYPE_CHECKING:
+    from ..communities import Partition, ResolutionProfile
+    from ..graph import InteractionGraph
+    from ..validation import EdgesRequired, ModuleEffect
+
+__all__ = ["contents"]
+
+_NEIGHBOURS = 8  # strongest edges in and out that are listed for every feature, and exact
+_HEAT_CELLS = 600_000  # of all heat maps together
+_HEAT_MOST = 160  # rows and columns of one
+_NOT_RECIPE = ("plans", "notes", "feature_maps", "baseline_outside_range", "seconds", "layers")
+
+
+def contents(
+    graph: InteractionGraph,
+    partition: Partition | None,
+    *,
+    n_edges: int,
+    profile: ResolutionProfile | None,
+    curves: Mapping[tuple[str, str], EdgesRequired] | None,
+    effects: Sequence[ModuleEffect] | None,
+) -> dict[str, Any]:
+    """See `interactgraph.report.write_report`."""
+    module = node_modules(graph, partition)
+    shown = np.full(graph.n_nodes, -1) if module is None else module
+    return {
+        "version": __version__,
+        "title": _model(graph),
+        "layers": [{"name": xml_text(layer), "n": n} for layer, n in graph.n_features.items()],
+        "labels": [xml_text(str(text)) for layer in graph.layers for text in graph.labels[layer]],
+        "examples": _examples(graph),
+        "recipe": _recipe(graph),
+        "run": _run(graph),
+        "notes": [xml_text(note) for note in graph.notes],
+        "pairs": [_pair(graph, number) for number in range(len(graph.pairs))],
+        "strengths": list(map(xml_text, graph.strengths)),
+        "edges": _edges(graph, n_edges),
+        "nodes": _nodes(graph, partition, shown),
+        "partition": None if partition is None else _partition(graph, partition, shown),
+        "heat": _heat(graph, shown),
+        "histograms": [_histogram(graph, strength) for strength in graph.strengths],
+        "profile": None if profile is None else _profile(profile),
+        "curves": _curves(curves or {}),
+        "effects": [_effect(effect) for effect in effects or ()],
+    }
+
+
+def _model(graph: InteractionGraph) -> str:
+    return xml_text(str(graph.metadata.get("model", "interaction graph")))
+
+
+def _examples(graph: InteractionGraph) -> list[list[str]] | None:
+    """Of every node the samples on which it is most active, in words."""
+    if not any(graph.examples.values()):
+        return None
+    texts: list[list[str]] = []
+    for layer, n in graph.n_features.items():
+        known = graph.examples.get(layer)
+        for feature in range(n):
+            found = [] if known is None else known.of(feature)
+            texts.append([xml_text(f"{example.value:.3g} on {example}") for example in found])
+    return texts
+
+
+def _recipe(graph: InteractionGraph) -> list[list[str]]:
+    """Everything of the recipe that says something, in words."""
+    rows = []
+    for name, value in graph.metadata.items():
+        if name in _NOT_RECIPE or value in (None, [], {}, ()):
+            continue
+        rows.append([xml_text(name), xml_text(_in_words(value))])
+    return rows
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, Mapping):
+        kinds = {str(item) for item in value.values()}
+        if len(kinds) == 1:
+            return kinds.pop()
+        return ", ".join(f"{key}: {item}" for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(
+            " → ".join(map(str, item)) if isinstance(item, (list, tuple)) else str(item)
+            for item in value
+        )
+    return str(value)
+
+
+def _run(graph: InteractionGraph) -> dict[str, Any]:
+    recipe = graph.metadata
+    names = ("method", "n_samples", "seconds")
+    return plain({name: recipe.get(name) for name in names})
+
+
+def _pair(graph: InteractionGraph, number: int) -> dict[str, Any]:
+    """A pair with its honesty figures."""
+    source, target = graph.pairs[number]
+    plans = graph.metadata.get("plans", [])
+    plan = plans[number] if number < len(plans) else {}
+    layers = list(graph.layers)
+    return plain(
+        {
+            "source": layers.index(source),
+            "target": layers.index(target),
+            "how": xml_text(f"{plan['engine']} ({plan['method']})") if plan else None,
+            "drawn": plan.get("sources_per_sample"),
+            "completeness": graph.completeness.get((source, target)),
+            "error": strong_edge_error(graph, source, target),
+            "edges": [
+                int((graph.weights(source, target, s) != 0).sum()) for s in graph.strengths
+            ],
+        }
+    )
+
+
+def _edges(graph: InteractionGraph, most: int) -> dict[str, Any]:
+    """The strongest edges in every strength, with all strengths of each."""
+    if not graph.pairs:
+        none = np.zeros(0)
+        return {"source": packed(none, "u4"), "target": packed(none, "u4"), "strengths": []}
+    chosen = {}
+    for strength in graph.strengths:
+        edges = graph.edges(strength)
+        top = strongest_edges(edges, len(graph.pairs), most)
+        chosen[strength] = edges.source[top] * graph.n_nodes + edges.target[top]
+    # The first strength's order comes first, so that the page need not sort to show it.
+    keys, first = np.unique(np.concatenate(list(chosen.values())), return_index=True)
+    keys = keys[np.argsort(first, kind="stable")]
+    ends = "u2" if graph.n_nodes < 2**16 else "u4"
+    source, target = keys // graph.n_nodes, keys % graph.n_nodes
+    values = []
+    for strength in graph.strengths:
+        weight, error = _at(graph, source, target, strength)
+        values.append(
+            {
+                "weight": packed(weight, "f4"),
+                "error": None if np.isnan(error).all() else packed(error, "f4"),
+                "listed": packed(np.isin(keys, chosen[strength]), "u1"),
+            }
+        )
+    return {"source": packed(source, ends), "target": packed(target, ends), "strengths": values}
+
+
+def _at(
+    graph: InteractionGraph, source: np.ndarray, target: np.ndarray, strength: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Weight and standard error of edges between given nodes."""
+    weight, error = np.zeros(len(source)), np.full(len(source), np.nan)
+    offsets, sizes = graph.offsets, graph.n_features
+    for a, b in graph.pairs:
+        columns, rows = source - offsets[a], target - offsets[b]
+        places = np.flatnonzero(
+            (columns >= 0) & (columns < sizes[a]) & (rows >= 0) & (rows < sizes[b])
+        )
+        at = rows[places], columns[places]
+        weight[places] = graph.weights(a, b, strength).detach().cpu().numpy()[at]
+        errors = graph.standard_errors.get((a, b), {}).get(strength)
+        if errors is not None:
+            error[places] = errors.detach().cpu().numpy()[at]
+    return weight, error
+
+
+def _nodes(
+    graph: InteractionGraph, partition: Partition | None, module: np.ndarray
+) -> dict[str, Any]:
+    """Of every node its module, its place in its column, its strengths and strongest edges."""
+    strengths = []
+    for strength in graph.strengths:
+        sides = {}
+        for side in ("in", "out"):
+            found = strongest_neighbours(graph, strength, _NEIGHBOURS, side)
+            sides[side] = {
+                "node": packed(found.node, "i4"),
+                "weight": packed(found.weight, "f4"),
+                "error": packed(found.error, "f4"),
+            }
+        strengths.append({"total": packed(graph.node_strength(strength), "f4"), **sides})
+    confidence = None
+    if partition is not None and partition.confidence:
+        parts = [
+            partition.confidence.get(layer, np.full(n, np.nan))
+            for layer, n in graph.n_features.items()
+        ]
+        confidence = packed(np.concatenate(parts), "f4")
+    return {
+        "module": packed(module, "i4"),
+        "order": packed(_order(graph, module), "u4"),
+        "confidence": confidence,
+        "neighbours": _NEIGHBOURS,
+        "strengths": strengths,
+    }
+
+
+def _order(graph: InteractionGraph, module: np.ndarray) -> np.ndarray:
+    """Nodes layer by layer from the top of each column down."""
+    strength = graph.node_strength() if graph.pairs else np.zeros(graph.n_nodes)
+    return column_order(list(graph.n_features.values()), module, strength)
+
+
+def _partition(
+    graph: InteractionGraph, partition: Partition, module: np.ndarray
+) -> dict[str, Any]:
+    name = partition.strength if partition.strength in graph.strengths else None
+    flow = (
+        module_flow(graph, module, partition.n_modules, graph.check_strength(name))
+        if graph.pairs
+        else np.zeros((partition.n_modules + 1,) * 2)
+    )
+    inside = flow.diagonal()
+    touching = flow.sum(0) + flow.sum(1) - inside
+    share = np.divide(inside, touching, out=np.zeros_like(inside), where=touching > 0)
+    sizes = [
+        np.bincount(numbers[numbers >= 0], minlength=partition.n_modules)
+        for numbers in partition.membership.values()
+    ]
+    modules = [
+        {
+            "colour": "#{:02x}{:02x}{:02x}".format(*module_colour(number)),
+            "sizes": [int(size[number]) for size in sizes],
+            "inside": float(share[number]),
+            "agreement": _module_agreement(partition, number),
+        }
+        for number in range(partition.n_modules)
+    ]
+    details = partition.details
+    return plain(
+        {
+            "summary": xml_text(partition.summary()),
+            "quality": partition.quality,
+            "agreement": partition.agreement,
+            "p_value": partition.p_value,
+            "z_score": partition.z_score,
+            "significant": partition.significant,
+            "significance": xml_text(str(details.get("significance", ""))),
+            "null": xml_text(partition.null),
+            "resolution": partition.resolution,
+            "weighting": xml_text(partition.weighting),
+            "strength": xml_text(partition.strength),
+            "n_runs": partition.n_runs,
+            "seed": partition.seed,
+            "isolated": int((module < 0).sum()),
+            "grey": "#{:02x}{:02x}{:02x}".format(*module_colour(-1)),
+            "inside": float(inside[:-1].sum() / flow.sum()) if flow.sum() else 0.0,
+            "search": _search(details.get("resolutions")),
+            "modules": modules,
+        }
+    )
+
+
+def _module_agreement(partition: Partition, number: int) -> float:
+    """Mean over the module's features of how often they were with it; NaN where not measured."""
+    values = [
+        confidence[partition.membership[layer] == number]
+        for layer, confidence in partition.confidence.items()
+    ]
+    known = np.concatenate([np.zeros(0), *values])
+    known = known[np.isfinite(known)]
+    return float(known.mean()) if len(known) else float("nan")
+
+
+def _search(resolutions: Any) -> list[list[float]]:
+    """Held-out scores of the resolutions that were tried, ascending."""
+    if not isinstance(resolutions, Mapping):
+        return []
+    return sorted([float(key), float(value)] for key, value in resolutions.items())
+
+
+def _heat(graph: InteractionGraph, module: np.ndarray) -> list[dict[str, Any]]:
+    """For every pair and strength the mean absolute strength of blocks, modules in order."""
+    n = max(len(graph.pairs) * len(graph.strengths), 1)
+    most = int(np.clip((_HEAT_CELLS / n) ** 0.5, 24, _HEAT_MOST))
+    order, offsets, sizes = _order(graph, module), graph.offsets, graph.n_features
+    maps = []
+    for source, target in graph.pairs:
+        columns, rows = (
+            order[offsets[layer] : offsets[layer] + sizes[layer]] - offsets[layer]
+            for layer in (source, target)
+        )
+        images = []
+        for strength in graph.strengths:
+            weight = graph.weights(source, target, strength).detach().cpu().numpy()
+            means = block_means(weight[rows][:, columns], most)
+            largest = float(means.max(initial=0.0))
+            shade = np.sqrt(means / largest) if largest > 0 else means
+            images.append({"largest": largest, "shade": packed(np.rint(255 * shade), "u1")})
+        maps.append(
+            {"rows": min(len(rows), most), "columns": min(len(columns), most), "images": images}
+        )
+    return plain(maps)
+
+
+def _histogram(graph: InteractionGraph, strength: str) -> dict[str, Any]:
+    ends, counts = histograms(graph, strength)
+    return {"low": float(ends[0]), "high": float(ends[-1]), "counts": counts.tolist()}
+
+
+def _profile(profile: ResolutionProfile) -> dict[str, Any]:
+    return plain(
+        {
+            "rows": [
+                [p.resolution, p.n_modules, p.quality, p.agreement] for p in profile.partitions
+            ],
+            "plateaus": [[p.low, p.high, p.n_modules, p.agreement] for p in profile.plateaus],
+        }
+    )
+
+
+def _curves(curves: Mapping[tuple[str, str], EdgesRequired]) -> list[dict[str, Any]]:
+    return plain(
+        [
+            {
+                "name": xml_text(" → ".join(pair)),
+                "n_edges": one.n_edges,
+                "of": one.kept.numel(),
+                "intact": one.intact,
+                "points": [[n, value] for n, value in sorted(one.curve.items())],
+            }
+            for pair, one in curves.items()
+        ]
+    )
+
+
+def _effect(effect: ModuleEffect) -> dict[str, Any]:
+    """What taking a module away does, in words, without what the page says of it anyway."""
+    lines = str(effect).splitlines()[1:]
+    kept = [xml_text(line.strip()) for line in lines if "strongest in" not in line]
+    return {"module": effect.module, "lines": kept}

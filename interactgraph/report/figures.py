@@ -1,0 +1,187 @@
+"""Figures of a graph that people read: errors, strongest edges, blocks, distributions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from ..graph import Edges, InteractionGraph
+
+__all__ = [
+    "Neighbours",
+    "block_means",
+    "histograms",
+    "module_flow",
+    "quotas",
+    "strong_edge_error",
+    "strongest_edges",
+    "strongest_neighbours",
+]
+
+
+def strong_edge_error(graph: InteractionGraph, source: str, target: str) -> float | None:
+    """Median relative standard error of the strongest hundredth of a pair's edges.
+
+    None where the pair has no edges, or its first strength no standard error.
+    """
+    weight = graph.weights(source, target).abs().flatten()
+    name = graph.strengths[0]
+    n_edges = int((weight > 0).sum())
+    if not n_edges or name not in graph.standard_errors.get((source, target), {}):
+        return None
+    top = weight.topk(max(1, n_edges // 100)).indices
+    error = graph.standard_error(source, target).flatten()[top] / weight[top]
+    return float(error.median())
+
+
+def quotas(available: list[int], total: int) -> list[int]:
+    """Divides a total evenly; what one cannot take is left to the others.
+
+    Args:
+        available: the most that each can take.
+        total: what there is to divide.
+    """
+    given = [0] * len(available)
+    open_ = sorted(range(len(available)), key=lambda k: available[k])
+    for rank, k in enumerate(open_):
+        given[k] = min(available[k], total // (len(open_) - rank))
+        total -= given[k]
+    return given
+
+
+def strongest_edges(edges: Edges, n_pairs: int, most: int) -> np.ndarray:
+    """Numbers of the strongest edges, as many of each pair as the others leave room for.
+
+    Args:
+        edges: of a graph, in a strength.
+        n_pairs: number of pairs of the graph.
+        most: how many are wanted at most.
+
+    Returns:
+        Indices into `edges`, int64, sorted by absolute weight, largest first.
+    """
+    weight = np.abs(edges.weight)
+    sizes = np.bincount(edges.pair, minlength=n_pairs).tolist()
+    chosen = [np.zeros(0, np.int64)]
+    for pair, quota in enumerate(quotas(sizes, most)):
+        places = np.flatnonzero(edges.pair == pair)
+        if quota < len(places):
+            places = places[np.argsort(-weight[places], kind="stable")[:quota]]
+        chosen.append(places)
+    numbers = np.concatenate(chosen)
+    return numbers[np.argsort(-weight[numbers], kind="stable")]
+
+
+class Neighbours(NamedTuple):
+    """The strongest edges on one side of every node.
+
+    Attributes:
+        node: the other end, int64 `[nodes, k]`; -1 where there are no more.
+        weight: float64 `[nodes, k]`, largest absolute value first.
+        error: standard error, float64 `[nodes, k]`; NaN where there is none.
+    """
+
+    node: np.ndarray
+    weight: np.ndarray
+    error: np.ndarray
+
+
+def strongest_neighbours(graph: InteractionGraph, strength: str, k: int, side: str) -> Neighbours:
+    """Of every node the strongest edges into it or out of it, over all its pairs.
+
+    Args:
+        graph: the graph.
+        strength: one of its strengths.
+        k: how many.
+        side: "in" or "out".
+    """
+    offsets = graph.offsets
+    found: dict[str, list[Neighbours]] = {layer: [] for layer in graph.layers}
+    for source, target in graph.pairs:
+        own, other = (target, source) if side == "in" else (source, target)
+        block = graph.weights(source, target, strength).detach().cpu()
+        errors = graph.standard_errors.get((source, target), {}).get(strength)
+        error = torch.full_like(block, torch.nan) if errors is None else errors.detach().cpu()
+        if side == "out":
+            block, error = block.T, error.T
+        top = block.abs().topk(min(k, block.shape[1]), dim=1).indices
+        weight = block.gather(1, top).double().numpy()
+        node = np.where(weight == 0, -1, top.numpy() + offsets[other])
+        found[own].append(Neighbours(node, weight, error.gather(1, top).double().numpy()))
+    parts = []
+    for layer, n in graph.n_features.items():
+        pad = Neighbours(np.full((n, k), -1), np.zeros((n, k)), np.full((n, k), np.nan))
+        both = Neighbours(*(np.concatenate(side, 1) for side in zip(*found[layer], pad, strict=True)))
+        order = np.argsort(-np.abs(both.weight), axis=1, kind="stable")[:, :k]
+        parts.append(Neighbours(*(np.take_along_axis(array, order, 1) for array in both)))
+    return Neighbours(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+
+
+def module_flow(
+    graph: InteractionGraph, module: np.ndarray, n_modules: int, strength: str
+) -> np.ndarray:
+    """Absolute weight from module to module, float64 `[target module, source module]`.
+
+    Args:
+        graph: the graph.
+        module: module of each node, -1 for none (a last row and column of their own).
+        n_modules: number of modules.
+        strength: which strength is the weight.
+    """
+    flow = np.zeros((n_modules + 1, n_modules + 1))
+    offsets, sizes = graph.offsets, graph.n_features
+    for source, target in graph.pairs:
+        weight = graph.weights(source, target, strength).abs().double().cpu().numpy()
+        a, b = (module[offsets[e] : offsets[e] + sizes[e]] for e in (source, target))
+        by_target = np.zeros((n_modules + 1, sizes[source]))
+        np.add.at(by_target, b, weight)
+        np.add.at(flow.T, a, by_target.T)
+    return flow
+
+
+def block_means(weight: np.ndarray, most: int) -> np.ndarray:
+    """Means of the absolute values over about equal blocks of rows and columns.
+
+    Args:
+        weight: `[rows, columns]`, in the order of the picture.
+        most: rows and columns of the result at most.
+    """
+    means = np.abs(weight).astype(np.float64)
+    for axis in (0, 1):
+        n = means.shape[axis]
+        if n > most:
+            starts = np.arange(most) * n // most
+            counts = np.diff(np.append(starts, n))
+            sums = np.add.reduceat(means, starts, axis=axis)
+            means = sums / (counts[:, None] if axis == 0 else counts)
+    return means
+
+
+def histograms(
+    graph: InteractionGraph, strength: str, n_bins: int = 48, decades: float = 8.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """How the absolute strengths of each pair are distributed, over a logarithmic scale.
+
+    Args:
+        graph: the graph.
+        strength: which strength.
+        n_bins: number of bins, the same for all pairs.
+        decades: how far below the largest the scale reaches at most; smaller ones are counted in
+            the first bin.
+
+    Returns:
+        Ends of the bins as decimal logarithms, `[n_bins + 1]`, and counts, int64 `[pairs, n_bins]`.
+    """
+    logs = []
+    for source, target in graph.pairs:
+        weight = graph.weights(source, target, strength).abs().double().cpu().numpy().ravel()
+        logs.append(np.log10(weight[(weight > 0) & np.isfinite(weight)]))
+    every = np.concatenate([np.zeros(0), *logs])
+    high = float(every.max(initial=-np.inf)) if len(every) else 0.0
+    low = max(float(every.min()), high - decades) if len(every) else -1.0
+    ends = np.linspace(low, high if high > low else low + 1, n_bins + 1)
+    counts = [np.histogram(np.clip(log, ends[0], ends[-1]), ends)[0] for log in logs]
+    return ends, np.array(counts, dtype=np.int64).reshape(len(logs), n_bins)
