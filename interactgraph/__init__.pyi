@@ -46,6 +46,7 @@ from .graph import InteractionGraph as InteractionGraph
 from .graph import compare as compare
 from .graph import differences as differences
 from .graph import load as load
+from .report import write_report as write_report
 from .run import interaction_graph as interaction_graph
 from .samples import top_samples as top_samples
 

@@ -12,11 +12,13 @@ from typing import Any, NoReturn
 from .. import __version__
 from ..errors import InteractGraphError, InteractGraphWarning
 from . import ablate, build, codes, compare, demo, export, info, modules, run, supernodes
+from . import ablate, build, codes, compare, demo, export, info, modules, report, run
 from .config import with_config
 
 __all__ = ["main", "parser"]
 
 _COMMANDS = (demo, run, build, modules, export, info, ablate, compare, codes, supernodes)
+_COMMANDS = (demo, run, build, modules, export, report, info, ablate, compare, codes)
 
 _EXAMPLES = """examples:
   interactgraph demo
@@ -25,6 +27,7 @@ _EXAMPLES = """examples:
   interactgraph build model.py:net data.py:loader --layers input 0 2 4 -o graph.safetensors
   interactgraph modules graph.safetensors -o modules.json
   interactgraph export graph.safetensors graph.gexf --modules modules.json --top-k 2000
+  interactgraph report graph.safetensors -m modules.json -o report.html
   interactgraph ablate graph.safetensors model.py:net data.py:loader --modules modules.json
   interactgraph codes model.py:net data.py:loader --layers 1 3 -o codes.json
   interactgraph supernodes graph.json -o grouped.json

@@ -10,12 +10,18 @@ from typing import TYPE_CHECKING, Any
 from .options import describe
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ..communities import Partition
+    from ..graph import InteractionGraph
+    from ..validation import ModuleEffect
     from ..zoo.two_digits import TwoDigits
 
 __all__ = ["add", "execute"]
 
 _SHOWN = 8  # edges into each feature in graph.gexf and the tables
+_BATCH = 256
+_TOLERANCE = 0.005  # accuracy that may be lost with fewer edges
 
 
 def add(commands: Any) -> argparse.ArgumentParser:
@@ -60,13 +66,66 @@ def execute(options: argparse.Namespace) -> None:
     print(describe(partition, graph))
     print(compare(partition, task))
 
+    print("\nwhat the network can no longer do without a module, and with fewer edges:")
+    results = validate(graph, partition, task)
+    for effect in results["effects"]:
+        print(f"module {effect.module}: " + "; ".join(_drops(effect)))
+    for pair, curve in results["curves"].items():
+        print(f"{' -> '.join(pair)}: needs {curve.n_edges} of {curve.kept.numel()} edges")
+
     print()
     shown = graph.prune(top_k_per_target=_SHOWN)
-    for path in write_folder(folder, graph, shown, partition):
+    for path in write_folder(folder, graph, shown, partition, **results):
         print(f"wrote {path}")
-    print(f"\ndone in {time.perf_counter() - started:.1f} s; open {folder / 'graph.png'}, or")
-    print(f"{folder / 'graph.gexf'} in Gephi (it shows the {_SHOWN} strongest edges into each")
-    print("feature; positions, colours and sizes are set, the partition is the attribute 'module')")
+    print(f"\ndone in {time.perf_counter() - started:.1f} s; open {folder / 'report.html'} in a")
+    print(f"browser, or {folder / 'graph.gexf'} in Gephi (it shows the {_SHOWN} strongest edges")
+    print("into each feature; positions, colours and sizes are set, the partition is the attribute")
+    print("'module')")
+
+
+def validate(graph: InteractionGraph, partition: Partition, task: TwoDigits) -> dict[str, Any]:
+    """Profile, curves and effects for the report, on the held-out images."""
+    from .. import ablate_modules, edges_required, resolution_profile
+
+    data = list(zip(task.images.split(_BATCH), task.answers.split(_BATCH), strict=True))
+    sides = ("left", "right")
+
+    def answers(side: int) -> Any:
+        return lambda output, batch, intact: _right(output, batch[1], side)
+
+    def both(output: Tensor, batch: Any, intact: Tensor) -> Tensor:
+        return (_right(output, batch[1], 0) + _right(output, batch[1], 1)) / 2
+
+    return {
+        "profile": resolution_profile(graph),
+        "effects": ablate_modules(
+            graph, partition, task.model, data, progress=False,
+            measures={f"{name} answer": answers(side) for side, name in enumerate(sides)},
+        ),
+        "curves": {
+            (source, target): edges_required(
+                graph, task.model, data, source, target, measure=both, tolerance=_TOLERANCE,
+                progress=False,
+            )
+            for source, target in graph.pairs
+        },
+    }  # fmt: skip
+
+
+def _right(output: Tensor, classes: Tensor, side: int) -> Tensor:
+    """Whether the answer for one half is right, 0 or 1 for each sample."""
+    logits = output.unflatten(1, (2, -1))[:, side]
+    return (logits.argmax(1) == classes[:, side]).double()
+
+
+def _drops(effect: ModuleEffect) -> list[str]:
+    """In words, how much each answer loses without a module."""
+    return [
+        f"{name} {effect.intact[name]:.1%} -> {effect.intact[name] - drop:.1%} "
+        f"(random sets: {effect.intact[name] - sum(controls) / len(controls):.1%})"
+        for name, drop in effect.effect["features"].items()
+        if (controls := effect.control["features"][name])
+    ]
 
 
 def compare(partition: Partition, task: TwoDigits) -> str:

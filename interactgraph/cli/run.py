@@ -31,9 +31,10 @@ def add(commands: Any) -> argparse.ArgumentParser:
     """Adds the command's parser."""
     command: argparse.ArgumentParser = commands.add_parser(
         "run",
-        help="graph, modules, files and a picture in one go",
+        help="graph, modules, files and a report in one go",
         description="Computes the graph, finds its modules and writes everything to a folder: "
-        "graph.safetensors, modules.json, graph.gexf, node and edge tables, a picture.",
+        "graph.safetensors, modules.json, graph.gexf, node and edge tables, "
+        "report.html, a picture.",
         epilog="example:\n  interactgraph run model.py:net data.py:loader --layers input 0 2 4 "
         "--top-k-per-target 20 -o results\n\nModules are found on the whole graph; pruning applies "
         f"to graph.gexf and the tables (unasked, of more than {_MOST_EDGES} edges the {_SHOWN} "
@@ -80,8 +81,9 @@ def write_folder(
     shown: InteractionGraph,
     partition: Partition,
     strength: str | None = None,
+    **results: Any,
 ) -> list[Path]:
-    """Writes graph, modules, exports and, where matplotlib is there, the picture.
+    """Writes graph, modules, exports, the report and, where matplotlib is there, the picture.
 
     Args:
         folder: where to.
@@ -89,19 +91,21 @@ def write_folder(
         shown: the graph to export, pruned or not.
         partition: its modules.
         strength: which strength is the weight.
+        **results: what else the report shows, as `write_report` takes it.
 
     Returns:
         The files.
     """
     from ..errors import InteractGraphError
     from ..exporters import export
-    from ..report import draw
+    from ..report import draw, write_report
 
     graph.save(folder / "graph.safetensors")
     partition.save(folder / "modules.json")
     paths = [folder / "graph.safetensors", folder / "modules.json"]
     for name in ("graph.gexf", "graph.csv"):
         paths += export(shown, folder / name, partition=partition, strength=strength)
+    paths.append(write_report(graph, folder / "report.html", partition=partition, **results))
     try:
         paths.append(draw(graph, folder / "graph.png", partition=partition, strength=strength))
     except InteractGraphError as error:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..communities import Partition
     from ..graph import Edges, InteractionGraph
 
-__all__ = ["CHUNK", "Table", "chunks", "node_modules", "tabulate"]
+__all__ = ["CHUNK", "Table", "check_finite", "chunks", "node_modules", "tabulate"]
 
 CHUNK = 50_000  # rows that are turned into Python objects at a time
 
@@ -189,7 +189,7 @@ def _edges(
         return "none", none, none, np.zeros(0), {}
     name = graph.check_strength(strength)
     edges = graph.edges(name)
-    _check_finite(graph, edges, name)
+    check_finite(graph, edges, name)
     more = {}
     if name == "mean" or (edges.weight < 0).any():
         more["signed"] = edges.weight
@@ -205,7 +205,12 @@ def _edges(
     return clean(name), edges.source, edges.target, weights, more
 
 
-def _check_finite(graph: InteractionGraph, edges: Edges, strength: str) -> None:
+def check_finite(graph: InteractionGraph, edges: Edges, strength: str) -> None:
+    """Stops where a weight is not finite, so that it could be neither sorted nor drawn.
+
+    Raises:
+        InteractGraphError: says how many, and where.
+    """
     wrong = np.flatnonzero(~np.isfinite(edges.weight))
     if len(wrong):
         source, target = graph.pairs[edges.pair[wrong[0]]]

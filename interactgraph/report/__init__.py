@@ -1,7 +1,17 @@
 """Pictures and pages for people."""
 
+from .ablation_file import AblationCurve, Curve, read_ablation
 from .figures import strong_edge_error
 from .page import MOST_EDGES, write_report
 from .picture import draw, draw_curves
 
-__all__ = ["MOST_EDGES", "draw", "draw_curves", "strong_edge_error", "write_report"]
+__all__ = [
+    "MOST_EDGES",
+    "AblationCurve",
+    "Curve",
+    "draw",
+    "draw_curves",
+    "read_ablation",
+    "strong_edge_error",
+    "write_report",
+]

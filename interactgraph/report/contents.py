@@ -10,8 +10,9 @@ import numpy as np
 from .. import __version__
 from ..exporters.layout import column_order
 from ..exporters.palette import module_colour
-from ..exporters.table import node_modules
+from ..exporters.table import check_finite, node_modules
 from ..exporters.text import xml_text
+from ..validation.module_effect import WORDS
 from .embedding import packed, plain
 from .figures import (
     block_means,
@@ -25,14 +26,23 @@ from .figures import (
 if TYPE_CHECKING:
     from ..communities import Partition, ResolutionProfile
     from ..graph import InteractionGraph
-    from ..validation import EdgesRequired, ModuleEffect
+    from ..validation import ModuleEffect
+    from .ablation_file import Curve
 
 __all__ = ["contents"]
 
 _NEIGHBOURS = 8  # strongest edges in and out that are listed for every feature, and exact
 _HEAT_CELLS = 600_000  # of all heat maps together
 _HEAT_MOST = 160  # rows and columns of one
-_NOT_RECIPE = ("plans", "notes", "feature_maps", "baseline_outside_range", "seconds", "layers")
+_NOT_RECIPE = (
+    "plans",
+    "notes",
+    "feature_maps",
+    "baseline_outside_range",
+    "seconds",
+    "layers",
+    "pairs",
+)
 
 
 def contents(
@@ -41,7 +51,7 @@ def contents(
     *,
     n_edges: int,
     profile: ResolutionProfile | None,
-    curves: Mapping[tuple[str, str], EdgesRequired] | None,
+    curves: Mapping[tuple[str, str], Curve] | None,
     effects: Sequence[ModuleEffect] | None,
 ) -> dict[str, Any]:
     """See `interactgraph.report.write_report`."""
@@ -64,7 +74,7 @@ def contents(
         "heat": _heat(graph, shown),
         "histograms": [_histogram(graph, strength) for strength in graph.strengths],
         "profile": None if profile is None else _profile(profile),
-        "curves": _curves(curves or {}),
+        "curves": _curves(graph, curves or {}),
         "effects": [_effect(effect) for effect in effects or ()],
     }
 
@@ -130,9 +140,7 @@ def _pair(graph: InteractionGraph, number: int) -> dict[str, Any]:
             "drawn": plan.get("sources_per_sample"),
             "completeness": graph.completeness.get((source, target)),
             "error": strong_edge_error(graph, source, target),
-            "edges": [
-                int((graph.weights(source, target, s) != 0).sum()) for s in graph.strengths
-            ],
+            "edges": [int((graph.weights(source, target, s) != 0).sum()) for s in graph.strengths],
         }
     )
 
@@ -145,6 +153,7 @@ def _edges(graph: InteractionGraph, most: int) -> dict[str, Any]:
     chosen = {}
     for strength in graph.strengths:
         edges = graph.edges(strength)
+        check_finite(graph, edges, strength)
         top = strongest_edges(edges, len(graph.pairs), most)
         chosen[strength] = edges.source[top] * graph.n_nodes + edges.target[top]
     # The first strength's order comes first, so that the page need not sort to show it.
@@ -221,9 +230,7 @@ def _order(graph: InteractionGraph, module: np.ndarray) -> np.ndarray:
     return column_order(list(graph.n_features.values()), module, strength)
 
 
-def _partition(
-    graph: InteractionGraph, partition: Partition, module: np.ndarray
-) -> dict[str, Any]:
+def _partition(graph: InteractionGraph, partition: Partition, module: np.ndarray) -> dict[str, Any]:
     name = partition.strength if partition.strength in graph.strengths else None
     flow = (
         module_flow(graph, module, partition.n_modules, graph.check_strength(name))
@@ -329,13 +336,15 @@ def _profile(profile: ResolutionProfile) -> dict[str, Any]:
     )
 
 
-def _curves(curves: Mapping[tuple[str, str], EdgesRequired]) -> list[dict[str, Any]]:
+def _curves(
+    graph: InteractionGraph, curves: Mapping[tuple[str, str], Curve]
+) -> list[dict[str, Any]]:
     return plain(
         [
             {
                 "name": xml_text(" → ".join(pair)),
                 "n_edges": one.n_edges,
-                "of": one.kept.numel(),
+                "of": graph.weights(*pair).numel(),
                 "intact": one.intact,
                 "points": [[n, value] for n, value in sorted(one.curve.items())],
             }
@@ -345,7 +354,19 @@ def _curves(curves: Mapping[tuple[str, str], EdgesRequired]) -> list[dict[str, A
 
 
 def _effect(effect: ModuleEffect) -> dict[str, Any]:
-    """What taking a module away does, in words, without what the page says of it anyway."""
-    lines = str(effect).splitlines()[1:]
-    kept = [xml_text(line.strip()) for line in lines if "strongest in" not in line]
-    return {"module": effect.module, "lines": kept}
+    """What taking a module away does to every measure, and what random sets do."""
+    rows = []
+    for way, drops in effect.effect.items():
+        for name, drop in drops.items():
+            controls = effect.control[way][name]
+            rows.append(
+                {
+                    "what": xml_text(name if way == "features" else f"{WORDS[way]}: {name}"),
+                    "intact": effect.intact[name],
+                    "without": effect.intact[name] - drop,
+                    "control": effect.intact[name] - float(np.mean(controls)) if controls else None,
+                    "spread": float(np.std(controls)) if controls else None,
+                }
+            )
+    samples = ", ".join(map(str, effect.max_activating_samples))
+    return plain({"module": effect.module, "rows": rows, "samples": samples})

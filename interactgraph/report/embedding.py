@@ -15,6 +15,7 @@ __all__ = ["as_script_data", "packed", "plain"]
 # escapes as the characters themselves.
 _ESCAPES = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"})
 
+_LARGEST = float(np.finfo(np.float32).max)
 _KINDS = {"f4": "<f4", "u1": "u1", "u2": "<u2", "u4": "<u4", "i4": "<i4"}
 
 
@@ -40,6 +41,9 @@ def packed(array: np.ndarray, kind: str) -> dict[str, str]:
         array: any shape; read row by row.
         kind: "f4", "u1", "u2", "u4" or "i4".
     """
+    if kind == "f4":  # what is too large for it stays finite
+        finite = np.isfinite(array)
+        array = np.where(finite, np.clip(array, -_LARGEST, _LARGEST), array)
     data = np.ascontiguousarray(array).astype(_KINDS[kind]).tobytes()
     return {"kind": kind, "base64": base64.b64encode(data).decode("ascii")}
 

@@ -22,6 +22,9 @@ __all__ = [
 ]
 
 
+_RARE = 0.002
+
+
 def strong_edge_error(graph: InteractionGraph, source: str, target: str) -> float | None:
     """Median relative standard error of the strongest hundredth of a pair's edges.
 
@@ -114,7 +117,9 @@ def strongest_neighbours(graph: InteractionGraph, strength: str, k: int, side: s
     parts = []
     for layer, n in graph.n_features.items():
         pad = Neighbours(np.full((n, k), -1), np.zeros((n, k)), np.full((n, k), np.nan))
-        both = Neighbours(*(np.concatenate(side, 1) for side in zip(*found[layer], pad, strict=True)))
+        both = Neighbours(
+            *(np.concatenate(side, 1) for side in zip(*found[layer], pad, strict=True))
+        )
         order = np.argsort(-np.abs(both.weight), axis=1, kind="stable")[:, :k]
         parts.append(Neighbours(*(np.take_along_axis(array, order, 1) for array in both)))
     return Neighbours(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
@@ -169,8 +174,8 @@ def histograms(
         graph: the graph.
         strength: which strength.
         n_bins: number of bins, the same for all pairs.
-        decades: how far below the largest the scale reaches at most; smaller ones are counted in
-            the first bin.
+        decades: how far below the largest the scale reaches at most; it leaves out the smallest
+            two thousandths, too. Smaller ones are counted in the first bin.
 
     Returns:
         Ends of the bins as decimal logarithms, `[n_bins + 1]`, and counts, int64 `[pairs, n_bins]`.
@@ -180,8 +185,8 @@ def histograms(
         weight = graph.weights(source, target, strength).abs().double().cpu().numpy().ravel()
         logs.append(np.log10(weight[(weight > 0) & np.isfinite(weight)]))
     every = np.concatenate([np.zeros(0), *logs])
-    high = float(every.max(initial=-np.inf)) if len(every) else 0.0
-    low = max(float(every.min()), high - decades) if len(every) else -1.0
+    high = float(every.max()) if len(every) else 0.0
+    low = max(float(np.quantile(every, _RARE)), high - decades) if len(every) else -1.0
     ends = np.linspace(low, high if high > low else low + 1, n_bins + 1)
     counts = [np.histogram(np.clip(log, ends[0], ends[-1]), ends)[0] for log in logs]
     return ends, np.array(counts, dtype=np.int64).reshape(len(logs), n_bins)

@@ -18,7 +18,8 @@ from .embedding import as_script_data
 if TYPE_CHECKING:
     from ..communities import Partition, ResolutionProfile
     from ..graph import InteractionGraph
-    from ..validation import EdgesRequired, ModuleEffect
+    from ..validation import ModuleEffect
+    from .ablation_file import Curve
 
 __all__ = ["MOST_EDGES", "page", "write_report"]
 
@@ -34,7 +35,7 @@ def write_report(
     *,
     partition: Partition | None = None,
     profile: ResolutionProfile | None = None,
-    curves: Mapping[tuple[str, str], EdgesRequired] | None = None,
+    curves: Mapping[tuple[str, str], Curve] | None = None,
     effects: Sequence[ModuleEffect] | None = None,
     n_edges: int = MOST_EDGES,
 ) -> Path:
@@ -45,7 +46,7 @@ def write_report(
         path: the file, whole or not at all.
         partition: modules of the graph's features.
         profile: what `resolution_profile` found, for a chart.
-        curves: pair -> what `edges_required` found, for a chart.
+        curves: pair -> what `edges_required` found (or `read_ablation` read), for a chart.
         effects: what `ablate_modules` found, for the cards of the modules.
         n_edges: how many edges of each strength the page holds at most, the strongest of each pair;
             the page says how many were left out. Lists of a feature's strongest edges, heat maps

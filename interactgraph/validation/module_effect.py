@@ -12,7 +12,7 @@ import torch
 from ..communities import Partition
 from ..graph import InteractionGraph
 
-__all__ = ["ModuleEffect", "share_inside", "specialisation", "strongest_features"]
+__all__ = ["WORDS", "ModuleEffect", "share_inside", "specialisation", "strongest_features"]
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class ModuleEffect:
         ]
         for way, effects in self.effect.items():
             for name, drop in effects.items():
-                text = f"  {_WORDS[way]}: {name} {self.intact[name]:.4g} drops by {drop:.4g}"
+                text = f"  {WORDS[way]}: {name} {self.intact[name]:.4g} drops by {drop:.4g}"
                 controls = self.control[way][name]
                 if controls:
                     mean, spread = np.mean(controls), np.std(controls)
@@ -79,7 +79,7 @@ class ModuleEffect:
         return "\n".join(lines)
 
 
-_WORDS = {
+WORDS = {
     "features": "without it",
     "edges": "without its internal edges",
     "others": "with nothing but it",

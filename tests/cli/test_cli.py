@@ -91,7 +91,7 @@ def test_run_writes_a_folder(code, capsys):
     written = {path.name for path in (code / "out").iterdir()}
     assert written == {
         "graph.safetensors", "modules.json", "graph.gexf", "graph.nodes.csv", "graph.edges.csv",
-        "graph.png",
+        "graph.png", "report.html",
     }  # fmt: skip
 
 

@@ -48,7 +48,7 @@ const path = (points) => points.map(([a, b], i) => `${i ? "L" : "M"}${a.toFixed(
 const SERIES = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"];
 
 function pairName(pair) {
-  return `${layerName(pair.source)} → ${layerName(pair.target)}`;
+  return `${briefLayer(pair.source)} → ${briefLayer(pair.target)}`;
 }
 
 // --- the charts ---
@@ -64,36 +64,38 @@ function heatMaps(state) {
   const box = element("div", { class: "heats" });
   data.heat.forEach((map, p) => {
     const { rows, columns } = map, image = map.images[state.strength];
-    const strip = Math.max(2, Math.round(Math.max(rows, columns) / 28)), gap = Math.ceil(strip / 3);
-    const edge = strip + gap;
-    const canvas = element("canvas", { width: columns + edge, height: rows + edge, role: "img" });
-    canvas.style.aspectRatio = "1";
+    const full = 480, strip = 14, edge = 20, inner = full - edge;
+    const canvas = element("canvas", { width: full, height: full, role: "img" });
     const paint = canvas.getContext("2d");
     if (rows && columns) {
-      const pixels = paint.createImageData(columns, rows), shade = unpacked(image.shade);
+      const small = element("canvas", { width: columns, height: rows }), dots = small.getContext("2d");
+      const pixels = dots.createImageData(columns, rows), shade = unpacked(image.shade);
       shade.forEach((v, i) => {
         pixels.data.set(table[v], 4 * i);
         pixels.data[4 * i + 3] = 255;
       });
-      paint.putImageData(pixels, edge, edge);
+      dots.putImageData(pixels, 0, 0);
+      paint.imageSmoothingEnabled = false;
+      paint.drawImage(small, edge, edge, inner, inner);
     }
-    const side = (l, n, put) => {
-      const total = data.layers[l].n;
+    const side = (l, put) => {
+      const { n } = data.layers[l];
       for (let k = 0; k < n; k++) {
-        paint.fillStyle = colourOf(order[firstOf[l] + Math.floor(((k + 0.5) * total) / n)]);
-        put(k);
+        paint.fillStyle = colourOf(order[firstOf[l] + k]);
+        const at = Math.floor(edge + (k * inner) / n);
+        put(at, Math.ceil(edge + ((k + 1) * inner) / n) - at);
       }
     };
     const pair = data.pairs[p];
-    side(pair.source, columns, (k) => paint.fillRect(edge + k, 0, 1, strip));
-    side(pair.target, rows, (k) => paint.fillRect(0, edge + k, strip, 1));
+    side(pair.source, (at, size) => paint.fillRect(at, 0, size, strip));
+    side(pair.target, (at, size) => paint.fillRect(0, at, strip, size));
     const name = pairName(pair);
     canvas.setAttribute("aria-label", `Heat map of ${name}`);
     box.append(element("figure", { title: `largest block mean: ${number(image.largest)}` }, canvas,
       element("figcaption", { class: "one" }, name)));
   });
   const about = "Rows are target features, columns source features, both ordered by module (colours at the edges). " +
-    `Shade: square root of the mean |${data.strengths[state.strength]}|, relative to the darkest block of the pair.`;
+    `Shade: square root of the mean |${data.strengths[state.strength]}|, relative to the largest of the pair.`;
   return chart("Blocks", about, "wide", box);
 }
 
@@ -113,10 +115,10 @@ function distributions(state) {
   hist.counts.forEach((counts, p) => {
     const base = 12 + (p + 1) * row, most = Math.max(...counts, 1), step = (x.range[1] - x.range[0]) / counts.length;
     const points = counts.map((c, k) => [x.range[0] + (k + 0.5) * step, base - (c / most) * row * 1.25]);
-    const tint = SERIES[0];
+    const tint = colour("accent");
     picture.append(
       shape("path", { d: `${path([[x.range[0], base], ...points, [x.range[1], base]])}Z`, fill: tint, "fill-opacity": 0.25, stroke: tint, "stroke-width": 1.2 }),
-      shape("text", { x: left - 8, y: base - 2, "text-anchor": "end" }, short(pairName(data.pairs[p]), 24),
+      shape("text", { x: left - 8, y: base - 2, "text-anchor": "end" }, short(pairName(data.pairs[p]), 26),
         shape("title", {}, `${pairName(data.pairs[p])}: ${whole(data.pairs[p].edges[state.strength])} edges`)));
   });
   return chart("Strengths of each pair", "How many edges have which strength, zeros left out; each row has its own height.", "", picture);
@@ -144,7 +146,7 @@ function modulesByLayer(state, on) {
     modules.forEach((module, m) => add(module.sizes[l], module.colour, `module ${m}`, m));
     add(layer.n - done, grey, "no module", -1);
     const room = Math.max(Math.floor((width - left) / n / 6), 4);
-    picture.append(shape("text", { x: middle, y: height - 18, "text-anchor": "middle" }, tail(layer.name, room), shape("title", {}, short(layer.name, 200))));
+    picture.append(shape("text", { x: middle, y: height - 18, "text-anchor": "middle" }, tail(briefLayer(l), room), shape("title", {}, short(layer.name, 200))));
   });
   return chart("Modules in each layer", "Share of the features of each layer; grey: features without edges. Click one to isolate it.", "", picture);
 }
@@ -165,10 +167,10 @@ function lines(series, { xLabel, yLabel, logarithmic, marks = [], xText, whole: 
   const x = scale(x0, x1, left, width - 12, change), y = scale(y0, y1 > y0 ? y1 : y0 + 1, height - 36, 24);
   let marksX = ticks(x0, x1, 6);
   if (logarithmic === "with zero") {
-    marksX = [0];
-    for (let k = 0; 10 ** k <= x1; k++) marksX.push(10 ** k);
+    marksX = x0 === 0 ? [0] : [];
+    for (let k = 0; 10 ** k <= x1; k++) marksX.push(...[1, 2, 5].map((m) => m * 10 ** k).filter((v) => v >= x0 && v <= x1));
   } else if (logarithmic) marksX = [0.25, 0.35, 0.5, 0.7, 1, 1.5, 2, 3, 4].filter((v) => v >= x0 * 0.999 && v <= x1 * 1.001);
-  const picture = plot(width, height, x, y, { xTicks: marksX, yTicks: ticks(y0, y1, 4), xLabel, yLabel, xText: xText || number });
+  const picture = plot(width, height, x, y, { xTicks: marksX, yTicks: ticks(y0, y1, 6), xLabel, yLabel, xText: xText || number });
   for (const at of marks) picture.append(shape("path", { class: "mark", d: `M${x(at)},${y.range[0]}V${y.range[1]}` }));
   series.forEach((one, k) => {
     const tint = SERIES[k % SERIES.length], known = one.points.filter((p) => p[1] !== null);
@@ -193,7 +195,7 @@ function resolutionSearch() {
   if (!found || found.length < 2) return null;
   const about = "How well modules found at each resolution explain edges that the search did not see " +
     `(z, higher is better). The one taken is ${number(data.partition.resolution)}: the highest, or the plainest of those as good.`;
-  return chart("Choice of the resolution", about, "third", lines([{ points: found }],
+  return chart("Choice of the resolution", about, "", lines([{ points: found }],
     { xLabel: "resolution", yLabel: "held-out z", logarithmic: true, marks: [data.partition.resolution] }));
 }
 
@@ -203,7 +205,7 @@ function resolutionProfile() {
   const told = plateaus.slice(0, 2).map((p) => `${p[2]} modules from ${number(p[0])} to ${number(p[1])} (agreement ${number(p[3])})`);
   const marks = data.partition ? [data.partition.resolution].filter((r) => r >= rows[0][0] && r <= rows[rows.length - 1][0]) : [];
   const options = { xLabel: "resolution", logarithmic: true, marks };
-  return chart("Resolution profile", told.length ? `Longest ranges without change: ${told.join("; ")}.` : "No range of resolutions without change.", "third",
+  return chart("Resolution profile", told.length ? `Longest ranges without change: ${told.join("; ")}.` : "No range of resolutions without change.", "",
     lines([{ name: "modules", points: rows.map((r) => [r[0], r[1]]) }], { ...options, yLabel: "modules", whole: true }),
     lines([{ name: "agreement", points: rows.map((r) => [r[0], r[3]]) }, { name: "quality", points: rows.map((r) => [r[0], r[2]]) }], { ...options, yLabel: "agreement between runs, quality" }),
     legend(["agreement", "quality"]));
@@ -213,9 +215,9 @@ function ablationCurves() {
   if (!data.curves.length) return null;
   const needed = data.curves.map((one) => `${one.name}: ${whole(one.n_edges)} of ${whole(one.of)}`);
   const shown = data.curves.slice(0, SERIES.length);
-  return chart("Edges that the model needs", `What the model still does with only the strongest edges of a pair (dotted: with all). Needed: ${needed.join("; ")}.`, "third",
+  return chart("Edges that the model needs", `What the model still does with only the strongest edges of a pair (dotted: with all). Needed: ${needed.join("; ")}.`, "",
     lines(shown.map((one) => ({ name: one.name, points: one.points, level: one.intact })),
-      { xLabel: "edges kept", yLabel: "measure", logarithmic: "with zero", xText: (v) => (v < 1000 ? String(v) : power(v, 1)) }),
+      { xLabel: "edges kept", yLabel: "measure", logarithmic: "with zero", xText: (v) => (v < 1e4 ? whole(v) : power(v, 1)) }),
     legend(shown.map((one) => one.name)));
 }
 

@@ -106,4 +106,25 @@ function neighbours(view, node, way) {
 }
 
 const layerName = (l) => data.layers[l].name;
+
+/** Where all layers begin alike ("encoder.layer.0", ...), what remains of a name: "layer.0". */
+const alike = (() => {
+  const names = data.layers.map((layer) => layer.name);
+  if (names.length < 2) return 0;
+  let n = 0;
+  while (n < names[0].length && names.every((name) => name[n] === names[0][n])) n++;
+  const parts = names[0].slice(0, n).split(".");
+  return parts.length > 2 ? parts.slice(0, -2).join(".").length + 1 : 0;
+})();
+const briefLayer = (l) => layerName(l).slice(alike);
+
+/** The label of a node without the name of its layer, where it begins with that. */
+const brief = (node) => withoutLayer(node, "");
+const briefLabel = (node) => withoutLayer(node, `${briefLayer(layerOf[node])}:`);
+
+function withoutLayer(node, instead) {
+  const label = data.labels[node], name = layerName(layerOf[node]);
+  return label.startsWith(`${name}:`) ? instead + label.slice(name.length + 1) : label;
+}
+
 const nodeName = (node) => `${layerName(layerOf[node])}/${node - firstOf[layerOf[node]]}`;

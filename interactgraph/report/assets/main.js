@@ -122,7 +122,7 @@ function showFound() {
   list.replaceChildren(...foundNodes.map((node, k) => element("li", {
     role: "option", id: `found-${k}`, "aria-selected": String(k === foundAt),
     onpointerdown: (event) => { event.preventDefault(); takeFound(k); },
-  }, chip(colourOf(node)), element("span", { class: "one" }, short(data.labels[node], 100)), element("span", { class: "small one" }, tail(layerName(layerOf[node]), 18)))));
+  }, chip(colourOf(node)), element("span", { class: "one" }, short(data.labels[node], 100)), element("span", { class: "small one" }, tail(briefLayer(layerOf[node]), 18)))));
   if (text.trim() && !foundNodes.length) list.append(element("li", { class: "small" }, "no feature, layer or sample holds this"));
   list.hidden = !text.trim();
   $("search").setAttribute("aria-expanded", String(!list.hidden));

@@ -23,12 +23,13 @@ function drawFigures() {
   const residuals = known(data.pairs.map((pair) => pair.completeness));
   if (residuals.length) {
     const worst = Math.max(...residuals);
-    tiles.push(figure(number(worst), "completeness residual, worst pair", worst > 0.05 ? "bad" : "", "sum of attributions against the change they explain"));
+    tiles.push(figure(number(worst), "completeness, worst pair", worst > 0.05 ? "bad" : "", "relative residual: the sum of attributions against the change they explain"));
   }
   const errors = known(data.pairs.map((pair) => pair.error));
   if (errors.length) {
     const worst = Math.max(...errors);
-    tiles.push(figure(percent(worst), "standard error of strong edges, worst pair", worst > 0.3 ? "bad" : ""));
+    tiles.push(figure(percent(worst), "error of strong edges, worst pair", worst > 0.3 ? "bad" : "",
+      "relative standard error, median over the strongest hundredth of the edges"));
   }
   if (run.n_samples !== null) tiles.push(figure(whole(run.n_samples), "samples"));
   if (run.seconds !== null) tiles.push(figure(duration(run.seconds), "time of the run"));
@@ -141,10 +142,10 @@ function drawDetail(state, on) {
   const l = layerOf[node], m = moduleOf[node];
   const sure = confidence && !Number.isNaN(confidence[node]) ? `, with it in ${percent(confidence[node])} of the runs` : "";
   const parts = [
-    element("button", { type: "button", class: "close", "aria-label": "Back to the whole graph", onclick: () => on.pick(-1) }, "×"),
-    element("p", { class: "name text", id: "feature-name" }, data.labels[node] || "(no label)"),
-    element("p", { class: "where" }, chip(colourOf(node)),
-      m >= 0 ? `module ${m}${sure}` : "in no module", ` · feature ${node - firstOf[l]} of`, element("span", { class: "text" }, layerName(l))),
+    element("header", {}, element("p", { class: "name text", id: "feature-name" }, data.labels[node] || "(no label)"),
+      element("button", { type: "button", "aria-label": "Back to the whole graph", onclick: () => on.pick(-1) }, "×")),
+    element("p", { class: "where" }, chip(colourOf(node)), m >= 0 ? ` module ${m}${sure}` : " in no module"),
+    element("p", { class: "where text" }, `feature ${node - firstOf[l]} of ${layerName(l)}`),
   ];
   if (data.strengths.length) {
     const view = views[state.strength]();
@@ -166,7 +167,7 @@ function edgeList(title, edges, on) {
   return [element("h3", {}, title, element("span", { class: "small" }, "± standard error")),
     element("ul", { class: "rows" }, ...edges.map((edge) => element("li", {},
       element("button", { type: "button", title: short(data.labels[edge.node], 300), onclick: () => on.pick(edge.node) },
-        chip(colourOf(edge.node)), element("span", { class: "one" }, short(data.labels[edge.node], 120)),
+        chip(colourOf(edge.node)), element("span", { class: "one" }, short(briefLabel(edge.node), 120)),
         element("span", {}, number(edge.weight), element("span", { class: "error" }, Number.isNaN(edge.error) ? "" : ` ± ${number(edge.error)}`)),
         element("span", { class: "bar" }, element("i", {
           class: edge.weight < 0 ? "negative" : null, style: { width: `${(100 * Math.abs(edge.weight)) / most}%` },
@@ -192,12 +193,12 @@ function drawCards(state, on) {
     members[m].forEach((nodes, l) => {
       if (!nodes.length) return;
       if (best < 0 || total[nodes[0]] > total[best]) best = nodes[0];
-      rows.push(element("dt", { class: "one", title: short(layerName(l), 200) }, tail(layerName(l), 16)),
+      rows.push(element("dt", { class: "one", title: short(layerName(l), 200) }, tail(briefLayer(l), 16)),
         element("dd", {}, ...nodes.slice(0, 3).map((node) =>
-          element("button", { type: "button", class: "one", title: short(data.labels[node], 300), onclick: () => on.pick(node, true) }, short(data.labels[node], 36))),
+          element("button", { type: "button", class: "one", title: short(data.labels[node], 300), onclick: () => on.pick(node, true) }, short(brief(node), 36))),
         element("span", { class: "small" }, nodes.length > 3 ? `and ${whole(nodes.length - 3)} more` : "")));
     });
-    const effects = data.effects.filter((effect) => effect.module === m).flatMap((effect) => effect.lines);
+    const effects = data.effects.filter((effect) => effect.module === m);
     const example = best >= 0 && data.examples && data.examples[best].length ? data.examples[best][0] : null;
     const about = [`${whole(sizeOf(module))} features`, `${percent(module.inside)} of its weight inside`];
     if (module.agreement !== null) about.push(`agreement ${number(module.agreement)}`);
@@ -205,9 +206,23 @@ function drawCards(state, on) {
       element("header", {}, element("h3", {}, `Module ${m}`), element("button", { type: "button", onclick: () => on.module(m, false, true) }, "Isolate")),
       element("p", { class: "small" }, about.join(" · ")),
       element("dl", {}, ...rows),
-      example === null ? null : element("p", { class: "effects text" }, `Its strongest feature is most active, ${short(example, 160)}`),
-      ...effects.map((line) => element("p", { class: "effects text" }, line)));
+      example === null ? null : element("p", { class: "effects text" }, `${short(brief(best), 40)} is most active: ${short(example, 160)}`),
+      ...effects.map(effectTable));
   }));
+}
+
+/** What the model does without a module, next to random sets of as many features. */
+function effectTable(effect) {
+  const rows = effect.rows.map((row) => {
+    const telling = row.control === null || Math.abs(row.without - row.control) > 2 * row.spread;
+    const loss = telling && row.without < row.intact - 0.01 * Math.abs(row.intact);
+    return element("tr", {}, element("td", { class: "text" }, row.what), element("td", { class: "number" }, number(row.intact)),
+      element("td", { class: "number" }, loss ? element("b", {}, number(row.without)) : number(row.without)),
+      element("td", { class: "number" }, row.control === null ? "–" : `${number(row.control)} ± ${number(row.spread)}`));
+  });
+  const head = ["measure", "intact", "without", "random sets"].map((name, k) => element("th", { class: k ? "number" : null }, name));
+  return element("div", {}, element("table", {}, element("thead", {}, element("tr", {}, ...head)), element("tbody", {}, ...rows)),
+    effect.samples ? element("p", { class: "effects text" }, `Moved most by samples ${effect.samples}`) : null);
 }
 
 // --- search ---

@@ -7,7 +7,7 @@
 const LEVELS = 8; // of width and opacity
 const CHUNK = 50; // lines in one path: longer paths cost more than they save
 const FRAME = 45; // milliseconds for edges while something moves
-const MARGIN = { top: 44, bottom: 18, left: 70, right: 70 };
+const MARGIN = { top: 44, bottom: 18, left: 62, right: 62 };
 
 /** Heights of the nodes in their columns, from 0 to 1: modules are blocks with gaps between. */
 const nodeY = new Float32Array(nodeCount);
@@ -91,11 +91,24 @@ class GraphView {
     if (!width || !height) return;
     this.ratio = Math.min(window.devicePixelRatio || 1, 2);
     Object.assign(this, { width, height });
+    MARGIN.right = this.roomForLabels();
     for (const canvas of [this.base, this.over]) {
       canvas.width = Math.round(width * this.ratio);
       canvas.height = Math.round(height * this.ratio);
     }
     this.draw();
+  }
+
+  /** Beside the last column, where its labels can be read at once. */
+  roomForLabels() {
+    const l = data.layers.length - 1;
+    if (l < 0 || spacing[l] * (this.height - MARGIN.top - MARGIN.bottom) < 11.5) return 62;
+    this.paint.font = "11px system-ui, sans-serif";
+    let widest = 0;
+    for (let node = firstOf[l]; node < nodeCount; node++) {
+      widest = Math.max(widest, this.paint.measureText(short(brief(node), 40)).width);
+    }
+    return clamp(widest + 24, 62, Math.min(200, this.width / 4));
   }
 
   /** Columns spread less than rows: zooming in keeps neighbouring layers in sight. */
@@ -273,7 +286,7 @@ class GraphView {
   drawLabels(l, x, first, last) {
     const { paint } = this, right = l === data.layers.length - 1;
     const gap = data.layers.length > 1 ? Math.abs(this.screenX(1) - this.screenX(0)) : this.width;
-    const n = Math.floor((right ? MARGIN.right - 14 : Math.min(gap * 0.45, 220)) / 6);
+    const n = right ? MARGIN.right - 16 : Math.min(gap * 0.45, 220);
     paint.font = "11px system-ui, sans-serif";
     paint.textBaseline = "middle";
     paint.textAlign = "left";
@@ -284,7 +297,7 @@ class GraphView {
     for (let k = first; k < last; k++) {
       const node = order[k], y = this.screenY(nodeY[node]);
       if (y < MARGIN.top - 6 || y > this.height || !this.isShown(node)) continue;
-      const text = short(data.labels[node], Math.max(n, 4));
+      const text = shortened(paint, brief(node), Math.max(n, 24));
       paint.strokeText(text, x + 13, y);
       paint.fillText(text, x + 13, y);
     }
@@ -371,7 +384,7 @@ class GraphView {
       taken.push([l, y]);
       const left = l < layerOf[node] || (l === layerOf[node] && l === data.layers.length - 1);
       mark.font = `${other === node ? "600 12.5px" : "11px"} system-ui, sans-serif`;
-      const text = shortened(mark, data.labels[other], 190);
+      const text = shortened(mark, other === node ? briefLabel(other) : brief(other), 190);
       const size = mark.measureText(text).width, x = this.screenX(l);
       let at = left ? x - 15 - size : x + 15;
       at = clamp(at, 4, Math.max(this.width - size - 4, 4));
