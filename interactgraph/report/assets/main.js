@@ -273,4 +273,4 @@ requestAnimationFrame(() => setTimeout(() => {
 }));
 
 // For tests and for those who script the page.
-window.interactgraph = { state, view, data, setCount, setStrength, setTheme, on };
+window.interactgraph = { state, view, views, nodeY, data, setCount, setStrength, setTheme, on };

@@ -68,6 +68,7 @@ class GraphView {
 
   /** Edges by width and colour: each group is drawn in one style. */
   groups(edges) {
+    if (!edges.length) return [];
     const view = views[this.state.strength](), groups = new Map();
     const bySign = this.state.colour === "sign" && view.signed;
     const scale = this.state.ranking === "pair" ? (e) => view.largest[pairOf[e]] : () => view.most;
@@ -253,7 +254,7 @@ class GraphView {
   }
 
   nodeSize(node) {
-    const view = views[this.state.strength] && views[this.state.strength]();
+    const view = data.strengths.length ? views[this.state.strength]() : null;
     const share = view && view.strongest ? Math.sqrt(view.total[node] / view.strongest) : 0.3;
     const room = spacing[layerOf[node]] * this.camera.zoom * (this.height - MARGIN.top - MARGIN.bottom);
     return { width: 5 + 15 * share, height: clamp(room * 0.78, 1.2, 5 + 9 * share) };
