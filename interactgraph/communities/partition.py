@@ -10,11 +10,14 @@ from functools import cached_property
 from html import escape
 from numbers import Real
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import InteractGraphError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 __all__ = ["Partition", "by_size", "split_layers"]
 
@@ -174,6 +177,27 @@ class Partition:
             f"Partition({self.n_modules} modules, quality={self.quality:.4g}, "
             f"agreement={self.agreement:.3g}, p_value={self.p_value:.3g})"
         )
+
+    def plot(self, path: str | os.PathLike[str] | None = None, *, axes: Axes | None = None) -> Axes:
+        """Draws with matplotlib which share of the features of each layer every module has.
+
+        `graph.plot(partition=partition)` draws the modules in their graph.
+
+        Args:
+            path: a .png, .svg or .pdf file to write; None: none, and notebooks show the figure.
+            axes: where to draw; None: a new figure.
+
+        Returns:
+            The axes.
+
+        Raises:
+            InteractGraphError: matplotlib is not installed, or the path cannot be written.
+        """
+        from ..report.axes import plot_modules
+        from ..report.picture import picture
+
+        size = (min(max(0.9 * len(self.layers) + 2.5, 5.0), 20.0), 4.0)
+        return picture(lambda axes: plot_modules(axes, self), size, path, axes)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the partition to a JSON file, whole or not at all; `load` reads it.

@@ -23,6 +23,9 @@ from ..features import Examples, FeatureMap
 if TYPE_CHECKING:
     import igraph
     import networkx
+    from matplotlib.axes import Axes
+
+    from ..communities import Partition
 
 __all__ = ["Edges", "InteractionGraph", "Pair"]
 
@@ -374,6 +377,41 @@ class InteractionGraph:
         from .views import to_networkx
 
         return to_networkx(self, strength)
+
+    def plot(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        partition: Partition | None = None,
+        strength: str | None = None,
+        n_edges: int = 400,
+        axes: Axes | None = None,
+    ) -> Axes:
+        """Draws the graph with matplotlib: layers as columns, features as bars, strongest edges.
+
+        Args:
+            path: a .png, .svg or .pdf file to write; None: none, and notebooks show the figure.
+            partition: modules, for the colours.
+            strength: which strength is the weight; None: the graph's first.
+            n_edges: how many edges of each pair are drawn, the strongest ones.
+            axes: where to draw; None: a new figure.
+
+        Returns:
+            The axes.
+
+        Raises:
+            InteractGraphError: matplotlib is not installed, the partition is of another graph, or
+                the path cannot be written.
+        """
+        from ..report.axes import plot_graph
+        from ..report.picture import graph_size, picture
+
+        return picture(
+            lambda axes: plot_graph(
+                axes, self, partition=partition, strength=strength, n_edges=n_edges
+            ),
+            graph_size(self), path, axes,
+        )  # fmt: skip
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the graph to one safetensors file, whole or not at all.

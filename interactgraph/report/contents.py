@@ -13,6 +13,7 @@ from ..exporters.palette import module_colour
 from ..exporters.table import check_finite, node_modules
 from ..exporters.text import xml_text
 from ..validation.module_effect import WORDS
+from .columns import column_heights
 from .embedding import packed, plain
 from .figures import (
     block_means,
@@ -215,9 +216,13 @@ def _nodes(
             for layer, n in graph.n_features.items()
         ]
         confidence = packed(np.concatenate(parts), "f4")
+    order = _order(graph, module)
+    heights, steps = column_heights(list(graph.n_features.values()), order, module)
     return {
         "module": packed(module, "i4"),
-        "order": packed(_order(graph, module), "u4"),
+        "order": packed(order, "u4"),
+        "height": packed(heights, "f4"),
+        "step": packed(steps, "f4"),
         "confidence": confidence,
         "neighbours": _NEIGHBOURS,
         "strengths": strengths,

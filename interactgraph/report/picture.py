@@ -1,27 +1,26 @@
-"""One picture of a graph: layers as columns, features coloured by module, strongest edges."""
+"""Pictures as files, or on axes of a figure that is shown."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from ..errors import InteractGraphError
-from ..exporters.table import tabulate
 from ..files import replacing
+from .axes import plot_curves, plot_graph
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
 
     from ..communities import Partition
     from ..graph import InteractionGraph
 
-__all__ = ["draw", "draw_curves"]
+__all__ = ["draw", "draw_curves", "graph_size", "picture"]
 
 _FORMATS = (".png", ".svg", ".pdf")
+_Size = tuple[float, float]
 
 
 def draw(
@@ -47,53 +46,17 @@ def draw(
     Raises:
         InteractGraphError: matplotlib is not installed, or the path cannot be written.
     """
-    path = Path(path)
-    figure = _figure(path, (3.2 * max(len(graph.layers), 2), 7))
-    from matplotlib.collections import LineCollection
+    name = graph.check_strength(strength) if graph.pairs else "no edges"
 
-    strength = graph.check_strength(strength)
-    shown = graph.prune(top_k=n_edges, strength=strength)
-    # Nodes from the whole graph, so that sizes and order do not depend on the edges drawn.
-    table = tabulate(graph, partition, strength, str)
-    edges = shown.edges(strength)
+    def paint(axes: Axes) -> None:
+        plot_graph(axes, graph, partition=partition, strength=strength, n_edges=n_edges)
+        title = f"{name}: the {n_edges} strongest edges of each pair"
+        if partition is not None:
+            title += f"; colours: {len(partition.modules)} modules"
+        axes.set_title(title, fontsize=9, color="0.35", parse_math=False)
 
-    axes = figure.add_subplot()
-    weight = np.abs(edges.weight)
-    largest = np.ones(len(graph.pairs))
-    np.maximum.at(largest, edges.pair, 0)
-    for pair in range(len(graph.pairs)):
-        of_pair = edges.pair == pair
-        largest[pair] = weight[of_pair].max() if of_pair.any() else 1.0
-    share = weight / largest[edges.pair]
-    order = np.argsort(share)
-    source, target, share = edges.source[order], edges.target[order], share[order]
-    colours = np.full((len(source), 4), 0.55)
-    if table.module is not None:
-        same = (table.module[source] == table.module[target]) & (table.module[source] >= 0)
-        colours[same, :3] = table.colour[source[same]] / 255
-    colours[:, 3] = 0.15 + 0.75 * share
-    x, y = table.x, table.y
-    lines = np.stack([np.stack([x[source], y[source]], 1), np.stack([x[target], y[target]], 1)], 1)
-    axes.add_collection(LineCollection(list(lines), colors=colours, linewidths=0.3 + 2 * share))
-    axes.scatter(x, y, s=(table.size * 1.6) ** 2 / 4, c=table.colour / 255, zorder=2, linewidths=0)
-    top = float(y.max(initial=0.0))
-    for layer in graph.layers:
-        start = graph.offsets[layer]
-        if graph.n_features[layer]:
-            axes.annotate(
-                f"{layer} ({graph.n_features[layer]})", (x[start], top), (0, 14),
-                textcoords="offset points", ha="center",
-            )  # fmt: skip
-    axes.autoscale_view()
-    axes.margins(0.06)
-    axes.set_axis_off()
-    title = f"{strength}: the {n_edges} strongest edges of each pair"
-    if partition is not None:
-        title += f"; colours: {len(partition.modules)} modules"
-    figure.suptitle(title, fontsize=10)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format=path.suffix[1:].lower(), dpi=150)
-    return path
+    picture(paint, graph_size(graph), path)
+    return Path(path)
 
 
 def draw_curves(
@@ -117,25 +80,54 @@ def draw_curves(
     Raises:
         InteractGraphError: matplotlib is not installed, or the path cannot be written.
     """
-    path = Path(path)
-    figure = _figure(path, (6.4, 4.4))
-    axes = figure.add_subplot()
-    for name, (curve, level) in curves.items():
-        (line,) = axes.plot(list(curve), list(curve.values()), marker="o", ms=3, label=name)
-        axes.axhline(level, color=line.get_color(), lw=0.8, ls=":")
-    axes.set_xscale("symlog")
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
-    axes.legend(frameon=False)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format=path.suffix[1:].lower(), dpi=150)
-    return path
+    picture(lambda axes: plot_curves(axes, curves, x=x, y=y), (6.4, 4.4), path)
+    return Path(path)
 
 
-def _figure(path: Path, size: tuple[float, float]) -> Figure:
-    if path.suffix.lower() not in _FORMATS:
-        raise InteractGraphError(f"cannot draw {path}: the suffix must be one of {_FORMATS}")
+def graph_size(graph: InteractionGraph) -> _Size:
+    """Inches in which the columns of a graph can be told apart."""
+    return min(max(2.4 * len(graph.layers), 6.4), 30.0), 7.0
+
+
+def picture(
+    paint: Callable[[Axes], None],
+    size: _Size,
+    path: str | os.PathLike[str] | None = None,
+    axes: Axes | None = None,
+) -> Axes:
+    """Paints on given axes, or on those of a new figure, and writes the figure to a file.
+
+    Args:
+        paint: draws on axes.
+        size: of a new figure, in inches.
+        path: a .png, .svg or .pdf file; None: nothing is written.
+        axes: where to; None: those of a new figure, which is one of pyplot, so that notebooks show
+            it, unless it is only written.
+
+    Returns:
+        The axes.
+
+    Raises:
+        InteractGraphError: matplotlib is not installed, or the path cannot be written.
+    """
+    file = None if path is None else Path(path)
+    if file is not None and file.suffix.lower() not in _FORMATS:
+        raise InteractGraphError(f"cannot draw {file}: the suffix must be one of {_FORMATS}")
+    if axes is None:
+        axes = _new_axes(size, shown=file is None)
+    paint(axes)
+    if file is not None:
+        with replacing(file) as temporary:
+            axes.figure.canvas.print_figure(temporary, format=file.suffix[1:].lower(), dpi=150)
+    return axes
+
+
+def _new_axes(size: _Size, shown: bool) -> Axes:
     try:
+        if shown:
+            from matplotlib import pyplot
+
+            return pyplot.subplots(figsize=size, layout="constrained")[1]
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -144,4 +136,4 @@ def _figure(path: Path, size: tuple[float, float]) -> Figure:
         ) from error
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
-    return figure
+    return figure.add_subplot()

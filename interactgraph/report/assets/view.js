@@ -1,31 +1,20 @@
 // The graph: layers as columns, features as nodes, on a 2D canvas.
 //
 // A 2D canvas, and not WebGL, because it is what is fast without a graphics card: the table in
-// benchmarks/report.md has both. While the camera moves, only as many of the strongest edges are
+// benchmarks/README.md compares both. While the camera moves, only as many of the strongest edges are
 // drawn as can be within a frame; the others follow when it rests.
 
 const LEVELS = 8; // of width and opacity
-const CHUNK = 50; // lines in one path: longer paths cost more than they save
-const FRAME = 45; // milliseconds for edges while something moves
+// Without a graphics card lines of at most a pixel are drawn five times faster than wider ones, best
+// many in a path, wider ones one by one. Where there are many lines, width would not be seen anyway.
+const THIN_FROM = 6000;
+const CHUNK = 50;
+const FRAME = 35; // milliseconds for edges while something moves
 const MARGIN = { top: 44, bottom: 18, left: 62, right: 62 };
 
-/** Heights of the nodes in their columns, from 0 to 1: modules are blocks with gaps between. */
-const nodeY = new Float32Array(nodeCount);
-const spacing = []; // of the nodes of each layer
-data.layers.forEach((layer, l) => {
-  const own = order.subarray(firstOf[l], firstOf[l] + layer.n);
-  let breaks = 0;
-  for (let i = 1; i < own.length; i++) breaks += moduleOf[own[i]] !== moduleOf[own[i - 1]];
-  const gap = breaks ? Math.min(0.018, 0.22 / breaks) : 0;
-  const step = (1 - gap * breaks) / Math.max(layer.n, 1);
-  let y = step / 2;
-  own.forEach((node, i) => {
-    if (i && moduleOf[node] !== moduleOf[own[i - 1]]) y += gap;
-    nodeY[node] = y;
-    y += step;
-  });
-  spacing.push(step);
-});
+/** Heights of the nodes in their columns, from 0 to 1, and the distance between neighbours. */
+const nodeY = unpacked(data.nodes.height);
+const spacing = unpacked(data.nodes.step);
 
 class GraphView {
   constructor(box, state, on) {
@@ -63,7 +52,7 @@ class GraphView {
     }
     this.available = ordered.length;
     this.chosen = ordered.slice(0, Math.min(this.state.count, ordered.length));
-    this.draw();
+    this.move();
   }
 
   /** Edges by width and colour: each group is drawn in one style. */
@@ -191,8 +180,9 @@ class GraphView {
   /** While something moves: what fits into a frame now, everything when it rests. */
   move() {
     clearTimeout(this.resting);
-    this.resting = setTimeout(() => this.draw(), 140);
-    this.draw(Math.max(400, Math.floor(FRAME / this.speed)));
+    const most = Math.max(400, Math.floor(FRAME / this.speed));
+    if (this.chosen.length > most) this.resting = setTimeout(() => this.draw(), 140);
+    this.draw(most);
   }
 
   draw(most = Infinity) {
@@ -214,13 +204,15 @@ class GraphView {
     const xs = data.layers.map((_, l) => this.screenX(l));
     const faint = clamp((2500 / Math.max(edges.length, 1)) ** 0.4, 0.3, 1);
     const tints = [colour("edge"), colour("positive"), colour("negative"), ...colours];
+    const thin = edges.length > THIN_FROM;
     paint.lineCap = "butt";
     let drawn = 0;
     for (const { level, tint, edges: group } of this.groups(edges)) {
       const q = (level + 0.5) / LEVELS;
       paint.strokeStyle = tints[tint];
       paint.globalAlpha = clamp((tint === 0 ? 0.1 + 0.5 * q : 0.16 + 0.8 * q) * faint, 0.03, 1);
-      paint.lineWidth = 0.5 + 1.9 * q * q;
+      paint.lineWidth = thin ? Math.min(0.5 + 0.5 * q, 1 / ratio) : 0.5 + 1.9 * q * q;
+      const chunk = paint.lineWidth * ratio <= 1 ? CHUNK : 1;
       let waiting = 0;
       paint.beginPath();
       for (const e of group) {
@@ -231,7 +223,7 @@ class GraphView {
         if (Math.max(x0, x1) < 0 || Math.min(x0, x1) > this.width) continue;
         this.line(paint, x0, y0, x1, y1);
         drawn++;
-        if (++waiting === CHUNK) {
+        if (++waiting === chunk) {
           paint.stroke();
           paint.beginPath();
           waiting = 0;
