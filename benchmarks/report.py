@@ -163,8 +163,8 @@ def main() -> None:
         "Headless Chromium without a graphics card, 2 cores shared with others. Open: from disk to "
         "a complete page. All edges: one drawing of every edge in the page. Frames a second, the "
         "slowest tenth: moving and zooming with all edges chosen, and sliding from a third to all "
-        "of them (while something moves, as many of the strongest are drawn as fit into a frame, the "
-        "others when it rests).",
+        "of them (while something moves, as many of the strongest are drawn as fit into a frame, "
+        "the others when it rests).",
         "",
         "| graph | nodes | edges in it | file | written in | open | all edges | moving | sliding |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",

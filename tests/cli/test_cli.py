@@ -95,6 +95,27 @@ def test_run_writes_a_folder(code, capsys):
     }  # fmt: skip
 
 
+def test_report_from_files(code, capsys):
+    assert run("build", "code.py:net", "code.py:data", *LAYERS, "-o", "g.safetensors") == 0
+    assert run("report", "g.safetensors", "-o", "a.html", "--n-edges", 10, "--profile") == 0
+    assert "wrote a.html" in capsys.readouterr().out
+    run("modules", "g.safetensors", "-o", "m.json")
+    entry = {"source": "input", "target": "1", "n_edges": 5, "intact": 0.9, "curve": [[5, 0.9]]}
+    (code / "ablation.json").write_text(json.dumps([entry]))
+    assert (
+        run(
+            "report", "g.safetensors", "-m", "m.json", "--ablation", "ablation.json", "-o", "b.html"
+        )
+        == 0
+    )
+    text = (code / "b.html").read_text()
+    assert '"n_edges":5' in text
+    assert run("report", "g.safetensors", "-m", "ablation.json") == 1
+    assert run("report", "g.safetensors", "--ablation", "m.json") == 1
+    assert run("report", "missing.safetensors") == 1
+    assert not (code / "report.html").exists()
+
+
 def test_config_holds_any_flag_and_the_command_line_wins(code, capsys):
     (code / "run.toml").write_text(
         'model = "code.py:net"\ndata = "code.py:data"\nlayers = ["input", "1"]\n'

@@ -16,6 +16,7 @@ const on = {
     if (state.node >= 0 && state.modules.size && !state.modules.has(moduleOf[state.node])) on.pick(-1);
     markModules(state);
     showEdges();
+    drawDetail(state, on);
     drawCharts(state, on);
     if (scroll) $("canvas").scrollIntoView({ block: "center" });
   },
@@ -167,13 +168,13 @@ function nextModule(step) {
 
 function backToAll() {
   if ($("help").open) return;
-  on.pick(-1);
   if (state.modules.size) {
     state.modules = new Set();
     markModules(state);
     showEdges();
     drawCharts(state, on);
   }
+  on.pick(-1);
 }
 
 const KEYS = {

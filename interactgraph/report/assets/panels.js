@@ -134,10 +134,8 @@ function markModules(state) {
 function drawDetail(state, on) {
   const box = $("detail"), { node } = state;
   if (node < 0) {
-    return box.replaceChildren(element("h2", {}, "Feature"), element("ul", { class: "hint" },
-      element("li", {}, "Click a feature to see what drives it, what it drives and where it is most active."),
-      element("li", {}, "Click a module to see it alone."),
-      element("li", {}, "Zoom in to read labels. ", element("kbd", {}, "/"), " searches, ", element("kbd", {}, "?"), " lists all keys.")));
+    box.replaceChildren(...(state.modules.size === 1 ? moduleDetail([...state.modules][0], on) : overview(state, on)));
+    return;
   }
   const l = layerOf[node], m = moduleOf[node];
   const sure = confidence && !Number.isNaN(confidence[node]) ? `, with it in ${percent(confidence[node])} of the runs` : "";
@@ -161,6 +159,33 @@ function drawDetail(state, on) {
   box.scrollTop = 0;
 }
 
+/** What the panel shows of one module that is isolated. */
+function moduleDetail(m, on) {
+  return [
+    element("header", {}, element("p", { class: "name" }, chip(colours[m]), ` Module ${m}`),
+      element("button", { type: "button", "aria-label": "Back to the whole graph", onclick: () => on.module(m, false) }, "×")),
+    ...aboutModule(m, on, 5),
+  ];
+}
+
+/** What it shows before anything is chosen: how to go on, and the strongest edges. */
+function overview(state, on) {
+  const parts = [element("h2", {}, "Look closer"), element("ul", { class: "hint" },
+    element("li", {}, "Click a feature to see what drives it, what it drives and where it is most active; a module to see it alone."),
+    element("li", {}, "Zoom in to read labels. ", element("kbd", {}, "/"), " searches, ", element("kbd", {}, "?"), " lists all keys."))];
+  if (!data.strengths.length || !edgeCount) return parts;
+  const view = views[state.strength](), only = state.modules;
+  const strongest = view.orders.all.filter((e) => !only.size || (only.has(moduleOf[edgeSource[e]]) && only.has(moduleOf[edgeTarget[e]]))).slice(0, 12);
+  const most = strongest.length ? view.size[strongest[0]] : 1;
+  parts.push(element("h3", {}, "Strongest edges", element("span", { class: "small" }, short(view.name, 20))),
+    element("ul", { class: "rows" }, ...strongest.map((e) => element("li", {},
+      element("button", { type: "button", title: `${short(data.labels[edgeSource[e]], 200)} → ${short(data.labels[edgeTarget[e]], 200)}`, onclick: () => on.pick(edgeSource[e]) },
+        chip(colourOf(edgeSource[e])), element("span", { class: "one" }, `${short(briefLabel(edgeSource[e]), 40)} → ${short(briefLabel(edgeTarget[e]), 40)}`),
+        element("span", {}, number(view.weight[e])),
+        element("span", { class: "bar" }, element("i", { class: view.weight[e] < 0 ? "negative" : null, style: { width: `${(100 * view.size[e]) / most}%` } })))))));
+  return parts;
+}
+
 function edgeList(title, edges, on) {
   if (!edges.length) return [];
   const most = Math.abs(edges[0].weight) || 1;
@@ -176,39 +201,42 @@ function edgeList(title, edges, on) {
 
 // --- cards ---
 
+/** Features of each module by layer, strongest first, as in the columns. */
+const members = modules.map(() => data.layers.map(() => []));
+for (const node of order) if (moduleOf[node] >= 0) members[moduleOf[node]][layerOf[node]].push(node);
+
+/** Size, share inside, strongest features, where it is active, what the model does without it. */
+function aboutModule(m, on, most) {
+  const module = modules[m], rows = [], total = data.strengths.length ? views[0]().total : null;
+  let best = -1;
+  members[m].forEach((nodes, l) => {
+    if (!nodes.length) return;
+    if (best < 0 || (total && total[nodes[0]] > total[best])) best = nodes[0];
+    rows.push(element("dt", { class: "one", title: short(layerName(l), 200) }, tail(briefLayer(l), 16)),
+      element("dd", {}, ...nodes.slice(0, most).map((node) =>
+        element("button", { type: "button", class: "one", title: short(data.labels[node], 300), onclick: () => on.pick(node, true) }, short(brief(node), 36))),
+      nodes.length > most ? element("span", { class: "small" }, `and ${whole(nodes.length - most)} more`) : null));
+  });
+  const about = [`${whole(sizeOf(module))} features`, `${percent(module.inside)} of its weight inside`];
+  if (module.agreement !== null) about.push(`agreement ${number(module.agreement)}`);
+  const example = best >= 0 && data.examples && data.examples[best].length ? data.examples[best][0] : null;
+  return [
+    element("p", { class: "small" }, about.join(" · ")),
+    element("dl", {}, ...rows),
+    example === null ? null : element("p", { class: "effects text" }, `${short(briefLabel(best), 40)} is most active: ${short(example, 160)}`),
+    ...data.effects.filter((effect) => effect.module === m).map(effectTable),
+  ].filter(Boolean);
+}
+
 function drawCards(state, on) {
   $("cards-title").hidden = !modules.length;
   const shown = state.allCards ? modules : modules.slice(0, CARDS);
   $("cards-all").hidden = shown.length === modules.length;
   $("cards-all").textContent = `Show all ${modules.length} modules`;
-  const total = data.strengths.length ? views[0]().total : new Float32Array(nodeCount);
-  const members = modules.map(() => data.layers.map(() => []));
-  for (let k = 0; k < nodeCount; k++) { // strongest first, as in the columns
-    const node = order[k];
-    if (moduleOf[node] >= 0) members[moduleOf[node]][layerOf[node]].push(node);
-  }
-  $("cards").replaceChildren(...shown.map((module, m) => {
-    const rows = [];
-    let best = -1;
-    members[m].forEach((nodes, l) => {
-      if (!nodes.length) return;
-      if (best < 0 || total[nodes[0]] > total[best]) best = nodes[0];
-      rows.push(element("dt", { class: "one", title: short(layerName(l), 200) }, tail(briefLayer(l), 16)),
-        element("dd", {}, ...nodes.slice(0, 3).map((node) =>
-          element("button", { type: "button", class: "one", title: short(data.labels[node], 300), onclick: () => on.pick(node, true) }, short(brief(node), 36))),
-        element("span", { class: "small" }, nodes.length > 3 ? `and ${whole(nodes.length - 3)} more` : "")));
-    });
-    const effects = data.effects.filter((effect) => effect.module === m);
-    const example = best >= 0 && data.examples && data.examples[best].length ? data.examples[best][0] : null;
-    const about = [`${whole(sizeOf(module))} features`, `${percent(module.inside)} of its weight inside`];
-    if (module.agreement !== null) about.push(`agreement ${number(module.agreement)}`);
-    return element("article", { class: "card", style: { "--colour": module.colour } },
+  $("cards").replaceChildren(...shown.map((module, m) =>
+    element("article", { class: "card", style: { "--colour": module.colour } },
       element("header", {}, element("h3", {}, `Module ${m}`), element("button", { type: "button", onclick: () => on.module(m, false, true) }, "Isolate")),
-      element("p", { class: "small" }, about.join(" · ")),
-      element("dl", {}, ...rows),
-      example === null ? null : element("p", { class: "effects text" }, `${short(brief(best), 40)} is most active: ${short(example, 160)}`),
-      ...effects.map(effectTable));
-  }));
+      ...aboutModule(m, on, 3))));
 }
 
 /** What the model does without a module, next to random sets of as many features. */
@@ -218,7 +246,7 @@ function effectTable(effect) {
     const loss = telling && row.without < row.intact - 0.01 * Math.abs(row.intact);
     return element("tr", {}, element("td", { class: "text" }, row.what), element("td", { class: "number" }, number(row.intact)),
       element("td", { class: "number" }, loss ? element("b", {}, number(row.without)) : number(row.without)),
-      element("td", { class: "number" }, row.control === null ? "–" : `${number(row.control)} ± ${number(row.spread)}`));
+      element("td", { class: "number" }, row.control === null ? "–" : `${number(row.control)} ± ${number(Number(row.spread.toPrecision(1)))}`));
   });
   const head = ["measure", "intact", "without", "random sets"].map((name, k) => element("th", { class: k ? "number" : null }, name));
   return element("div", {}, element("table", {}, element("thead", {}, element("tr", {}, ...head)), element("tbody", {}, ...rows)),
