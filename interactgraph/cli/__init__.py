@@ -11,14 +11,12 @@ from typing import Any, NoReturn
 
 from .. import __version__
 from ..errors import InteractGraphError, InteractGraphWarning
-from . import ablate, build, codes, compare, demo, export, info, modules, run, supernodes
-from . import ablate, build, codes, compare, demo, export, info, modules, report, run
+from . import ablate, build, codes, compare, demo, export, info, modules, report, run, supernodes
 from .config import with_config
 
 __all__ = ["main", "parser"]
 
-_COMMANDS = (demo, run, build, modules, export, info, ablate, compare, codes, supernodes)
-_COMMANDS = (demo, run, build, modules, export, report, info, ablate, compare, codes)
+_COMMANDS = (demo, run, build, modules, export, report, info, ablate, compare, codes, supernodes)
 
 _EXAMPLES = """examples:
   interactgraph demo
