@@ -24,7 +24,9 @@ LEAST, MOST = -3.0, 6.0  # standard deviations that count
 
 # --- grouping ------------------------------------------------------------------------------------
 
-SHIFT = 2.5  # added to every pair: the odds from which two features are put together
+# Added to every pair: the odds from which two features are put together. 3.0 is as good on the
+# planted graphs (0.788 and 0.787); the smaller one puts fewer together.
+SHIFT = 2.5
 CLIP = 4.0  # odds against that a single pair can bring at most, after the shift
 NEIGHBOURS = 64  # pairs of each feature that are kept; others count as CLIP against
 # Pairs up to which a search goes on until nothing improves, and its rounds where there are more
