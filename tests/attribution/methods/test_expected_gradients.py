@@ -24,7 +24,7 @@ def flat(case, batch):
     return z, of
 
 
-@pytest.mark.parametrize("name", ["mlp", "transformer"])
+@pytest.mark.parametrize("name", ["mlp", pytest.param("transformer", marks=pytest.mark.slow)])
 def test_mean_over_seeds_is_the_mean_over_all_other_samples(name):
     case = networks.make(name)
     x = torch.cat(case.batches)

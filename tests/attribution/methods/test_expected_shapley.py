@@ -35,7 +35,7 @@ def steps_by_hand(function, z, start):
     return totals
 
 
-@pytest.mark.parametrize("name", ["mlp", "transformer"])
+@pytest.mark.parametrize("name", ["mlp", pytest.param("transformer", marks=pytest.mark.slow)])
 def test_mean_over_seeds_is_the_mean_over_orders_and_starts(name):
     case = networks.make(name)
     x = torch.cat(case.batches)[:4]
