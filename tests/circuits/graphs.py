@@ -68,7 +68,7 @@ def mutated(value, seed):
             parent = parent[key]
         way = rng.randrange(3)
         if way == 0:
-            parent[path[-1]] = rng.choice(junk)
+            parent[path[-1]] = copy.deepcopy(rng.choice(junk))  # never inside itself
         elif way == 1:
             del parent[path[-1]]
         elif isinstance(parent, list):
