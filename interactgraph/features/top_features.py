@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -146,8 +147,7 @@ class TopFeatures(FeatureMap):
         """See `FeatureMap.decode`."""
         rest = features[..., -1:] * self._known_direction
         kept = features[..., :-1].expand(*rest.shape[:-1], -1)
-        places = torch.cat([self._known_chosen, self._others]).argsort()
-        return self.features.decode(torch.cat([kept, rest], -1)[..., places])
+        return self.features.decode(torch.cat([kept, rest], -1)[..., self._places])
 
     @property
     def directions(self) -> Directions | None:
@@ -181,13 +181,18 @@ class TopFeatures(FeatureMap):
             )
         return self.direction
 
-    @property
+    @cached_property
     def _others(self) -> Tensor:
         """Numbers of the features that are left out."""
         others = torch.ones(
             self.features.n_features, dtype=torch.bool, device=self._known_chosen.device
         )
         return others.index_fill(0, self._known_chosen, value=False).nonzero().flatten()
+
+    @cached_property
+    def _places(self) -> Tensor:
+        """Where each feature of the map stands among those that are kept and the others."""
+        return torch.cat([self._known_chosen, self._others]).argsort()
 
 
 def _eligible(features: FeatureMap) -> int:

@@ -12,6 +12,7 @@ from ..exporters.layout import column_order
 from ..exporters.palette import module_colour
 from ..exporters.table import check_finite, node_modules
 from ..exporters.text import xml_text
+from ..graph import Edges
 from ..validation.module_effect import WORDS
 from .columns import column_heights
 from .embedding import packed, plain
@@ -151,47 +152,34 @@ def _edges(graph: InteractionGraph, most: int) -> dict[str, Any]:
     if not graph.pairs:
         none = np.zeros(0)
         return {"source": packed(none, "u4"), "target": packed(none, "u4"), "strengths": []}
-    chosen = {}
+    tops: dict[str, Edges] = {}
     for strength in graph.strengths:
         edges = graph.edges(strength)
         check_finite(graph, edges, strength)
         top = strongest_edges(edges, len(graph.pairs), most)
-        chosen[strength] = edges.source[top] * graph.n_nodes + edges.target[top]
+        tops[strength] = Edges(*(array[top] for array in edges))
+    listed = {name: top.source * graph.n_nodes + top.target for name, top in tops.items()}
     # The first strength's order comes first, so that the page need not sort to show it.
-    keys, first = np.unique(np.concatenate(list(chosen.values())), return_index=True)
-    keys = keys[np.argsort(first, kind="stable")]
-    ends = "u2" if graph.n_nodes < 2**16 else "u4"
-    source, target = keys // graph.n_nodes, keys % graph.n_nodes
+    keys, first = np.unique(np.concatenate(list(listed.values())), return_index=True)
+    order = np.argsort(first, kind="stable")
+    keys, first = keys[order], first[order]
+    shown = Edges(*(np.concatenate(arrays)[first] for arrays in zip(*tops.values(), strict=True)))
     values = []
     for strength in graph.strengths:
-        weight, error = _at(graph, source, target, strength)
+        error = graph.values_at(shown, strength, error=True)
         values.append(
             {
-                "weight": packed(weight, "f4"),
+                "weight": packed(graph.values_at(shown, strength), "f4"),
                 "error": None if np.isnan(error).all() else packed(error, "f4"),
-                "listed": packed(np.isin(keys, chosen[strength]), "u1"),
+                "listed": packed(np.isin(keys, listed[strength]), "u1"),
             }
         )
-    return {"source": packed(source, ends), "target": packed(target, ends), "strengths": values}
-
-
-def _at(
-    graph: InteractionGraph, source: np.ndarray, target: np.ndarray, strength: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Weight and standard error of edges between given nodes."""
-    weight, error = np.zeros(len(source)), np.full(len(source), np.nan)
-    offsets, sizes = graph.offsets, graph.n_features
-    for a, b in graph.pairs:
-        columns, rows = source - offsets[a], target - offsets[b]
-        places = np.flatnonzero(
-            (columns >= 0) & (columns < sizes[a]) & (rows >= 0) & (rows < sizes[b])
-        )
-        at = rows[places], columns[places]
-        weight[places] = graph.weights(a, b, strength).detach().cpu().numpy()[at]
-        errors = graph.standard_errors.get((a, b), {}).get(strength)
-        if errors is not None:
-            error[places] = errors.detach().cpu().numpy()[at]
-    return weight, error
+    ends = "u2" if graph.n_nodes < 2**16 else "u4"
+    return {
+        "source": packed(shown.source, ends),
+        "target": packed(shown.target, ends),
+        "strengths": values,
+    }
 
 
 def _nodes(

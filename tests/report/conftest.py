@@ -88,3 +88,22 @@ def hostile_graph():
 @pytest.fixture
 def hostile():
     return HOSTILE
+
+
+@pytest.fixture(params=["no edges", "no pairs", "no features", "itself", "one node"])
+def graph_at_the_edge(request, graph):
+    """A graph of which next to nothing is there."""
+    if request.param == "no edges":
+        return graph.prune(threshold=1e9)
+    if request.param == "no pairs":
+        return InteractionGraph(["a"], [], {"a": ["x", "y"]}, {})
+    if request.param == "no features":
+        return InteractionGraph(
+            ["a", "b"], [("a", "b")], {"a": [], "b": ["x"]},
+            {("a", "b"): {"rms": torch.zeros(1, 0)}},
+        )  # fmt: skip
+    if request.param == "itself":
+        return InteractionGraph(
+            ["a"], [("a", "a")], {"a": ["x", "y"]}, {("a", "a"): {"rms": torch.ones(2, 2)}}
+        )
+    return InteractionGraph(["a"], [], {"a": ["x"]}, {})

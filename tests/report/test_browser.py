@@ -200,21 +200,8 @@ def test_hostile_text_is_shown_and_never_run(open_page, hostile_graph, hostile):
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
-@pytest.mark.parametrize("kind", ["no edges", "no pairs", "no features", "itself"])
-def test_graphs_at_the_edge(open_page, kind, graph):
-    if kind == "no edges":
-        graph = graph.prune(threshold=1e9)
-    elif kind == "no pairs":
-        graph = itg.InteractionGraph(["a"], [], {"a": ["x", "y"]}, {})
-    elif kind == "no features":
-        graph = itg.InteractionGraph(
-            ["a", "b"], [("a", "b")], {"a": [], "b": ["x"]},
-            {("a", "b"): {"rms": torch.zeros(1, 0)}},
-        )  # fmt: skip
-    else:
-        graph = itg.InteractionGraph(
-            ["a"], [("a", "a")], {"a": ["x", "y"]}, {("a", "a"): {"rms": torch.ones(2, 2)}}
-        )
+def test_graphs_at_the_edge(open_page, graph_at_the_edge):
+    graph = graph_at_the_edge
     page = open_page(graph)
     page.evaluate("interactgraph.on.pick(0)")
     page.click("#theme")

@@ -122,23 +122,8 @@ def test_hostile_text_is_data(hostile_graph, hostile, tmp_path):
     assert data["notes"][9] == hostile[9]
 
 
-@pytest.mark.parametrize("kind", ["no edges", "no pairs", "no features", "itself", "one node"])
-def test_graphs_at_the_edge(kind, graph, tmp_path):
-    if kind == "no edges":
-        graph = graph.prune(threshold=1e9)
-    elif kind == "no pairs":
-        graph = itg.InteractionGraph(["a"], [], {"a": ["x", "y"]}, {})
-    elif kind == "no features":
-        graph = itg.InteractionGraph(
-            ["a", "b"], [("a", "b")], {"a": [], "b": ["x"]},
-            {("a", "b"): {"rms": torch.zeros(1, 0)}},
-        )  # fmt: skip
-    elif kind == "itself":
-        graph = itg.InteractionGraph(
-            ["a"], [("a", "a")], {"a": ["x", "y"]}, {("a", "a"): {"rms": torch.ones(2, 2)}}
-        )
-    else:
-        graph = itg.InteractionGraph(["a"], [], {"a": ["x"]}, {})
+def test_graphs_at_the_edge(graph_at_the_edge, tmp_path):
+    graph = graph_at_the_edge
     data = data_of(itg.write_report(graph, tmp_path / "report.html"))
     assert len(data["labels"]) == graph.n_nodes
 

@@ -63,7 +63,7 @@ class SampledColumns(Columns):
             context.generator(),
         )
         self._placing = 0.0  # seconds, on batches before
-        self._clock: _Clock | None = None  # of the batch at hand
+        self._clock: _Clock | None = None  # since nodes are placed on the batch at hand
         self._out_of_time = False
 
     def why_not(self, problem: PairProblem) -> str | None:
@@ -90,7 +90,7 @@ class SampledColumns(Columns):
         reading = clock.seconds()
         self._clock = _Clock(problem.z.device)
         rule = self.rule_for(problem, path)
-        placing = clock.seconds() - reading
+        placing = self._clock.seconds()
         self._placing += placing
         n_draws = self.context.options.sources
         if n_draws is None:

@@ -4,6 +4,7 @@ import networks
 import pytest
 import reference
 import torch
+from resumed import assert_resumed_is_bit_identical
 
 import interactgraph as itg
 from interactgraph import InteractGraphError
@@ -110,21 +111,9 @@ def test_no_sample_is_its_own_baseline_and_earlier_ones_are_kept():
 
 
 def test_resumed_run_is_bit_identical(tmp_path):
-    case = networks.make("transformer")
+    model = networks.make("transformer").model
     batches = list(torch.randn(24, 5, 4, dtype=torch.float64).split(4))
-    layers = ["0", "output"]
-
-    class Interrupted(list):
-        def __iter__(self):
-            yield from self[:4]
-            raise KeyboardInterrupt
-
-    whole = itg.interaction_graph(case.model, batches, layers, **OPTIONS)
-    saves = {"checkpoint": tmp_path, "checkpoint_seconds": 0}
-    with pytest.raises(KeyboardInterrupt):
-        itg.interaction_graph(case.model, Interrupted(batches), layers, **OPTIONS, **saves)
-    again = itg.interaction_graph(case.model, batches, layers, **OPTIONS, **saves)
-    assert torch.equal(again.weights(*layers), whole.weights(*layers))
+    assert_resumed_is_bit_identical(model, batches, ["0", "output"], 4, tmp_path, **OPTIONS)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from math import factorial
 import networks
 import pytest
 import torch
+from resumed import assert_resumed_is_bit_identical
 
 import interactgraph as itg
 from interactgraph import InteractGraphError
@@ -113,22 +114,9 @@ def test_padding_is_no_start():
 
 
 def test_resumed_run_is_bit_identical(tmp_path):
-    case = networks.make("transformer")
+    model = networks.make("transformer").model
     batches = list(torch.randn(15, 5, 4, dtype=torch.float64).split(3))
-    layers = ["0", "output"]
-
-    class Interrupted(list):
-        def __iter__(self):
-            yield from self[:3]
-            raise KeyboardInterrupt
-
-    whole = itg.interaction_graph(case.model, batches, layers, **OPTIONS)
-    saves = {"checkpoint": tmp_path, "checkpoint_seconds": 0}
-    with pytest.raises(KeyboardInterrupt):
-        itg.interaction_graph(case.model, Interrupted(batches), layers, **OPTIONS, **saves)
-    again = itg.interaction_graph(case.model, batches, layers, **OPTIONS, **saves)
-    assert torch.equal(again.weights(*layers), whole.weights(*layers))
-    assert again.metadata["plans"] == whole.metadata["plans"]
+    assert_resumed_is_bit_identical(model, batches, ["0", "output"], 3, tmp_path, **OPTIONS)
 
 
 @pytest.mark.parametrize("options", [{"engine": "forward"}, {"sources": 2}, {"tolerance": 0.1}])

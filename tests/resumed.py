@@ -1,0 +1,23 @@
+"""A run that is interrupted after some batches and called again."""
+
+import pytest
+import torch
+
+import interactgraph as itg
+
+
+def assert_resumed_is_bit_identical(model, batches, layers, after, folder, **options):
+    """The same strengths and plans as without the interruption."""
+
+    class Interrupted(list):
+        def __iter__(self):
+            yield from self[:after]
+            raise KeyboardInterrupt
+
+    whole = itg.interaction_graph(model, batches, layers, **options)
+    saves = {"checkpoint": folder, "checkpoint_seconds": 0}
+    with pytest.raises(KeyboardInterrupt):
+        itg.interaction_graph(model, Interrupted(batches), layers, **options, **saves)
+    again = itg.interaction_graph(model, batches, layers, **options, **saves)
+    assert torch.equal(again.weights(*layers), whole.weights(*layers))
+    assert again.metadata["plans"] == whole.metadata["plans"]
