@@ -15,6 +15,7 @@ import torch
 
 from .calibration import calibration, untrained
 from .recovery import algorithms, backbones, recovery
+from .residual import residual
 from .size import size
 
 README = Path(__file__).with_name("README.md")
@@ -23,6 +24,7 @@ SECTIONS = {
     "algorithms": algorithms,
     "calibration": calibration,
     "untrained": untrained,
+    "residual": residual,
     "backbones": backbones,
     "size": size,
 }

@@ -3,8 +3,10 @@
 Where source and target share coordinates (a residual stream), the strongest edge of nearly every
 feature leads to itself. That is no structure of the layers between them, but every null model that
 knows only strengths takes it for some: untrained residual networks then have significant modules.
-Leaving the edges out as zeros is wrong, too: zeros where the null model expects weight speak
-against every module that holds a feature in both layers, and for those that do not.
+They also hide what is there: planted groups are found at 0.98 instead of 0.70 without them
+(benchmarks/communities/README.md, "Residual networks"). Leaving the edges out as zeros is wrong,
+too: zeros where the null model expects weight speak against every module that holds a feature in
+both layers, and for those that do not.
 """
 
 from __future__ import annotations

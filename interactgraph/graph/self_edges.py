@@ -7,6 +7,7 @@ from torch import Tensor
 
 __all__ = ["self_edges_dominate"]
 
+# What they do to untrained networks: benchmarks/communities/README.md, "Residual networks".
 _SHARE = 0.5  # of the features, above which it is a skip connection
 _NARROWEST = 8  # features of a layer where that is no chance
 

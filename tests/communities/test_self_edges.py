@@ -46,16 +46,20 @@ def test_independent_strengths_are_completed_exactly():
 
 def test_what_self_edges_weigh_does_not_matter():
     matrices = [random(seed) for seed in (2, 3)]
-    partitions = []
+    partitions, trees = [], []
     for weight in (3.0, 300.0):
         heavy = [matrix.clone() for matrix in matrices]
         for matrix in heavy:
             matrix.diagonal().add_(weight)
         partitions.append(itg.find_modules(graph_of(*heavy), n_runs=2))
+        trees.append(itg.module_tree(graph_of(*heavy), partitions[-1], n_runs=2))
     one, other = partitions
     assert np.array_equal(one.labels, other.labels)
     assert one.p_value == pytest.approx(other.p_value)
     assert one.details["self_edges"] == ["a -> b", "b -> c"]
+    values = [[child.p_value for child in tree.children] for tree in trees]
+    assert values[0] == pytest.approx(values[1], nan_ok=True)
+    assert not all(np.isnan(values[0]))
     kept = itg.find_modules(graph_of(*heavy), n_runs=2, self_edges="keep")
     assert "self_edges" not in kept.details
     assert kept.n_modules == SIZE

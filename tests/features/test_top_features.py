@@ -1,5 +1,7 @@
 """The strongest features, and all others as one: against plain autograd, and against the whole."""
 
+from dataclasses import replace
+
 import pytest
 import reference
 import torch
@@ -84,6 +86,27 @@ def test_rest_is_the_sum_of_what_it_holds(features):
     assert torch.allclose(part.sum(1), whole.sum(1))
     exact = run(model, data, features={"0": features}, top_features={"0": 2}, n_steps=32)
     assert exact.completeness["0", "4"] < 1e-6
+
+
+def test_error_of_a_dictionary_belongs_to_the_rest():
+    model, data = case()
+    dictionary = Dictionary.random(SIZE, 20, k=1)
+    whole = run(model, data, features={"0": dictionary})
+    assert whole.labels["0"] == (*(f"0:{j}" for j in range(20)), "0:error")
+    x = torch.cat(data) * SCALE
+    z = whole.features["0"].at(x).encode(x).flatten(0, 1).square().mean(0)
+    assert z.argmax() == 20
+    graph = run(model, data, features={"0": dictionary}, top_features={"0": 3})
+    assert graph.features["0"].chosen.tolist() == sorted(z[:20].topk(3).indices.tolist())
+
+
+def test_features_of_a_dictionary_keep_their_numbers():
+    model, data = case()
+    dictionary = Dictionary.random(SIZE, 40, k=1)
+    graph = run(model, data, features={"0": replace(dictionary, drop_dead=True)})
+    alive = graph.features["0"].alive.tolist()
+    assert 0 < len(alive) < 40
+    assert graph.labels["0"] == (*(f"0:{j}" for j in alive), "0:error")
 
 
 def test_chosen_are_those_of_largest_mean_square():
