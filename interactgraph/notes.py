@@ -190,7 +190,7 @@ def held_fixed() -> str:
 
 
 def no_time() -> str:
-    """How `path_off` ends where a time budget left no time for more nodes."""
+    """How `path_off` ends where the time of a budget is better spent on draws than on nodes."""
     return "; time_budget leaves no time for more, which is little beside what draws leave open"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -76,6 +77,8 @@ def graph_of(loop: BatchLoop, recipe: Mapping[str, Any]) -> InteractionGraph:
         ],
         "seconds": recipe["seconds"],
     }
+    label = getattr(layers.data.source, "label", None)
+    of_samples = label if _takes_one(label) else None
     graph = InteractionGraph(
         layers=tuple(layers.sites),
         pairs=tuple(runs),
@@ -85,7 +88,10 @@ def graph_of(loop: BatchLoop, recipe: Mapping[str, Any]) -> InteractionGraph:
         completeness={pair: run.sums.completeness.relative for pair, run in runs.items()},
         features={layer: feature_map.to("cpu") for layer, feature_map in maps.items()},
         metadata=metadata,
-        examples=loop.examples.labelled(getattr(layers.data.source, "label", None)),
+        examples=loop.examples.labelled(label),
+        drivers={
+            pair: found for pair, run in runs.items() if (found := run.sums.drivers(of_samples))
+        },
     )
     return _with_parts(graph, runs, dtype)
 
@@ -123,8 +129,9 @@ def _with_parts(
         notes = [*graph.metadata["notes"], *_unknown(runs, lambda key: key[place] == value)]
         metadata = {**graph.metadata, what: value, "n_samples": n_samples, "notes": notes}
         return graph.replace(
-            blocks=blocks, standard_errors=errors, completeness={}, metadata=metadata, examples={}
-        )
+            blocks=blocks, standard_errors=errors, completeness={}, metadata=metadata, examples={},
+            drivers={},
+        )  # fmt: skip
 
     keys = next(iter(runs.values())).sums.tables
     names = sorted({group for group, _ in keys if group is not None}, key=_natural)
@@ -159,6 +166,15 @@ def _natural(name: str) -> tuple[int, float, str]:
 
 def _name(entry: str | Tensor) -> str:
     return entry if isinstance(entry, str) else "tensor"
+
+
+def _takes_one(label: Callable[..., str] | None) -> bool:
+    """Whether the data's words for a place can be asked for a sample as a whole."""
+    try:
+        inspect.signature(label).bind(0)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _recorded(feature_map: FeatureMap) -> dict[str, Any]:

@@ -74,6 +74,7 @@ def interaction_graph(
     folds: int | None = None,
     position_mask: PositionMask | None = None,
     skip_positions: int = 0,
+    examples: bool = True,
     labels: Mapping[str, Sequence[str]] | None = None,
     forward: Forward | None = None,
     device: torch.device | str | None = None,
@@ -166,6 +167,9 @@ def interaction_graph(
         skip_positions: leaves out so many of the positions that count at the start of each sample,
             as sources and as targets: where language models attend to the first token whatever it
             is, its activations drown those of the others.
+        examples: keeps for every feature the samples on which it is most active
+            (`graph.examples`) and those that drive its strongest edges (`graph.drivers`); False
+            saves up to a third of the time of short runs.
         labels: {layer: one label for each feature}.
         forward: `forward(model, batch)` calls the model on a batch.
         device: where to compute; a model elsewhere is copied there.
@@ -210,9 +214,9 @@ def interaction_graph(
         n_steps=n_steps, tolerance=tolerance, engine=engine,
         sources=sources, sampling=sampling, target_error=target_error, time_budget=time_budget,
         seed=seed, groups=groups, folds=folds, position_mask=position_mask,
-        skip_positions=skip_positions, labels=names.keys(labels), forward=forward, device=device,
-        dtype=dtype, memory_budget=memory_budget, checkpoint=checkpoint,
-        checkpoint_seconds=checkpoint_seconds, progress=progress,
+        skip_positions=skip_positions, examples=examples, labels=names.keys(labels),
+        forward=forward, device=device, dtype=dtype, memory_budget=memory_budget,
+        checkpoint=checkpoint, checkpoint_seconds=checkpoint_seconds, progress=progress,
     )  # fmt: skip
     check_method(options)
     time = TimeBudget(options.time_budget or math.inf, started)

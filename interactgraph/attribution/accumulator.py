@@ -13,11 +13,13 @@ from typing_extensions import assert_never
 
 from ..distributed import World
 from ..errors import InteractGraphError
+from ..features import Drivers
 from ..layers import PairProblem
 from .completeness import Completeness, Residual
 from .contributions import Contribution, Displacements, Draws, Entries, OuterProduct
 from .memory import MemoryBudget
 from .strengths import Strength
+from .strongest_edges import StrongestEdges
 from .sums.drawn_sums import DrawnSums
 from .sums.outer_products import OuterSums
 from .sums.strength_sums import StrengthSums
@@ -39,6 +41,7 @@ class Accumulator:
         device: of the sums.
         memory: that the sums of all pairs share.
         drawn: source features may be drawn, which takes memory of its own.
+        strongest: the samples that drive every feature's strongest edge; None: nobody asks.
         tables: by group and fold, in order of appearance.
         completeness: of everything that was added.
     """
@@ -48,6 +51,7 @@ class Accumulator:
     device: torch.device
     memory: MemoryBudget
     drawn: bool = False
+    strongest: StrongestEdges | None = None
     tables: dict[Key, StrengthSums] = field(default_factory=dict)
     completeness: Completeness = field(default_factory=Completeness)
     _outer: dict[Key, OuterSums] = field(default_factory=dict)
@@ -55,6 +59,7 @@ class Accumulator:
     _moves: Tensor | None = None
     _members: list[tuple[Key, Tensor | None]] = field(default_factory=list)
     _positions: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+    _numbers: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
 
     def __post_init__(self) -> None:
         self.memory.users.append(self)
@@ -82,12 +87,15 @@ class Accumulator:
 
     # --- one batch -------------------------------------------------------------------------------
 
-    def begin(self, problem: PairProblem, keys: Sequence[Key] | None) -> None:
+    def begin(
+        self, problem: PairProblem, keys: Sequence[Key] | None, first_sample: int = 0
+    ) -> None:
         """Starts a batch; what is added from here on belongs to its samples.
 
         Args:
             problem: the pair on the batch.
             keys: group and fold of each sample; None: there are none.
+            first_sample: number of the first of them, along the data.
 
         Raises:
             InteractGraphError: the sums of so many groups do not fit into the memory budget.
@@ -106,6 +114,7 @@ class Accumulator:
                 (key, torch.tensor(numbers, device=self.device)) for key, numbers in members.items()
             ]
         self._positions = positions.to(self.device)
+        self._numbers = first_sample + torch.arange(len(positions), device=self.device)
         self._auxiliaries, self._moves = {}, None
         for key, samples in self._members:
             if key not in self.tables:
@@ -138,6 +147,10 @@ class Accumulator:
             positions = take(self._positions[entries.samples])
             if len(positions):
                 self.tables[key].add(sums, positions, entries.rows, entries.columns)
+        if self.strongest is not None:
+            x, numbers = entries.sums[self.strengths[0].name], self._numbers[entries.samples]
+            totals = self._totals(entries.rows, entries.columns)
+            self.strongest.add(x, totals, entries.rows, entries.columns, numbers)
 
     def _add_draws(self, draws: Draws) -> None:
         used = draws.weights > 0
@@ -155,13 +168,33 @@ class Accumulator:
             if self._moves is not None:
                 z = {name: x[:, b, j] for name, x in self._auxiliaries[key].items()}
                 table.draws.add(part, w, j, positions, z, self._moves[b, j])
+        if self.strongest is not None and len(features):
+            x, columns = sums[self.strengths[0].name], features.unique()
+            totals = self._totals(slice(None), columns)
+            self.strongest.add_columns(x, features, totals, columns, self._numbers[samples])
 
     def _add_outer(self, product: OuterProduct) -> None:
         for key, take in self._parts(slice(None)):
             if key not in self._outer:
-                self._outer[key] = OuterSums(self.tables[key], product.matrix)
+                self._outer[key] = OuterSums(self.tables[key], product.matrix, self._flushed)
             left = None if product.left is None else take(product.left)
-            self._outer[key].add(left, take(product.right), take(self._positions))
+            own = take(self._positions), take(self._numbers)
+            self._outer[key].add(left, take(product.right), *own)
+
+    def _flushed(self, left: Tensor, right: Tensor, matrix: Tensor, numbers: Tensor) -> None:
+        """Looks at outer products that have come into the sums."""
+        if self.strongest is not None:
+            totals = self._totals(slice(None), slice(None))
+            self.strongest.add_products(left, right, matrix, totals, numbers)
+
+    def _totals(self, rows: slice, columns: slice | Tensor) -> Tensor:
+        """The sums of the first strength so far, over all groups and folds."""
+        strength = self.strengths[0]
+        parts = [table.first[strength.name][rows, columns] for table in self.tables.values()]
+        total = parts[0] if len(parts) == 1 else parts[0].clone()
+        for part in parts[1:]:
+            strength.combine(total, part)
+        return total
 
     def _expect(self, displacements: Displacements) -> None:
         """Takes in how far the features of the batch move, before any are drawn."""
@@ -233,6 +266,16 @@ class Accumulator:
         empty = StrengthSums(self.strengths, self.shape, self.device)
         return StrengthSums.merged(chosen or [empty])
 
+    def drivers(self, label: Callable[[int], str] | None) -> tuple[Drivers, Drivers] | None:
+        """The samples that drive the strongest edges of the targets, and of the sources.
+
+        Args:
+            label: sample -> what the data say of it; None: nothing.
+        """
+        if self.strongest is None:
+            return None
+        return self.strongest.result(self.total().sample_totals(self.strengths[0].name), label)
+
     def variance_parts(self) -> tuple[float, float, float]:
         """Of the first strength, over all edges; see `StrengthSums.variance_parts`."""
         self.flush()
@@ -247,6 +290,8 @@ class Accumulator:
             if key not in self.tables:
                 self._open(key)
             self.tables[key].gather(world)
+        if self.strongest is not None:
+            self.strongest.gather(world, self._totals(slice(None), slice(None)))
         completeness = self.completeness
         parts = world.gather((completeness.missed, completeness.change))
         completeness.missed, completeness.change = (
@@ -257,6 +302,7 @@ class Accumulator:
         """Everything that was added, for a checkpoint."""
         return {
             "completeness": [self.completeness.missed, self.completeness.change],
+            "strongest": None if self.strongest is None else self.strongest.state(),
             "tables": [
                 [
                     *key,
@@ -270,9 +316,11 @@ class Accumulator:
     def restore(self, state: dict[str, Any]) -> None:
         """Goes back to what `state` gave."""
         self.completeness = Completeness(*state["completeness"])
+        if self.strongest is not None:
+            self.strongest.restore(state["strongest"])
         for group, fold, sums, outer in state["tables"]:
             key = (group, fold)
             self._open(key)
             self.tables[key].restore(sums)
             if outer is not None:
-                self._outer[key] = OuterSums.restored(self.tables[key], outer)
+                self._outer[key] = OuterSums.restored(self.tables[key], outer, self._flushed)

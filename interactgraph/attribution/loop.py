@@ -156,7 +156,7 @@ class BatchLoop:
             if not done and encoded.n_samples > 1 and self._looks_again:
                 self.independent = self._check(piece, encoded) or self.independent
             self.ranges.add(encoded)
-            if not self.n_passes:
+            if self.options.examples and not self.n_passes:
                 self.examples.add(encoded, self._offset)
             self._padded = self._padded or _is_padded(piece)
             problems = self.layers.problems(encoded)
@@ -167,7 +167,7 @@ class BatchLoop:
             for pair, run in self.runs.items():
                 progress.begins(pair, here / (n_samples or here))
                 began = self.budget.elapsed
-                run.add(problems[pair], piece_keys, progress.tick)
+                run.add(problems[pair], piece_keys, progress.tick, self._offset)
                 progress.ends()
                 if pair not in self.budget.pairs:
                     self.budget.others += self.budget.elapsed - began

@@ -105,6 +105,12 @@ def _one_of(*choices: str) -> Callable[[str, Any], Any]:
     return lambda name, value: choice(name, value, choices)
 
 
+def _whether(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise InputError(f"{name}={value!r}; it must be True or False")
+    return value
+
+
 def _positive_or_none(name: str, value: Any) -> float | None:
     return None if value is None else positive(name, value)
 
@@ -294,6 +300,9 @@ class Options:
         0, check=_at_least(0),
         flag=Flag("positions left out at the start of each sample", "int", "N"),
     )  # fmt: skip
+    examples: bool = option(
+        True, check=_whether, flag=Flag("no samples that tell what features mean", "switch")
+    )
     labels: Mapping[str, Sequence[str]] | None = option(
         check=_labels, recipe=None, flag=Flag("{layer: labels}", "made", "FILE.py:NAME")
     )

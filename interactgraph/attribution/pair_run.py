@@ -20,6 +20,7 @@ from .methods import DoesNotApply, Method, PairContext
 from .methods.method import INTEGRAL, LARGE_RESIDUAL, Tick, no_tick
 from .options import Options, Pair
 from .planner import Plan, choose
+from .strongest_edges import StrongestEdges
 from .time_budget import TimeBudget
 
 __all__ = ["PairRun"]
@@ -73,7 +74,9 @@ class PairRun:
         for number, (pair, problem) in enumerate(problems.items()):
             strengths = tuple(strength.bind(problem) for strength in options.strength_objects)
             shape = (problem.n_targets, problem.n_sources)
-            sums = Accumulator(strengths, shape, problem.z.device, memory, drawn=drawn)
+            device = problem.z.device
+            strongest = StrongestEdges(strengths[0], shape, device) if options.examples else None
+            sums = Accumulator(strengths, shape, device, memory, drawn=drawn, strongest=strongest)
             contexts.append(
                 PairContext(pair, options, strengths, sums, seed + number, budget=time_budget)
             )
@@ -111,7 +114,11 @@ class PairRun:
         return self.plan.cost * method.record().get("n_steps_used", planned) / planned
 
     def add(
-        self, problem: PairProblem, keys: Sequence[Key] | None = None, tick: Tick = no_tick
+        self,
+        problem: PairProblem,
+        keys: Sequence[Key] | None = None,
+        tick: Tick = no_tick,
+        first_sample: int = 0,
     ) -> None:
         """Adds a batch, by the first of the planned methods that holds on it.
 
@@ -119,17 +126,19 @@ class PairRun:
             problem: the pair on the batch.
             keys: group and fold of each sample; None: there are none.
             tick: told the number of passes done.
+            first_sample: number of the batch's first sample, along the data.
 
         Raises:
             InteractGraphError: none holds that the user allows.
         """
-        self._add(problem, keys, tick, self.plan.methods, [])
+        self._add(problem, keys, tick, first_sample, self.plan.methods, [])
 
     def _add(
         self,
         problem: PairProblem,
         keys: Sequence[Key] | None,
         tick: Tick,
+        first_sample: int,
         methods: Sequence[Method],
         failures: list[str],
     ) -> None:
@@ -139,6 +148,7 @@ class PairRun:
             problem: the pair on the batch.
             keys: group and fold of each sample.
             tick: told the number of passes done.
+            first_sample: number of the batch's first sample.
             methods: those that may be used, the first one first.
             failures: why those before them do not hold on the batch.
         """
@@ -150,17 +160,17 @@ class PairRun:
             )
         method, *fallbacks = methods
         for span, piece in problem.pieces(method.max_samples(problem)):
-            piece_keys = keys and keys[span]
+            piece_keys, first = keys and keys[span], first_sample + span.start
             try:
                 if failures:
                     method.confirm(piece)
                 contributions = _with_first_computed(method.contributions(piece, tick))
             except DoesNotApply as error:
-                self._add(piece, piece_keys, tick, fallbacks, [*failures, str(error)])
+                self._add(piece, piece_keys, tick, first, fallbacks, [*failures, str(error)])
                 continue
             if failures:
                 self._note_fallback(method, failures[0])
-            self.sums.begin(piece, piece_keys)
+            self.sums.begin(piece, piece_keys, first)
             for contribution in contributions:
                 self.sums.add(contribution)
             self._check_finite()

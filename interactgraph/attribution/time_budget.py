@@ -11,9 +11,10 @@ with V between samples and D / k of the draws. It is smallest in a given time fo
 
 whatever the time (two-stage sampling; Cochran, Sampling Techniques, 1977, section 10.6). Where more
 time is left than all samples need at this k, all of them are read, with as many draws as there is
-time for. D / V is the number of features d where nothing is known: a draw then tells as much of one
-feature as a sample tells of all (but of the first samples no more than 16 are drawn for that). a,
-b, V and D are measured on the way.
+time for. D / V is the number of features d until 8 samples tell it, and never above: a draw then
+tells as much of one feature as a sample tells of all (but of the first samples no more than 16 are
+drawn for that). a, b, V and D are measured on the way; V is a small difference of large sums at
+first, and a D / V that is far too large would spend all of the time on a few samples.
 """
 
 from __future__ import annotations
@@ -31,29 +32,32 @@ _SPARE = 0.04  # share of the time that is kept for the end
 _PIECE = 64  # samples at a time, where there is an end
 _FIRST = 2  # samples that tell what others will cost
 _AT_FIRST = 16  # draws of each of the first samples, where time is short
+_TELLING = 8  # samples that tell how much draws add to the variance
+_RECENT = 2  # pieces that tell what a draw costs
 _GROWTH = 4  # of pieces, until they take
 _SHARE = 0.1  # of the time
 
 
 @dataclass(eq=False)
 class _Costs:
-    """Seconds that a pair takes, over all samples so far."""
+    """Seconds that a pair takes, over all samples so far.
+
+    Attributes:
+        b: for each feature that is drawn on a sample; the latest pieces count most, because path
+            nodes are added on the way.
+    """
 
     n_pieces: int = 0
     n_samples: int = 0
     n_draws: int = 0
     reading: float = 0.0
     drawing: float = 0.0
+    b: float = 0.0
 
     @property
     def a(self) -> float:
         """For each sample."""
         return self.reading / max(self.n_samples, 1)
-
-    @property
-    def b(self) -> float:
-        """For each feature that is drawn on a sample."""
-        return self.drawing / max(self.n_draws, 1)
 
 
 @dataclass(eq=False)
@@ -67,6 +71,7 @@ class TimeBudget:
         costs: pair -> its costs.
         ratio: pair -> D / V, where it was measured.
         variances: pair -> relative variance of one draw, where it was measured.
+        errors: pair -> relative error of its strengths when the time is over, as it seemed last.
         n_read: samples that were read.
         samples_left: samples of the data after those at hand, about; None: not known.
         others: seconds that pairs without draws have taken.
@@ -79,6 +84,7 @@ class TimeBudget:
     costs: dict[Pair, _Costs] = field(default_factory=dict)
     ratio: dict[Pair, float] = field(default_factory=dict)
     variances: dict[Pair, float] = field(default_factory=dict)
+    errors: dict[Pair, float] = field(default_factory=dict)
     n_read: int = 0
     samples_left: float | None = None
     others: float = 0.0
@@ -143,7 +149,8 @@ class TimeBudget:
         """
         costs = self.costs.setdefault(pair, _Costs())
         b = max(b or costs.b, 1e-9)
-        best = math.sqrt(self.ratio.get(pair, n_features) * max(costs.a, a) / b)
+        ratio = min(self.ratio.get(pair, n_features), n_features)
+        best = math.sqrt(ratio * max(costs.a, a) / b)
         if not costs.n_pieces:
             best = min(best, _AT_FIRST)
         after, later = self.pairs[self.pairs.index(pair) + 1 :], self.samples_left
@@ -177,6 +184,7 @@ class TimeBudget:
         costs.n_pieces += 1
         costs.n_samples += n_samples
         costs.n_draws += n_samples * k
+        costs.b += (drawing / (n_samples * k) - costs.b) / min(costs.n_pieces, _RECENT)
         costs.reading += reading
         costs.drawing += drawing
 
@@ -190,9 +198,11 @@ class TimeBudget:
             size: the sum of squared strengths.
         """
         costs = self.costs[pair]
-        if between > 0 and of_draws > 0:
+        if between > 0 and of_draws > 0 and costs.n_samples >= _TELLING:
             self.ratio[pair] = of_draws * self.sources_per_sample(pair) / between
             self.variances[pair] = of_draws * costs.n_draws / size
+            share = min(self.elapsed / self.seconds, 1.0)
+            self.errors[pair] = math.sqrt((between + of_draws) / size * share)
 
     def sources_per_sample(self, pair: Pair) -> float:
         """Draws for each sample, on average."""
@@ -207,15 +217,17 @@ class TimeBudget:
     def state(self) -> list[Any]:
         """For a checkpoint."""
         costs = [[*pair, *astuple(cost)] for pair, cost in self.costs.items()]
-        ratio, variances = (
-            [[*pair, x] for pair, x in table.items()] for table in (self.ratio, self.variances)
+        tables = (
+            [[*pair, x] for pair, x in table.items()]
+            for table in (self.ratio, self.variances, self.errors)
         )
-        return [self.elapsed, self.n_read, self.others, costs, ratio, variances]
+        return [self.elapsed, self.n_read, self.others, costs, *tables]
 
     def restore(self, state: list[Any]) -> None:
         """Goes on from what `state` gave: the time until then counts."""
-        elapsed, self.n_read, self.others, costs, ratio, variances = state
+        elapsed, self.n_read, self.others, costs, *tables = state
         self.started -= elapsed
         self.costs = {(a, b): _Costs(*cost) for a, b, *cost in costs}
-        self.ratio = {(a, b): x for a, b, x in ratio}
-        self.variances = {(a, b): x for a, b, x in variances}
+        self.ratio, self.variances, self.errors = (
+            {(a, b): x for a, b, x in table} for table in tables
+        )

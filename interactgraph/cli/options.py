@@ -98,8 +98,11 @@ def build_graph(options: argparse.Namespace) -> InteractionGraph:
     from ..run import interaction_graph
     from .specs import load_model_and_data
 
-    given: dict[str, Any] = {"progress": not options.no_progress}
+    given: dict[str, Any] = {}
     for name, (flag, _) in flags().items():
+        if flag.kind == "switch":
+            given[name] = not getattr(options, f"no_{name}")
+            continue
         value = getattr(options, name, None)
         if value is not None:
             given[name] = _READERS.get(flag.kind, _as_it_is)(value, f"--{name.replace('_', '-')}")

@@ -52,6 +52,8 @@ def _lines(table: Table) -> Iterator[str]:
             attributes["module"] = repr(int(table.module[number]))
         if table.examples is not None:
             attributes["examples"] = quoted(table.examples[number])
+        if table.drivers is not None:
+            attributes["drivers"] = quoted(table.drivers[number])
         yield f"{name} [{_list(attributes)}];\n"
     for layer in dict.fromkeys(table.layers):
         members = (name for name, of in zip(names, table.layers, strict=True) if of == layer)

@@ -31,7 +31,8 @@ _FLOAT32 = np.finfo(np.float32)
 _TAKEN = frozenset((
     "id", "label", "source", "target", "type", "weight", "kind", "key",
     "start", "end", "timeset", "interval", "timestamp",
-    "layer", "feature", "strength", "module", "examples", "x", "y", "z", "r", "g", "b", "size",
+    "layer", "feature", "strength", "module", "examples", "drivers",
+    "x", "y", "z", "r", "g", "b", "size",
     "color", "signed", "standard_error",
 ))
 # fmt: on
@@ -48,6 +49,7 @@ class Table:
         labels: label of each node.
         layers: layer of each node.
         examples: where each feature is most active, in words; None: the graph does not say.
+        drivers: the samples that drive its strongest edges, in words; None: the graph does not say.
         feature: number of the feature in its layer, int64 `[nodes]`.
         strength: sum of the weights of a node's edges, float64 `[nodes]`.
         module: module of each node, -1 for none, int64 `[nodes]`; None without a partition.
@@ -64,6 +66,7 @@ class Table:
     labels: list[str]
     layers: list[str]
     examples: list[str] | None
+    drivers: list[str] | None
     feature: np.ndarray
     strength: np.ndarray
     module: np.ndarray | None
@@ -80,7 +83,8 @@ class Table:
     def node_texts(self) -> dict[str, list[str]]:
         """What every format says of a node in words, by name."""
         texts = {"label": self.labels, "layer": self.layers}
-        return texts if self.examples is None else {**texts, "examples": self.examples}
+        more = {"examples": self.examples, "drivers": self.drivers}
+        return {**texts, **{name: each for name, each in more.items() if each is not None}}
 
     @property
     def node_numbers(self) -> dict[str, np.ndarray]:
@@ -127,6 +131,7 @@ def tabulate(
         labels=[clean(str(label)) for layer in graph.layers for label in graph.labels[layer]],
         layers=[layer for layer, n in zip(layers, sizes, strict=True) for _ in range(n)],
         examples=_examples(graph, clean),
+        drivers=_drivers(graph, clean),
         feature=np.concatenate([np.zeros(0, np.int64), *map(np.arange, sizes)]),
         strength=node_strength,
         module=module,
@@ -151,6 +156,21 @@ def _examples(graph: InteractionGraph, clean: Callable[[str], str]) -> list[str]
         for feature in range(n):
             found = [] if known is None else known.of(feature)[:_EXAMPLES]
             texts.append(clean(" | ".join(str(example) for example in found)))
+    return texts
+
+
+def _drivers(graph: InteractionGraph, clean: Callable[[str], str]) -> list[str] | None:
+    """What drives the strongest edges of each feature, in node order."""
+    if not graph.drivers:
+        return None
+    texts = []
+    for layer, n in graph.n_features.items():
+        for feature in range(n):
+            found = (
+                f"{words}: {' | '.join(map(str, drivers))}"
+                for words, drivers in graph.driven(layer, feature)
+            )
+            texts.append(clean("; ".join(found)))
     return texts
 
 

@@ -2,6 +2,7 @@
 
 from .counterparts import Counterparts, counterparts, mean_max_cosine
 from .dictionary import Dictionary
+from .drivers import Driver, Drivers
 from .examples import Example, Examples
 from .feature_map import FeatureMap, FittingData, from_state
 from .heads import Heads
@@ -21,6 +22,8 @@ __all__ = [
     "PCA",
     "Counterparts",
     "Dictionary",
+    "Driver",
+    "Drivers",
     "Example",
     "Examples",
     "FeatureMap",

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InteractGraphError
-from ..features import Examples, FeatureMap
+from ..features import Driver, Drivers, Examples, FeatureMap
 
 if TYPE_CHECKING:
     import igraph
@@ -68,6 +68,8 @@ class InteractionGraph:
         groups: name -> the graph of a group of samples, over the same features.
         folds: graphs over disjoint parts of the samples, over the same features.
         examples: layer -> the samples on which its features are most active.
+        drivers: pair -> the samples that drive the strongest edge of every target feature, and of
+            every source feature.
     """
 
     layers: tuple[str, ...]
@@ -81,6 +83,7 @@ class InteractionGraph:
     groups: Mapping[str, InteractionGraph] = field(default_factory=dict)
     folds: Sequence[InteractionGraph] = ()
     examples: Mapping[str, Examples] = field(default_factory=dict)
+    drivers: Mapping[Pair, tuple[Drivers, Drivers]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", tuple(self.layers))
@@ -91,7 +94,9 @@ class InteractionGraph:
             names = ", ".join(f"{a!r} -> {b!r}" for a, b in self.pairs)
             raise InteractGraphError(f"pairs repeat: {names}")
         object.__setattr__(self, "folds", tuple(self.folds))
-        for name in ("labels", "completeness", "features", "metadata", "groups", "examples"):
+        for name in (
+            "labels", "completeness", "features", "metadata", "groups", "examples", "drivers",
+        ):  # fmt: skip
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
         object.__setattr__(
             self, "labels", MappingProxyType({k: tuple(v) for k, v in self.labels.items()})
@@ -157,7 +162,7 @@ class InteractionGraph:
         return tuple(self.metadata.get("notes", ()))
 
     def describe(self, layer: str, feature: int, *, n_edges: int = 5) -> str:
-        """What is known of a feature: its strongest edges, and where it is most active.
+        """What is known of a feature: its strongest edges, what drives them, where it is active.
 
         Args:
             layer: its layer.
@@ -185,7 +190,30 @@ class InteractionGraph:
                 f"  {example.value:.4g} on {example}"
                 for example in self.examples[layer].of(feature)
             ]
+        for words, drivers in self.driven(layer, feature):
+            lines.append(f"  {words} is driven by")
+            lines += [f"    {driver}" for driver in drivers]
         return "\n".join(lines)
+
+    def driven(self, layer: str, feature: int) -> list[tuple[str, list[Driver]]]:
+        """The strongest edges of a feature into and out of its layer, and what drives them.
+
+        Args:
+            layer: its layer.
+            feature: its number.
+
+        Returns:
+            Which edge, in words, and the samples that contribute most to it.
+        """
+        found = []
+        for (source, target), (into, out) in self.drivers.items():
+            for here, other, drivers, way in (
+                (target, source, into, "its edge from"), (source, target, out, "its edge to"),
+            ):  # fmt: skip
+                if here == layer and (samples := drivers.of(feature)):
+                    label = self.labels[other][int(drivers.partners[feature])]
+                    found.append((f"{way} {label} of {other}", samples))
+        return found
 
     def _strongest(self, way: str, other: str, values: Tensor, n: int) -> list[str]:
         """A line for each of the strongest edges to or from another layer."""

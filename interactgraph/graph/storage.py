@@ -12,13 +12,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import FileError, InteractGraphError, MissingFileError
-from ..features import Examples, from_state
+from ..features import Drivers, Examples, from_state
 from ..files import replacing
 from .interaction_graph import InteractionGraph, Pair
 
 __all__ = ["load", "save"]
 
 _FORMAT = 1
+_SIDES = ("targets", "sources")
 _Blocks = dict[Pair, dict[str, Tensor]]
 _SPARSE_BELOW = 0.25  # share of non-zero entries under which indices and values are smaller
 
@@ -44,6 +45,12 @@ def save(graph: InteractionGraph, path: str | os.PathLike[str]) -> None:
     for index, (layer, examples) in enumerate(graph.examples.items()):
         texts[layer], parts = examples.state()
         tensors.update({f"examples/{index}/{name}": part for name, part in parts.items()})
+    driven = []
+    for index, sides in enumerate(graph.drivers.get(pair) for pair in graph.pairs):
+        driven.append([] if sides is None else [drivers.state()[0] for drivers in sides])
+        for side, drivers in zip(_SIDES, sides or (), strict=False):
+            parts = drivers.state()[1]
+            tensors.update({f"drivers/{index}/{side}/{name}": x for name, x in parts.items()})
     header = {
         "format": _FORMAT,
         "layers": graph.layers,
@@ -57,6 +64,7 @@ def save(graph: InteractionGraph, path: str | os.PathLike[str]) -> None:
         "groups": groups,
         "folds": [_difference(fold, graph) for fold in graph.folds],
         "examples": texts,
+        "drivers": driven,
     }
     try:
         text = json.dumps(header)
@@ -194,6 +202,15 @@ def _read(header: dict[str, Any], tensors: dict[str, Tensor]) -> InteractionGrap
             layer: Examples.from_state(texts, _below(tensors, f"examples/{index}/"))
             for index, (layer, texts) in enumerate(header.get("examples", {}).items())
         },
+        drivers={
+            pairs[index]: (
+                Drivers.from_state(of_targets, _below(tensors, f"drivers/{index}/targets/")),
+                Drivers.from_state(of_sources, _below(tensors, f"drivers/{index}/sources/")),
+            )
+            for index, (of_targets, of_sources) in (
+                (index, sides) for index, sides in enumerate(header.get("drivers", ())) if sides
+            )
+        },
     )
 
     def part(prefix: str, metadata: dict[str, Any]) -> InteractionGraph:
@@ -204,6 +221,7 @@ def _read(header: dict[str, Any], tensors: dict[str, Tensor]) -> InteractionGrap
             completeness={},
             metadata={**graph.metadata, **metadata},
             examples={},
+            drivers={},
         )
 
     groups = header.get("groups", {})

@@ -65,6 +65,7 @@ def contents(
         "layers": [{"name": xml_text(layer), "n": n} for layer, n in graph.n_features.items()],
         "labels": [xml_text(str(text)) for layer in graph.layers for text in graph.labels[layer]],
         "examples": _examples(graph),
+        "drivers": _drivers(graph),
         "recipe": _recipe(graph),
         "run": _run(graph),
         "notes": [xml_text(note) for note in graph.notes],
@@ -96,6 +97,20 @@ def _examples(graph: InteractionGraph) -> list[list[str]] | None:
             found = [] if known is None else known.of(feature)
             texts.append([xml_text(f"{example.value:.3g} on {example}") for example in found])
     return texts
+
+
+def _drivers(graph: InteractionGraph) -> list[list[str]] | None:
+    """Of every node the samples that drive its strongest edges, in words."""
+    if not graph.drivers:
+        return None
+    return [
+        [
+            xml_text(f"{words}: {'; '.join(map(str, drivers))}")
+            for words, drivers in graph.driven(layer, feature)
+        ]
+        for layer, n in graph.n_features.items()
+        for feature in range(n)
+    ]
 
 
 def _recipe(graph: InteractionGraph) -> list[list[str]]:

@@ -28,7 +28,7 @@ def test_every_option_is_documented_and_has_a_flag():
     build = parser()._subparsers._group_actions[0].choices["build"].format_help()
     for field in fields(Options):
         assert f"{field.name}:" in text
-        flag = "--no-progress" if field.name == "progress" else f"--{field.name}"
+        flag = f"--no-{field.name}" if field.default is True else f"--{field.name}"
         assert flag.replace("_", "-") in build
     assert set(flags()) == {field.name for field in fields(Options)}
 

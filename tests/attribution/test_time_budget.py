@@ -1,6 +1,7 @@
 """`time_budget`: what is drawn in the time there is, and when a run ends."""
 
 import time
+from types import SimpleNamespace
 
 import networks
 import pytest
@@ -10,6 +11,7 @@ from torch import nn
 import interactgraph as itg
 from interactgraph import InteractGraphError
 from interactgraph.attribution import time_budget as module
+from interactgraph.attribution.methods.sampled_columns import SampledColumns
 from interactgraph.attribution.time_budget import TimeBudget
 
 
@@ -100,7 +102,13 @@ def test_parts_of_the_variance_decide_how_many_are_drawn(monkeypatch):
     assert budget.begins(1, 1e9)
     budget.draws(pair, 1, 1000, 2.0, 0.5)
     budget.spent(pair, 1, 10, 2.0, 5.0)
-    assert budget.draws(pair, 1, 1000, 2.0, 0) == int((1000 * 2.0 / 0.5) ** 0.5)
+    unknown = int((1000 * 2.0 / 0.5) ** 0.5)
+    assert budget.draws(pair, 1, 1000, 2.0, 0) == unknown
+    budget.learn(pair, between=3.0, of_draws=6.0, size=1.0)  # of one sample, which tells nothing
+    assert budget.draws(pair, 1, 1000, 2.0, 0) == unknown
+    budget.spent(pair, 7, 10, 14.0, 35.0)
+    budget.learn(pair, between=1e-9, of_draws=6.0, size=1.0)  # V lost in rounding
+    assert budget.draws(pair, 1, 1000, 2.0, 0) == unknown
     budget.learn(pair, between=3.0, of_draws=6.0, size=1.0)  # D = 60, V = 3
     assert budget.draws(pair, 1, 1000, 2.0, 0) == int((60 / 3 * 2.0 / 0.5) ** 0.5)
     # Not knowing how much data there is changes nothing where not all can be read anyway.
@@ -112,6 +120,34 @@ def test_parts_of_the_variance_decide_how_many_are_drawn(monkeypatch):
     assert again.left == budget.left - 100
     assert again.begins(1, None)
     assert again.draws(pair, 1, 1000, 2.0, 0) == budget.draws(pair, 1, 1000, 2.0, 0)
+
+
+def test_what_a_draw_costs_is_what_the_latest_ones_did():
+    pair = ("p", "x")
+    budget = TimeBudget(1000.0, 0.0, pairs=[pair])
+    budget.draws(pair, 1, 1000, 2.0, 0.5)
+    budget.spent(pair, 2, 10, 2.0, 20.0)
+    assert budget.costs[pair].b == 1.0
+    budget.spent(pair, 2, 10, 2.0, 60.0)  # twice as many path nodes and more
+    assert budget.costs[pair].b == 2.0
+    budget.spent(pair, 2, 10, 2.0, 60.0)
+    assert budget.costs[pair].b == 2.5
+
+
+def test_nodes_are_as_good_as_the_draws_beside_them():
+    budget = TimeBudget(1000.0, 0.0)
+    context = SimpleNamespace(
+        options=SimpleNamespace(tolerance=0.02), budget=budget, pair=("p", "x")
+    )
+    method = SampledColumns.__new__(SampledColumns)
+    method.context = context
+    assert method.tolerance == 0.02
+    budget.errors["p", "x"] = 0.3
+    assert method.tolerance == pytest.approx(0.1)
+    budget.errors["p", "x"] = 0.01
+    assert method.tolerance == 0.02
+    context.options.tolerance = None
+    assert method.tolerance is None
 
 
 def test_one_large_batch_is_as_good_as_many_small_ones():

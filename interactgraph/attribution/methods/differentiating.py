@@ -70,19 +70,24 @@ class Differentiating(PassMethod):
 
         See `path_nodes`.
         """
-        options = self.context.options
+        options, tolerance = self.context.options, self.tolerance
         self.n_batches_seen += 1
-        if options.tolerance is None or not self.integrates:
+        if tolerance is None or not self.integrates:
             return self.rule
         if self._last_rule is not None and not self.looks_again:
             return self._last_rule
         problem, path = self.looked_at(problem, path)
         seed = self.context.seed
-        placed = nodes_for(problem, path, options.tolerance, options.n_steps, seed, self.time_left)
+        placed = nodes_for(problem, path, tolerance, options.n_steps, seed, self.time_left)
         self._last_rule = placed.rule
         self.n_steps_used = max(len(placed.rule.nodes), self.n_steps_used)
         self.worst_error = max(placed.error, self.worst_error)
         return placed.rule
+
+    @property
+    def tolerance(self) -> float | None:
+        """Of the nodes that are placed next; None: there are exactly `n_steps`."""
+        return self.context.options.tolerance
 
     @property
     def looks_again(self) -> bool:

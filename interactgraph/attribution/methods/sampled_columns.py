@@ -32,6 +32,7 @@ _ROWS = 512  # draws that are summed together
 _FEW = 8  # draws of a sample; an exact method that costs less is taken in their place
 _LOOKED_AT = 4  # samples that place the nodes of all
 _PLACING = 0.05  # of a time budget, beyond which nodes stay where they are
+_BESIDE_DRAWS = 1 / 3  # of the error of draws, below which more nodes tell next to nothing
 _TRIED = 4  # passes that tell the time of one
 
 
@@ -64,7 +65,6 @@ class SampledColumns(Columns):
         )
         self._placing = 0.0  # seconds, on batches before
         self._clock: _Clock | None = None  # since nodes are placed on the batch at hand
-        self._out_of_time = False
 
     def why_not(self, problem: PairProblem) -> str | None:
         options = self.context.options
@@ -129,6 +129,17 @@ class SampledColumns(Columns):
         return not seen & (seen - 1) and self._placing <= self._time_to_place
 
     @property
+    def tolerance(self) -> float | None:
+        """See `Differentiating`; in a time budget, no better than what its draws can tell.
+
+        Every node takes time from the draws, whose error is the larger one: squares add up.
+        """
+        asked, budget = super().tolerance, self.context.budget
+        if asked is None or self.context.pair not in budget.errors:
+            return asked
+        return max(asked, _BESIDE_DRAWS * budget.errors[self.context.pair])
+
+    @property
     def _time_to_place(self) -> float:
         """Seconds for the nodes of this pair, on all batches together."""
         budget = self.context.budget
@@ -137,13 +148,12 @@ class SampledColumns(Columns):
     def time_left(self) -> bool:
         """See `Differentiating`: where draws are few, more nodes make no better graph."""
         here = 0.0 if self._clock is None else self._clock.seconds()
-        self._out_of_time = self._placing + here > self._time_to_place
-        return not self._out_of_time
+        return self._placing + here <= self._time_to_place
 
     @property
     def help(self) -> str:
         """See `Differentiating`."""
-        return no_time() if self._out_of_time else super().help
+        return no_time() if self.context.budget.is_set else super().help
 
     def looked_at(self, problem: PairProblem, path: SourcePath) -> tuple[PairProblem, SourcePath]:
         if problem.n_samples <= _LOOKED_AT:

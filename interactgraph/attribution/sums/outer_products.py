@@ -8,7 +8,7 @@ standard error needs are the next power; for sequences they need the product of 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -31,6 +31,9 @@ _DENSE = 1 << 24  # products at a time where there is no sparse reduction
 _SAMPLE_BYTES = 1 << 28  # working memory of the products per sample of sequences
 
 
+Flushed = Callable[[Tensor, Tensor, Tensor, Tensor], None]
+
+
 class _Sums(NamedTuple):
     """Sums over samples, `[i, j]`: X_b, X_b^2, and X_b n_b where the samples differ in n_b."""
 
@@ -46,28 +49,32 @@ class OuterSums:
     Attributes:
         sums: where the strengths are accumulated; valid after `flush`.
         matrix: W, `[i, j]`.
+        flushed: told left, right, W and the numbers of the samples when they are in `sums`; None:
+            nobody is.
     """
 
     sums: StrengthSums
     matrix: Tensor
-    _rows: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
+    flushed: Flushed | None = None
+    _rows: list[tuple[Tensor, Tensor, Tensor, Tensor]] = field(default_factory=list)
     _scales: tuple[Tensor, Tensor] | None = None
     _best: Tensor | None = None
 
-    def add(self, left: Tensor | None, right: Tensor, positions: Tensor) -> None:
+    def add(self, left: Tensor | None, right: Tensor, positions: Tensor, numbers: Tensor) -> None:
         """Adds a batch.
 
         Args:
             left: `[b, t, i]`, zero at positions that do not count; None: one.
             right: `[b, t, j]`, zero at positions that do not count.
             positions: how many positions of each sample count, int64 `[b]`.
+            numbers: of the samples, int64 `[b]`.
         """
         if left is None:
             left = right.new_ones(*right.shape[:2], 1)  # the sums are the same for every target
         if self._rows and self._rows[0][0].shape[1] != left.shape[1]:
             self.flush()
-        self._rows.append((at_least_single(left), at_least_single(right), positions))
-        if sum(rows.shape[0] * rows.shape[1] for rows, _, _ in self._rows) >= _ROWS:
+        self._rows.append((at_least_single(left), at_least_single(right), positions, numbers))
+        if sum(rows.shape[0] * rows.shape[1] for rows, *_ in self._rows) >= _ROWS:
             self.flush()
 
     def state(self) -> dict[str, Any]:
@@ -77,11 +84,14 @@ class OuterSums:
         }  # fmt: skip
 
     @staticmethod
-    def restored(sums: StrengthSums, state: dict[str, Any]) -> OuterSums:
+    def restored(sums: StrengthSums, state: dict[str, Any], flushed: Flushed | None) -> OuterSums:
         """What `state` was taken of, adding to its sums again."""
         device = sums.device
-        outer = OuterSums(sums, state["matrix"].to(device))
-        outer._rows = [(a.to(device), b.to(device), c.to(device)) for a, b, c in state["rows"]]
+        outer = OuterSums(sums, state["matrix"].to(device), flushed)
+        outer._rows = [
+            (left.to(device), right.to(device), positions.to(device), numbers.to(device))
+            for left, right, positions, numbers in state["rows"]
+        ]
         scales = state["scales"]
         outer._scales = None if scales is None else (scales[0].to(device), scales[1].to(device))
         outer._best = None if state["best"] is None else state["best"].to(device)
@@ -91,7 +101,7 @@ class OuterSums:
         """Multiplies what has been gathered and adds it to `sums`."""
         if not self._rows:
             return
-        left, right, positions = (
+        left, right, positions, numbers = (
             torch.cat(parts) if len(parts) > 1 else parts[0]
             for parts in zip(*self._rows, strict=True)
         )
@@ -106,6 +116,8 @@ class OuterSums:
         for strength in self.sums.strengths:
             if strength.outer == "maximum":
                 self._add_maximum(strength, left.flatten(0, 1), right.flatten(0, 1))
+        if self.flushed is not None:
+            self.flushed(left, right, self.matrix, numbers)
 
     def _add_maximum(self, strength: Strength, left: Tensor, right: Tensor) -> None:
         """Takes rows of left and right into a maximum."""

@@ -230,6 +230,12 @@ class StrengthSums:
             result[rows] = strength.value(self._mean(strength, rows))
         return result
 
+    def sample_totals(self, name: str) -> Tensor:
+        """Sum over samples of X, `[i, j]`; an estimate where source features are drawn."""
+        strength, first = self._strength(name), self.first[name]
+        drawn = self.draws.any and strength.is_mean
+        return self.draws.total(strength, first, slice(None)) if drawn else first
+
     def standard_error(
         self, name: str, dtype: torch.dtype = torch.float64, *, of_draws: bool = True
     ) -> Tensor | None:

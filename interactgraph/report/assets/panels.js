@@ -155,6 +155,11 @@ function drawDetail(state, on) {
     parts.push(element("h3", {}, "Most active"),
       element("ul", { class: "examples" }, ...examples.map((text) => element("li", { class: "text" }, text))));
   }
+  const drivers = data.drivers ? data.drivers[node] : [];
+  if (drivers.length) {
+    parts.push(element("h3", {}, "What drives it"),
+      element("ul", { class: "examples" }, ...drivers.map((text) => element("li", { class: "text" }, text))));
+  }
   box.replaceChildren(...parts);
   box.scrollTop = 0;
 }

@@ -93,7 +93,7 @@ def test_standard_error_of_what_hardly_varies(positions, narrow):
         for part in range(0, 4500, 900):
             here = slice(part, part + 900)
             given = None if narrow else left[here].to(dtype)
-            outer.add(given, right[here].to(dtype), counts[here])
+            outer.add(given, right[here].to(dtype), counts[here], torch.arange(900))
         outer.flush()
         errors.append({name: sums.standard_error(name) for name in sums.second})
     for name in errors[0]:
@@ -112,7 +112,7 @@ def test_range_of_single_precision(size, positions):
         sums = StrengthSums(check_strengths(("rms", "mean", "max")), (4, 6), torch.device("cpu"))
         sums.count(counts)
         outer = OuterSums(sums, torch.ones(4, 6, dtype=dtype))
-        outer.add(left.to(dtype), right.to(dtype), counts)
+        outer.add(left.to(dtype), right.to(dtype), counts, torch.arange(500))
         outer.flush()
         found.append(
             [sums.strength(name) for name in sums.first]
