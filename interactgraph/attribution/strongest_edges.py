@@ -80,12 +80,15 @@ class _Side:
         Args:
             features: some of the features, int64 `[g]`.
             numbers: of the samples, int64 `[b]`.
-            amounts: `[b, g]`, not negative.
+            amounts: `[b, g]`, not negative; changed.
         """
-        larger = amounts > self.amounts[-1, features]
-        b, g = larger.nonzero(as_tuple=True)
-        if len(b):
-            self.insert(features[g], numbers[b], amounts[b, g].double())
+        for _ in range(min(_K, len(amounts))):  # the largest, the second largest, ...
+            most, at = amounts.max(0)
+            larger = most > self.amounts[-1, features]
+            if not bool(larger.any()):
+                break
+            self.insert(features[larger], numbers[at[larger]], most[larger].double())
+            amounts.scatter_(0, at[None], -1.0)
 
     def add_some(self, features: Tensor, numbers: Tensor, amounts: Tensor) -> None:
         """Takes in single contributions, `[n]` each."""
