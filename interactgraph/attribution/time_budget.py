@@ -43,13 +43,14 @@ class _Costs:
     """Seconds that a pair takes, over all samples so far.
 
     Attributes:
-        b: for each feature that is drawn on a sample; the latest pieces count most, because path
-            nodes are added on the way.
+        b: for each position of a feature that is drawn on a sample; the latest pieces count most,
+            because path nodes are added on the way.
     """
 
     n_pieces: int = 0
     n_samples: int = 0
     n_draws: int = 0
+    n_positions: int = 0
     reading: float = 0.0
     drawing: float = 0.0
     b: float = 0.0
@@ -58,6 +59,11 @@ class _Costs:
     def a(self) -> float:
         """For each sample."""
         return self.reading / max(self.n_samples, 1)
+
+    @property
+    def typical_b(self) -> float:
+        """For each draw of a sample that has as many positions as those so far."""
+        return self.b * self.n_positions / max(self.n_samples, 1)
 
 
 @dataclass(eq=False)
@@ -129,7 +135,7 @@ class TimeBudget:
             samples_left: samples of the data after these, about; None: not known.
         """
         self.samples_left = samples_left
-        per_sample = sum(cost.a + cost.b for cost in self.costs.values()) + self._others
+        per_sample = sum(cost.a + cost.typical_b for cost in self.costs.values()) + self._others
         self.ended = self.n_read > 0 and self.left < per_sample * n_samples
         return not self.ended
 
@@ -137,7 +143,9 @@ class TimeBudget:
     def _others(self) -> float:
         return self.others / max(self.n_read, 1)
 
-    def draws(self, pair: Pair, n_samples: int, n_features: int, a: float, b: float) -> int:
+    def draws(
+        self, pair: Pair, n_samples: int, n_features: int, a: float, b: float, n_positions: int = 1
+    ) -> int:
         """How many features to draw on each of some samples.
 
         Args:
@@ -146,9 +154,10 @@ class TimeBudget:
             n_features: of the source.
             a: seconds that each of them took until here.
             b: seconds of a draw, from a trial; 0: as measured before.
+            n_positions: of each of these samples; those of others may be longer or shorter.
         """
         costs = self.costs.setdefault(pair, _Costs())
-        b = max(b or costs.b, 1e-9)
+        b = max(b or costs.b * n_positions, 1e-9)
         ratio = min(self.ratio.get(pair, n_features), n_features)
         best = math.sqrt(ratio * max(costs.a, a) / b)
         if not costs.n_pieces:
@@ -161,9 +170,10 @@ class TimeBudget:
             reading = n_samples * sum(self._reading(each, a) for each in after)
             reading += later * (sum(self._reading(each, a) for each in self.pairs) + self._others)
             # Where several pairs share the time, sum v / k is smallest for k as sqrt(v / b).
-            weights = n_samples * sum(self._weight(each, b) for each in [pair, *after])
+            here = (self._weight(each, b, n_positions) for each in [pair, *after])
+            weights = n_samples * sum(here)
             weights += later * sum(self._weight(each, b) for each in self.pairs)
-            fill = (self.left - reading) * self._weight(pair, b) / weights / b
+            fill = (self.left - reading) * self._weight(pair, b, n_positions) / weights / b
         return int(min(max(fill, min(best, most), 1.0), n_features))
 
     def _reading(self, pair: Pair, a: float) -> float:
@@ -171,20 +181,39 @@ class TimeBudget:
         costs = self.costs.get(pair, _Costs())
         return costs.a if costs.n_samples else a
 
-    def _weight(self, pair: Pair, b: float) -> float:
-        """The share of the time that a pair gets, sqrt(v b)."""
+    def _weight(self, pair: Pair, b: float, n_positions: int | None = None) -> float:
+        """The share of the time that a sample of a pair gets, sqrt(v b).
+
+        Args:
+            pair: which.
+            b: seconds of a draw, where nothing is known.
+            n_positions: of the sample; None: as many as those so far.
+        """
         costs = self.costs.get(pair, _Costs())
         known = list(self.variances.values())
         typical = sum(known) / len(known) if known else 1.0
-        return math.sqrt(self.variances.get(pair, typical) * (costs.b if costs.n_draws else b))
+        if costs.n_draws:
+            b = costs.typical_b if n_positions is None else costs.b * n_positions
+        return math.sqrt(self.variances.get(pair, typical) * b)
 
-    def spent(self, pair: Pair, n_samples: int, k: int, reading: float, drawing: float) -> None:
+    def spent(
+        self,
+        pair: Pair,
+        n_samples: int,
+        k: int,
+        reading: float,
+        drawing: float,
+        n_positions: int = 1,
+    ) -> None:
         """Takes in what some samples of a pair have cost, in seconds."""
         costs = self.costs[pair]
         costs.n_pieces += 1
         costs.n_samples += n_samples
         costs.n_draws += n_samples * k
-        costs.b += (drawing / (n_samples * k) - costs.b) / min(costs.n_pieces, _RECENT)
+        costs.n_positions += n_samples * n_positions
+        costs.b += (drawing / (n_samples * k * n_positions) - costs.b) / min(
+            costs.n_pieces, _RECENT
+        )
         costs.reading += reading
         costs.drawing += drawing
 

@@ -134,6 +134,22 @@ def test_what_a_draw_costs_is_what_the_latest_ones_did():
     assert budget.costs[pair].b == 2.5
 
 
+def test_longer_samples_cost_more_and_get_fewer_draws(monkeypatch):
+    Clock(monkeypatch)
+    pair = ("p", "x")
+    budget = TimeBudget(1000.0, 0.0, pairs=[pair])
+    assert budget.begins(10, 90.0)
+    budget.draws(pair, 10, 1000, 0.0, 0.1)
+    budget.spent(pair, 10, 16, 0.0, 16.0, 10)  # 0.01 s for each position
+    assert budget.begins(10, 80.0)
+    usual = budget.draws(pair, 10, 1000, 0.0, 0, 10)
+    # What is left for 90 samples at 0.1 s a draw.
+    assert usual == pytest.approx(budget.left / 90 / 0.1, abs=1)
+    longer = budget.draws(pair, 10, 1000, 0.0, 0, 40)
+    # k as 1 / sqrt(b), so that a sample of four times the length takes twice the time.
+    assert longer == pytest.approx(2 * budget.left / (10 * 2 + 80) / 0.4, abs=1)
+
+
 def test_nodes_are_as_good_as_the_draws_beside_them():
     budget = TimeBudget(1000.0, 0.0)
     context = SimpleNamespace(

@@ -119,7 +119,7 @@ class SampledColumns(Columns):
         drawing = clock.seconds() - reading - placing
         if self.context.budget.is_set:
             self.context.budget.spent(
-                self.context.pair, problem.n_samples, n_draws, reading, drawing
+                self.context.pair, problem.n_samples, n_draws, reading, drawing, problem.z.shape[1]
             )
 
     @property
@@ -193,7 +193,8 @@ class SampledColumns(Columns):
             each = clock.seconds() / several / n
         elif budget.learns(pair):
             budget.learn(pair, *self.context.sums.variance_parts())
-        return budget.draws(pair, n, problem.n_sources, reading / n, each)
+        positions = problem.z.shape[1]
+        return budget.draws(pair, n, problem.n_sources, reading / n, each, positions)
 
     def record(self) -> dict[str, Any]:
         budget = self.context.budget
