@@ -17,6 +17,7 @@ from .errors import InteractGraphError
 __all__ = [
     "NonZero",
     "absolute_sums",
+    "at_ends",
     "column_of",
     "dense_for",
     "first_of_rows",
@@ -29,9 +30,11 @@ __all__ = [
     "nonzero",
     "row_of",
     "sparse_matrix",
+    "sums",
     "tidy",
     "union",
     "values_of",
+    "with_values",
 ]
 
 _MOST_DENSE = 1 << 26  # entries of a matrix that is made dense where nothing else serves
@@ -108,8 +111,38 @@ def map_values(matrix: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
     """The matrix with other values, by a function of them that leaves zero at zero."""
     if not is_sparse(matrix):
         return function(matrix)
+    return with_values(matrix, function(matrix.values()))
+
+
+def with_values(matrix: Tensor, values: Tensor) -> Tensor:
+    """The matrix with other values in the order of `values_of`; a sparse one without zeros."""
+    if not is_sparse(matrix):
+        return values
+    rows, columns = matrix.indices()
+    return tidy(sparse_matrix(rows, columns, values, matrix.shape))
+
+
+def at_ends(matrix: Tensor, of_rows: Tensor, of_columns: Tensor) -> tuple[Tensor, Tensor]:
+    """What belongs to rows and to columns, in shapes that go with `values_of`.
+
+    Args:
+        matrix: `[i, j]`.
+        of_rows: `[i]`.
+        of_columns: `[j]`.
+    """
+    if not is_sparse(matrix):
+        return of_rows[:, None], of_columns
+    rows, columns = matrix.indices()
+    return of_rows[rows], of_columns[columns]
+
+
+def sums(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums of every row, `[i]`, and of every column, `[j]`."""
+    if not is_sparse(matrix):
+        return matrix.sum(1), matrix.sum(0)
     rows, columns, values = nonzero(matrix)
-    return tidy(sparse_matrix(rows, columns, function(values), matrix.shape))
+    of_rows, of_columns = (values.new_zeros(n) for n in matrix.shape)
+    return of_rows.index_add_(0, rows, values), of_columns.index_add_(0, columns, values)
 
 
 def lookup(matrix: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
@@ -181,10 +214,7 @@ def absolute_sums(matrix: Tensor) -> tuple[Tensor, Tensor]:
     if not is_sparse(matrix):
         size = matrix.abs().to(torch.float64)
         return size.sum(1), size.sum(0)
-    rows, columns, values = nonzero(matrix)
-    size = values.abs().to(torch.float64)
-    of_rows, of_columns = (size.new_zeros(n) for n in matrix.shape)
-    return of_rows.index_add_(0, rows, size), of_columns.index_add_(0, columns, size)
+    return sums(map_values(matrix, lambda values: values.abs().to(torch.float64)))
 
 
 def first_of_rows(rows: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:

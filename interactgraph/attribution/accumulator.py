@@ -20,6 +20,7 @@ from .memory import MemoryBudget
 from .strengths import Strength
 from .sums.drawn_sums import DrawnSums
 from .sums.outer_products import OuterSums
+from .sums.sparse_sums import SparseSums
 from .sums.strength_sums import StrengthSums
 
 __all__ = ["Accumulator", "Key"]
@@ -27,6 +28,7 @@ __all__ = ["Accumulator", "Key"]
 # (group, fold); None where there are no groups or folds.
 Key = tuple[str | None, int | None]
 _EVERYTHING: Key = (None, None)
+Sums = StrengthSums | SparseSums
 
 
 @dataclass(eq=False)
@@ -39,6 +41,7 @@ class Accumulator:
         device: of the sums.
         memory: that the sums of all pairs share.
         drawn: source features may be drawn, which takes memory of its own.
+        most: edges of which sums are kept, sparsely; None: of all, in dense tables.
         tables: by group and fold, in order of appearance.
         completeness: of everything that was added.
     """
@@ -48,7 +51,8 @@ class Accumulator:
     device: torch.device
     memory: MemoryBudget
     drawn: bool = False
-    tables: dict[Key, StrengthSums] = field(default_factory=dict)
+    most: int | None = None
+    tables: dict[Key, Sums] = field(default_factory=dict)
     completeness: Completeness = field(default_factory=Completeness)
     _outer: dict[Key, OuterSums] = field(default_factory=dict)
     _auxiliaries: dict[Key, dict[str, Tensor]] = field(default_factory=dict)  # of the batch
@@ -62,6 +66,9 @@ class Accumulator:
     @property
     def n_bytes(self) -> int:
         """Memory that the sums take."""
+        if self.most is not None:
+            each = SparseSums.bytes_for(self.strengths, self.shape, self.most)
+            return each * max(1, len(self.tables))
         each = StrengthSums.bytes_for(self.strengths, self.shape)
         if self.drawn:
             each += DrawnSums.bytes_for(self.strengths, self.shape)
@@ -158,8 +165,10 @@ class Accumulator:
 
     def _add_outer(self, product: OuterProduct) -> None:
         for key, take in self._parts(slice(None)):
+            table = self.tables[key]
+            assert isinstance(table, StrengthSums)  # `Affine` does not serve sparse sums
             if key not in self._outer:
-                self._outer[key] = OuterSums(self.tables[key], product.matrix)
+                self._outer[key] = OuterSums(table, product.matrix)
             left = None if product.left is None else take(product.left)
             self._outer[key].add(left, take(product.right), take(self._positions))
 
@@ -195,7 +204,13 @@ class Accumulator:
         return parts
 
     def _open(self, key: Key) -> None:
-        self.tables[key] = StrengthSums(self.strengths, self.shape, self.device)
+        self.tables[key] = self._empty()
+
+    def _empty(self) -> Sums:
+        """Sums of nothing."""
+        if self.most is None:
+            return StrengthSums(self.strengths, self.shape, self.device)
+        return SparseSums(self.strengths, self.shape, self.device, most=self.most)
 
     def _check_memory(self) -> None:
         if len(self.tables) > 1 and self.memory.taken > self.memory.total:
@@ -225,18 +240,22 @@ class Accumulator:
         for table in self.tables.values():
             table.end_pass(number)
 
-    def total(self, wanted: Callable[[Key], bool] = lambda key: True) -> StrengthSums:
+    def total(self, wanted: Callable[[Key], bool] = lambda key: True) -> Sums:
         """The sums over the groups and folds that are wanted; valid after `flush`."""
         chosen = [sums for key, sums in self.tables.items() if wanted(key)]
         if len(chosen) == 1:
             return chosen[0]
-        empty = StrengthSums(self.strengths, self.shape, self.device)
-        return StrengthSums.merged(chosen or [empty])
+        chosen = chosen or [self._empty()]
+        if self.most is None:
+            return StrengthSums.merged([each for each in chosen if isinstance(each, StrengthSums)])
+        return SparseSums.merged([each for each in chosen if isinstance(each, SparseSums)])
 
     def variance_parts(self) -> tuple[float, float, float]:
         """Of the first strength, over all edges; see `StrengthSums.variance_parts`."""
         self.flush()
-        return self.total().variance_parts(self.strengths[0])
+        total = self.total()
+        assert isinstance(total, StrengthSums)  # of which features are drawn
+        return total.variance_parts(self.strengths[0])
 
     def gather(self, world: World) -> None:
         """Adds what all processes have, which then all of them have; valid after `flush`."""
@@ -274,5 +293,6 @@ class Accumulator:
             key = (group, fold)
             self._open(key)
             self.tables[key].restore(sums)
-            if outer is not None:
-                self._outer[key] = OuterSums.restored(self.tables[key], outer)
+            table = self.tables[key]
+            if outer is not None and isinstance(table, StrengthSums):
+                self._outer[key] = OuterSums.restored(table, outer)

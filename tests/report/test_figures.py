@@ -85,7 +85,14 @@ def test_module_flow_against_loops(graph, partition):
 def test_block_means_against_loops(shape):
     weight = np.random.default_rng(0).normal(size=shape)
     most = 6
-    means = block_means(weight, most)
+    every = [np.arange(n) for n in shape]
+    means = block_means(torch.from_numpy(weight), *every, most)
+    shuffled = [np.random.default_rng(1).permutation(n) for n in shape]
+    dense, sparse = (
+        block_means(matrix, *shuffled, most)
+        for matrix in (torch.from_numpy(weight), torch.from_numpy(weight).to_sparse())
+    )
+    np.testing.assert_allclose(sparse, dense, rtol=1e-12)
     rows, columns = (
         np.arange(min(n, most) + 1) * n // max(min(n, most), 1) if n else [0] for n in shape
     )
