@@ -126,7 +126,8 @@ class Network:
     @property
     def is_large(self) -> bool:
         """Whether the search has to be sparing."""
-        return self.n_edges > constants.LARGE
+        sparse = any(is_sparse(block.weight) for block in self.blocks)
+        return self.n_edges > constants.LARGE or (sparse and self.n_nodes > constants.MANY)
 
     @cached_property
     def connected(self) -> np.ndarray:
