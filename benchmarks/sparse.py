@@ -34,7 +34,7 @@ OVERCOMPLETE = 16
 ACTIVE = 24  # features at a time
 SAMPLES, BATCH = 1024, 256
 WIDE, WIDTH, KEPT = 24_576, 64, 600_000
-WIDE_SAMPLES, WIDE_BATCH, WIDE_ACTIVE = 512, 64, 32
+WIDE_SAMPLES, WIDE_BATCH, WIDE_ACTIVE, WIDE_NODES = 384, 64, 32, 2
 
 _T = TypeVar("_T")
 
@@ -172,7 +172,7 @@ def wide_graph() -> None:
         f"run (`max_edges={KEPT}`)",
         lambda: itg.interaction_graph(
             model, data, ["1", "3"], features={"1": maps[0][0], "3": maps[1][0]}, max_edges=KEPT,
-            n_steps=4, tolerance=None, engine="forward", progress=False,
+            n_steps=WIDE_NODES, tolerance=None, engine="forward", progress=False,
         ),
     )  # fmt: skip
     n_edges = len(graph.edges().weight)
@@ -186,15 +186,16 @@ def wide_graph() -> None:
         pruned = laps("prune to half", lambda: graph.prune(top_k=n_edges // 2))
         laps("export CSV", lambda: itg.export(pruned, Path(folder) / "graph.csv"))
     partition = laps(
-        "find_modules (2 runs, resolution 1, significance)",
-        lambda: itg.find_modules(pruned, n_runs=2, resolution=1.0),
+        "find_modules (2 runs at resolution 1, and significance)",
+        lambda: itg.find_modules(pruned, n_runs=2, resolution=1.0, weighting="root_normalised"),
     )
     truth = np.concatenate([maps[0][1], [-1], maps[1][1], [-1]])  # the errors are of neither
     placed = (partition.labels >= 0) & (truth >= 0)
     score = itg.communities.adjusted_mutual_information(partition.labels[placed], truth[placed])
     lines = [
-        f"### TopK dictionaries of {WIDE:,} features on both sides of {WIDTH} units, two halves that "
-        f"do not meet, {WIDE_SAMPLES} samples, {WIDE_ACTIVE} features active, 4 nodes",
+        f"### TopK dictionaries of {WIDE:,} features on both sides of {WIDTH} units, two halves "
+        f"that do not meet, {WIDE_SAMPLES} samples, {WIDE_ACTIVE} features active, "
+        f"{WIDE_NODES} nodes",
         "",
         "| step | CPU seconds | peak memory so far, GiB |",
         "| --- | --- | --- |",
