@@ -14,6 +14,7 @@ __all__ = [
     "attention_mask_used",
     "baseline_outside",
     "does_not_add_up",
+    "edges_dropped",
     "ended_by_time",
     "ended_early",
     "error_above_target",
@@ -204,6 +205,15 @@ def no_residual(pair: str) -> str:
     return (
         f"{pair}: the target is not finite at the baseline, so that there is no completeness "
         "residual"
+    )
+
+
+def edges_dropped(pair: str, strength: str, absent: float, missed: float) -> str:
+    """Sums of weak edges were dropped on the way, see `attribution.sums.sparse_sums`."""
+    return (
+        f"{pair}: the smallest sums were dropped on the way; edges with {strength} above "
+        f"{absent:.2g} are all there, and what an edge may lack is at most {missed:.2g} "
+        f"(of {strength}); raise max_edges"
     )
 
 

@@ -14,11 +14,13 @@ from .attribution.accumulator import Key
 from .attribution.groups import SampleKeys
 from .attribution.loop import BatchLoop
 from .attribution.pair_run import PairRun
+from .attribution.sums.sparse_sums import SparseSums
 from .errors import InteractGraphError
 from .features import FeatureMap
 from .graph import InteractionGraph, Pair
 from .graph.self_edges import self_edges_dominate
 from .notes import all_zero, baseline_outside, never_drawn, passes_through, underflow
+from .sparse import values_of
 
 __all__ = ["graph_of"]
 
@@ -56,6 +58,7 @@ def graph_of(loop: BatchLoop, recipe: Mapping[str, Any]) -> InteractionGraph:
         "dtype": str(layers.dtype).removeprefix("torch."),
         "memory_budget": next(iter(runs.values())).sums.memory.total,
         "baseline_outside_range": loop.ranges.outside(),
+        **_kept_edges(runs),
         "notes": [
             *layers.notes,
             *loop.mask_notes(),
@@ -127,7 +130,10 @@ def _with_parts(
         place = ("group", "fold").index(what)
         blocks, errors, n_samples = _blocks(runs, dtype, lambda key: key[place] == value)
         notes = [*graph.metadata["notes"], *_unknown(runs, lambda key: key[place] == value)]
-        metadata = {**graph.metadata, what: value, "n_samples": n_samples, "notes": notes}
+        kept = _kept_edges(runs, lambda key: key[place] == value)
+        metadata = {
+            **graph.metadata, **kept, what: value, "n_samples": n_samples, "notes": notes
+        }  # fmt: skip
         return graph.replace(
             blocks=blocks, standard_errors=errors, completeness={}, metadata=metadata, examples={},
             drivers={},
@@ -146,6 +152,19 @@ def _with_parts(
         folds=tuple(part("fold", fold) for fold in folds),
         metadata={**graph.metadata, "notes": whole},
     )
+
+
+def _kept_edges(
+    runs: Mapping[Pair, PairRun], wanted: Callable[[Key], bool] = lambda key: True
+) -> dict[str, Any]:
+    """For the recipe, where few edges are kept: what is known of the others, pair by pair."""
+    totals = [run.sums.total(wanted) for run in runs.values()]
+    kept = [
+        {"dropped": total.n_dropped, **total.bounds()}
+        for total in totals
+        if isinstance(total, SparseSums)
+    ]
+    return {"kept_edges": kept} if kept else {}
 
 
 def _unknown(runs: Mapping[Pair, PairRun], wanted: Callable[[Key], bool]) -> Iterator[str]:
@@ -191,7 +210,8 @@ def _remarks(run: PairRun, block: dict[str, Tensor], dtype: torch.dtype) -> Iter
     """
     name = run.context.name
     strongest = max(
-        float(torch.linalg.vector_norm(strength, torch.inf)) for strength in block.values()
+        float(torch.linalg.vector_norm(values_of(strength), torch.inf))
+        for strength in block.values()
     )
     if not math.isfinite(strongest):
         raise InteractGraphError(

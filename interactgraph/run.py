@@ -67,6 +67,7 @@ def interaction_graph(
     engine: Literal["auto", "closed_form", "forward", "reverse"] = "auto",
     sources: int | None = None,
     sampling: Literal["importance", "uniform", "signs"] = "importance",
+    max_edges: int | None = None,
     target_error: float | None = None,
     time_budget: float | None = None,
     seed: int = 0,
@@ -146,6 +147,12 @@ def interaction_graph(
         sampling: "importance" (by how much a feature moves on the sample and a running estimate of
             its worth, mixed with uniform), "uniform", or "signs": `sources` Rademacher probes
             (Hutchinson 1990) over target positions, for strengths=("rms",) in reverse mode.
+        max_edges: keeps so many edges of each pair, the strongest ones (by the first strength), as
+            sparse matrices, and adds up sparsely: for dictionaries of many features, whose matrix
+            of all edges would not fit. Sums of four times as many edges are kept on the way; where
+            there are more, the smallest are dropped, and `metadata["kept_edges"]` and a note say
+            how strong an edge may be that is not there, and how much one that is there may lack.
+            None: all edges.
         target_error: ends the run when the standard error of each of the 100 strongest edges of
             every pair is below this share of its strength: early, where the data suffices, and
             after up to 64 passes over the data with new draws, where `sources` are drawn. Data must
@@ -168,7 +175,8 @@ def interaction_graph(
             as sources and as targets: where language models attend to the first token whatever it
             is, its activations drown those of the others.
         examples: keeps for every feature the samples on which it is most active
-            (`graph.examples`) and those that drive its strongest edges (`graph.drivers`); False
+            (`graph.examples`) and those that drive its strongest edges (`graph.drivers`, without
+            `max_edges`); False
             saves up to a third of the time of short runs.
         labels: {layer: one label for each feature}.
         forward: `forward(model, batch)` calls the model on a batch.
@@ -212,7 +220,8 @@ def interaction_graph(
         features=names.keys(features), top_features=names.keys(top_features), method=method,
         baseline=names.keys(baseline), strengths=strengths, freeze=freeze, skip=skip,
         n_steps=n_steps, tolerance=tolerance, engine=engine,
-        sources=sources, sampling=sampling, target_error=target_error, time_budget=time_budget,
+        sources=sources, sampling=sampling, max_edges=max_edges,
+        target_error=target_error, time_budget=time_budget,
         seed=seed, groups=groups, folds=folds, position_mask=position_mask,
         skip_positions=skip_positions, examples=examples, labels=names.keys(labels),
         forward=forward, device=device, dtype=dtype, memory_budget=memory_budget,

@@ -26,6 +26,7 @@ from .model import (
     resolve_sites,
     wide_enough,
 )
+from .sparse import n_nonzero, nonzero
 
 __all__ = ["TopSamples", "top_samples"]
 
@@ -104,7 +105,7 @@ def top_samples(
             "gradient"
         )
     k = whole("k", k)
-    n_edges = {pair: int((graph.weights(*pair) != 0).sum()) for pair in graph.pairs}
+    n_edges = {pair: n_nonzero(graph.weights(*pair)) for pair in graph.pairs}
     if sum(n_edges.values()) > _MOST_EDGES:
         raise InteractGraphError(
             f"the graph has {sum(n_edges.values())} edges; prune it to those that matter first, "
@@ -128,7 +129,7 @@ def top_samples(
     freeze = graph.metadata.get("freeze", ())
     runner = Runner.on(model, forward, device, wide_enough(model, dtype, freeze), freeze)
     sites = resolve_sites(model, graph.layers)
-    found = {pair: _Search(graph.weights(*pair) != 0, k, threshold) for pair in graph.pairs}
+    found = {pair: _Search(graph.weights(*pair), k, threshold) for pair in graph.pairs}
     with prepared(runner.model), torch.no_grad():
         layers = Layers.look(
             runner, data, sites, graph.pairs, graph.features, baselines=baselines,
@@ -156,8 +157,8 @@ def top_samples(
 class _Search:
     """The samples of largest |A| so far, for every edge of a pair."""
 
-    def __init__(self, kept: Tensor, k: int, threshold: float | None) -> None:
-        self.target, self.source = kept.nonzero(as_tuple=True)
+    def __init__(self, weight: Tensor, k: int, threshold: float | None) -> None:
+        self.target, self.source, _ = nonzero(weight)
         order = self.source.argsort(stable=True)
         self.target, self.source = self.target[order], self.source[order]
         self.k, self.threshold = k, threshold

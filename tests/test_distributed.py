@@ -110,6 +110,18 @@ def test_two_processes_are_one(code):
         assert one.metadata[key] == two.metadata[key]
 
 
+@pytest.mark.slow
+def test_two_processes_keep_few_edges(code):
+    """64 edges at most, of which one of four have room: those of the run that keeps all."""
+    options = ["code.py:net", "code.py:data", *LAYERS]
+    for processes, more in ((1, ()), (2, ("--max-edges", "16"))):
+        done = call(code, *options, *more, "-o", f"{processes}.safetensors", processes=processes)
+        assert done.returncode == 0, done.stderr[-2000:]
+    all_, few = (itg.load(code / f"{n}.safetensors") for n in (1, 2))
+    assert few.weights("input", "1").is_sparse
+    assert_same(all_.prune(top_k=16), few.to_dense(), exactly=False)
+
+
 @pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="reads the names of threads")
 def test_no_thread_of_the_group_outlives_it(code):
     """A thread that is left aborts its process now and then."""

@@ -225,6 +225,11 @@ def no_time():
         return run(model, [x()], ["0", "3"], **options)
 
 
+@provokes("edges_dropped", "the smallest sums were dropped on the way; edges with rms above")
+def edges_dropped():
+    return run(perceptron(), [x()], ["input", "2"], max_edges=1, engine="forward")
+
+
 @provokes("passes_through", "most features have themselves as their strongest target")
 def passes_through():
     class Residual(nn.Module):

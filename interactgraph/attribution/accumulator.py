@@ -22,6 +22,7 @@ from .strengths import Strength
 from .strongest_edges import StrongestEdges
 from .sums.drawn_sums import DrawnSums
 from .sums.outer_products import OuterSums
+from .sums.sparse_sums import SparseSums
 from .sums.strength_sums import StrengthSums
 
 __all__ = ["Accumulator", "Key"]
@@ -29,6 +30,7 @@ __all__ = ["Accumulator", "Key"]
 # (group, fold); None where there are no groups or folds.
 Key = tuple[str | None, int | None]
 _EVERYTHING: Key = (None, None)
+Sums = StrengthSums | SparseSums
 
 
 @dataclass(eq=False)
@@ -42,6 +44,7 @@ class Accumulator:
         memory: that the sums of all pairs share.
         drawn: source features may be drawn, which takes memory of its own.
         strongest: the samples that drive every feature's strongest edge; None: nobody asks.
+        most: edges of which sums are kept, sparsely; None: of all, in dense tables.
         tables: by group and fold, in order of appearance.
         completeness: of everything that was added.
     """
@@ -51,8 +54,9 @@ class Accumulator:
     device: torch.device
     memory: MemoryBudget
     drawn: bool = False
+    most: int | None = None
     strongest: StrongestEdges | None = None
-    tables: dict[Key, StrengthSums] = field(default_factory=dict)
+    tables: dict[Key, Sums] = field(default_factory=dict)
     completeness: Completeness = field(default_factory=Completeness)
     _outer: dict[Key, OuterSums] = field(default_factory=dict)
     _auxiliaries: dict[Key, dict[str, Tensor]] = field(default_factory=dict)  # of the batch
@@ -67,6 +71,9 @@ class Accumulator:
     @property
     def n_bytes(self) -> int:
         """Memory that the sums take."""
+        if self.most is not None:
+            each = SparseSums.bytes_for(self.strengths, self.shape, self.most)
+            return each * max(1, len(self.tables))
         each = StrengthSums.bytes_for(self.strengths, self.shape)
         if self.drawn:
             each += DrawnSums.bytes_for(self.strengths, self.shape)
@@ -175,8 +182,10 @@ class Accumulator:
 
     def _add_outer(self, product: OuterProduct) -> None:
         for key, take in self._parts(slice(None)):
+            table = self.tables[key]
+            assert isinstance(table, StrengthSums)  # `Affine` does not serve sparse sums
             if key not in self._outer:
-                self._outer[key] = OuterSums(self.tables[key], product.matrix, self._flushed)
+                self._outer[key] = OuterSums(table, product.matrix, self._flushed)
             left = None if product.left is None else take(product.left)
             own = take(self._positions), take(self._numbers)
             self._outer[key].add(left, take(product.right), *own)
@@ -190,7 +199,8 @@ class Accumulator:
     def _totals(self, rows: slice, columns: slice | Tensor) -> Tensor:
         """The sums of the first strength so far, over all groups and folds."""
         strength = self.strengths[0]
-        parts = [table.first[strength.name][rows, columns] for table in self.tables.values()]
+        tables = [table for table in self.tables.values() if isinstance(table, StrengthSums)]
+        parts = [table.first[strength.name][rows, columns] for table in tables]
         total = parts[0] if len(parts) == 1 else parts[0].clone()
         for part in parts[1:]:
             strength.combine(total, part)
@@ -228,7 +238,13 @@ class Accumulator:
         return parts
 
     def _open(self, key: Key) -> None:
-        self.tables[key] = StrengthSums(self.strengths, self.shape, self.device)
+        self.tables[key] = self._empty()
+
+    def _empty(self) -> Sums:
+        """Sums of nothing."""
+        if self.most is None:
+            return StrengthSums(self.strengths, self.shape, self.device)
+        return SparseSums(self.strengths, self.shape, self.device, most=self.most)
 
     def _check_memory(self) -> None:
         if len(self.tables) > 1 and self.memory.taken > self.memory.total:
@@ -258,13 +274,15 @@ class Accumulator:
         for table in self.tables.values():
             table.end_pass(number)
 
-    def total(self, wanted: Callable[[Key], bool] = lambda key: True) -> StrengthSums:
+    def total(self, wanted: Callable[[Key], bool] = lambda key: True) -> Sums:
         """The sums over the groups and folds that are wanted; valid after `flush`."""
         chosen = [sums for key, sums in self.tables.items() if wanted(key)]
         if len(chosen) == 1:
             return chosen[0]
-        empty = StrengthSums(self.strengths, self.shape, self.device)
-        return StrengthSums.merged(chosen or [empty])
+        chosen = chosen or [self._empty()]
+        if self.most is None:
+            return StrengthSums.merged([each for each in chosen if isinstance(each, StrengthSums)])
+        return SparseSums.merged([each for each in chosen if isinstance(each, SparseSums)])
 
     def drivers(self, label: Callable[[int], str] | None) -> tuple[Drivers, Drivers] | None:
         """The samples that drive the strongest edges of the targets, and of the sources.
@@ -272,14 +290,17 @@ class Accumulator:
         Args:
             label: sample -> what the data say of it; None: nothing.
         """
-        if self.strongest is None:
+        total = self.total()
+        if self.strongest is None or not isinstance(total, StrengthSums):
             return None
-        return self.strongest.result(self.total().sample_totals(self.strengths[0].name), label)
+        return self.strongest.result(total.sample_totals(self.strengths[0].name), label)
 
     def variance_parts(self) -> tuple[float, float, float]:
         """Of the first strength, over all edges; see `StrengthSums.variance_parts`."""
         self.flush()
-        return self.total().variance_parts(self.strengths[0])
+        total = self.total()
+        assert isinstance(total, StrengthSums)  # of which features are drawn
+        return total.variance_parts(self.strengths[0])
 
     def gather(self, world: World) -> None:
         """Adds what all processes have, which then all of them have; valid after `flush`."""
@@ -322,5 +343,6 @@ class Accumulator:
             key = (group, fold)
             self._open(key)
             self.tables[key].restore(sums)
-            if outer is not None:
-                self._outer[key] = OuterSums.restored(self.tables[key], outer, self._flushed)
+            table = self.tables[key]
+            if outer is not None and isinstance(table, StrengthSums):
+                self._outer[key] = OuterSums.restored(table, outer, self._flushed)

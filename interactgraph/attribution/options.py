@@ -274,6 +274,11 @@ class Options:
     sampling: str = option(
         "importance", check=_one_of(*SAMPLINGS), flag=Flag("how they are drawn", choices=SAMPLINGS)
     )
+    max_edges: int | None = option(
+        check=_none_or_at_least(1),
+        flag=Flag("keep so many edges of each pair, the strongest, and sums of few others: for "
+                  "layers whose matrix of all edges is too large", "int", "N"),
+    )  # fmt: skip
     target_error: float | None = option(
         check=_share_or_none,
         flag=Flag("end when the error of the strongest edges is below this share of their strength",
@@ -345,6 +350,11 @@ class Options:
     # --- several options together ----------------------------------------------------------------
 
     def _check_draws(self) -> None:
+        if self.max_edges is not None and (self.sources is not None or self.time_budget):
+            raise InputError(
+                f"max_edges={self.max_edges} adds up the edges of all features that move, and "
+                "sources or time_budget draw some of these; leave one of the two out"
+            )
         if self.time_budget is not None:
             self._check_time()
         if self.sources is None:

@@ -12,7 +12,14 @@ from typing import Any
 from ..distributed import World
 from ..errors import InteractGraphError
 from ..layers import PairProblem
-from ..notes import does_not_add_up, fallback, large_residual, never_drawn, no_residual
+from ..notes import (
+    does_not_add_up,
+    edges_dropped,
+    fallback,
+    large_residual,
+    never_drawn,
+    no_residual,
+)
 from .accumulator import Accumulator, Key
 from .contributions import Contribution
 from .memory import MemoryBudget
@@ -21,6 +28,7 @@ from .methods.method import INTEGRAL, LARGE_RESIDUAL, Tick, no_tick
 from .options import Options, Pair
 from .planner import Plan, choose
 from .strongest_edges import StrongestEdges
+from .sums.sparse_sums import SparseSums
 from .time_budget import TimeBudget
 
 __all__ = ["PairRun"]
@@ -75,8 +83,12 @@ class PairRun:
             strengths = tuple(strength.bind(problem) for strength in options.strength_objects)
             shape = (problem.n_targets, problem.n_sources)
             device = problem.z.device
-            strongest = StrongestEdges(strengths[0], shape, device) if options.examples else None
-            sums = Accumulator(strengths, shape, device, memory, drawn=drawn, strongest=strongest)
+            few = options.max_edges
+            asked = options.examples and few is None
+            strongest = StrongestEdges(strengths[0], shape, device) if asked else None
+            sums = Accumulator(
+                strengths, shape, device, memory, drawn=drawn, most=few, strongest=strongest
+            )
             contexts.append(
                 PairContext(pair, options, strengths, sums, seed + number, budget=time_budget)
             )
@@ -87,6 +99,7 @@ class PairRun:
                 f"{', '.join(options.strengths)}) take {memory.taken / 2**30:.2f} GiB, more than "
                 f"the memory budget of {budget / 2**30:.2f} GiB; raise memory_budget or ask for "
                 "fewer pairs or strengths"
+                + (", or for fewer edges" if options.max_edges else "; max_edges keeps few edges")
             )
         runs = {}
         for context in contexts:
@@ -216,6 +229,13 @@ class PairRun:
     def remark(self) -> None:
         """Notes what the sums over all samples tell; after those of all processes are joined."""
         context, residual = self.context, self.sums.completeness.relative
+        total = self.sums.total()
+        if isinstance(total, SparseSums) and total.n_dropped:
+            bounds, name = total.bounds(), total.strengths[0].name
+            context.note(
+                "dropped",
+                edges_dropped(context.name, name, bounds["absent"][name], bounds["missed"][name]),
+            )
         unknown = self.sums.draws.unknown
         if unknown.any():
             share, number = self.sums.draws.unknown_share, int(unknown.sum())

@@ -10,9 +10,11 @@ import torch
 
 from ..distributed import World
 from ..notes import ended_early, error_above_target
+from ..sparse import values_of
+from .accumulator import Sums
 from .options import Options
 from .pair_run import PairRun
-from .sums.strength_sums import StrengthSums
+from .sums.sparse_sums import SparseSums
 
 __all__ = ["Precision"]
 
@@ -46,10 +48,11 @@ class Precision:
         run.sums.flush()
         sums, name = run.sums.total(), self.options.strengths[0]
         if self.world.size > 1:  # of a copy: every process goes on with its own
-            sums = StrengthSums.merged([sums]).gather(self.world)
-        strength = sums.strength(name).abs().flatten()
-        error = sums.standard_error(name, of_draws=of_draws)
-        assert error is not None
+            sums = _copy(sums).gather(self.world)
+        strength = values_of(sums.strength(name)).abs().flatten()
+        found = sums.standard_error(name, of_draws=of_draws)
+        assert found is not None
+        error = values_of(found)
         top = strength.topk(min(_STRONGEST, len(strength))).indices
         top = top[strength[top] > 0]
         worst = (error.flatten()[top] / strength[top]).max() if len(top) else torch.tensor(0.0)
@@ -67,3 +70,7 @@ class Precision:
                 run.context.note("target_error", error_above_target(name, error, target))
             elif stopped_early:
                 run.context.note("target_error", ended_early(name, error, n_batches))
+
+
+def _copy(sums: Sums) -> Sums:
+    return SparseSums.merged([sums]) if isinstance(sums, SparseSums) else sums.merged([sums])

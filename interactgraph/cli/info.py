@@ -68,8 +68,9 @@ def describe_graph(graph: InteractionGraph) -> str:
 def typical_error(graph: InteractionGraph, source: str, target: str) -> str:
     """The error of strong edges in words."""
     from ..report import strong_edge_error
+    from ..sparse import n_nonzero
 
-    if not bool((graph.weights(source, target) != 0).any()):
+    if not n_nonzero(graph.weights(source, target)):
         return "no edges"
     error = strong_edge_error(graph, source, target)
     return "no standard error" if error is None else f"standard error of strong edges {error:.1%}"

@@ -50,6 +50,7 @@ def add(commands: Any) -> argparse.ArgumentParser:
 def execute(options: argparse.Namespace) -> None:
     """Runs the command."""
     from ..distributed import leave_world
+    from ..sparse import n_nonzero
     from .info import describe_graph
     from .output import check_writable
 
@@ -64,7 +65,7 @@ def execute(options: argparse.Namespace) -> None:
     partition = find(graph, options)
     print(describe(partition, graph))
     shown = pruned(graph, options)
-    n_edges = sum(int((shown.weights(*pair) != 0).sum()) for pair in shown.pairs)
+    n_edges = sum(n_nonzero(shown.weights(*pair)) for pair in shown.pairs)
     if shown is graph and n_edges > _MOST_EDGES:
         shown = graph.prune(top_k_per_target=_SHOWN, strength=options.strength)
         print(

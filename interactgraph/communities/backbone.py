@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..errors import InteractGraphError
 from ..graph import InteractionGraph
+from ..sparse import first_of_rows, is_sparse, kept_at, lookup, nonzero, sparse_matrix
 
 __all__ = ["backbone"]
 
@@ -50,6 +51,16 @@ def backbone(
     strength = graph.check_strength(strength)
     blocks, standard_errors = {}, {}
     for pair, block in graph.blocks.items():
+        if is_sparse(block[strength]):
+            errors_of = graph.standard_errors.get(pair, {})
+            if method == "standard_error":
+                graph.standard_error(*pair, strength)
+            kept = _kept_entries(
+                block[strength], errors_of.get(strength), method, keep=keep, errors=errors
+            )
+            blocks[pair] = {name: kept_at(matrix, kept) for name, matrix in block.items()}
+            standard_errors[pair] = {n: kept_at(matrix, kept) for n, matrix in errors_of.items()}
+            continue
         size = block[strength].abs()
         if method == "standard_error":
             kept = size > errors * graph.standard_error(*pair, strength)
@@ -90,3 +101,28 @@ def _first(score: Tensor, keep: float) -> Tensor:
     k = (keep * (score > -math.inf).sum(1, keepdim=True)).round().clamp_min(1)
     rank = score.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
     return rank < k
+
+
+def _kept_entries(
+    weight: Tensor, error: Tensor | None, method: str, *, keep: float, errors: float
+) -> Tensor:
+    """Of sparse weights those that `backbone` keeps."""
+    rows, columns, values = nonzero(weight)
+    size = values.abs().double()
+    if method == "standard_error":
+        assert error is not None
+        inside = size > errors * lookup(error, rows, columns)
+    elif method == "disparity":
+        logs = []
+        for ends, n in ((columns, weight.shape[1]), (rows, weight.shape[0])):
+            degree = torch.bincount(ends, minlength=n)[ends]
+            share = size / size.new_zeros(n).index_add_(0, ends, size)[ends]
+            logs.append(torch.where(degree > 1, (degree - 1) * torch.log1p(-share.clamp_max(1)), 0))
+        inside = _first(-torch.minimum(*logs)[None], keep)[0]
+    else:
+        order, rank = first_of_rows(rows, size)
+        degree = torch.bincount(rows, minlength=weight.shape[0])
+        k = (keep * degree).round().clamp_min(1)
+        inside = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
+        inside[order] = rank < k[rows[order]]
+    return sparse_matrix(rows[inside], columns[inside], values[inside], weight.shape)

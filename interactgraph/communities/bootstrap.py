@@ -14,6 +14,7 @@ from ..attribution.strengths import STRENGTHS
 from ..checks import whole
 from ..errors import InteractGraphError
 from ..graph import InteractionGraph
+from ..sparse import is_sparse, lookup, nonzero, sparse_matrix, tidy
 from .confidence import co_assignment, set_apart
 from .mutual_information import adjusted_mutual_information
 from .partition import Partition, split_layers
@@ -120,13 +121,19 @@ def mean_graph(folds: Sequence[InteractionGraph]) -> InteractionGraph:
     blocks: dict[tuple[str, str], Mapping[str, Tensor]] = {}
     for pair in first.pairs:
         blocks[pair] = {
-            name: _pooled(name, torch.stack([fold.blocks[pair][name] for fold in folds]), share)
+            name: _pooled(name, [fold.blocks[pair][name] for fold in folds], share)
             for name in first.strengths
         }
     return first.replace(blocks=blocks, standard_errors={})
 
 
-def _pooled(name: str, values: Tensor, share: Tensor) -> Tensor:
+def _pooled(name: str, parts: Sequence[Tensor], share: Tensor) -> Tensor:
     """By the strength's own rule; one that is not ours counts as a mean."""
     strength = STRENGTHS.get(name, STRENGTHS["mean"])
-    return strength.pooled(values, share.to(values)[:, None, None])
+    if not any(map(is_sparse, parts)):
+        values = torch.stack(list(parts))
+        return strength.pooled(values, share.to(values)[:, None, None])
+    places = torch.cat([torch.stack(nonzero(part)[:2]) for part in parts], 1).unique(dim=1)
+    values = torch.stack([lookup(part, *places) for part in parts])[:, None]
+    found = strength.pooled(values, share.to(values)[:, None, None])[0]
+    return tidy(sparse_matrix(*places, found, parts[0].shape))

@@ -34,6 +34,9 @@ SAME_PLATEAU = 0.9
 
 # Edges above which one start and one fold have to do, spectral starts agree, and threads pay.
 LARGE = 2_000_000
+# Features of sparse graphs above which the same holds: scores take one number for each feature and
+# module, whatever the edges.
+MANY = 20_000
 # Groups of spectral starts, in turn.
 SPECTRAL_GROUPS = (100, 48)
 # Leading eigenvectors that are kept, rounds of subspace iteration, rounds of k-means.

@@ -23,7 +23,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..sparse import is_sparse, map_values
 from . import constants
+from .hidden_cells import (
+    HiddenCells,
+    RankOne,
+    fit_rank_one,
+    hidden_cells,
+    sums_of_hidden,
+    visible_entries,
+)
 from .network import Network
 from .objective import Objective, make_objective
 from .runs import sweep_runs
@@ -39,16 +48,18 @@ class Fold(NamedTuple):
     """One round: what is hidden, and the network without it.
 
     Attributes:
-        hidden: for each block which entries are hidden, bool `[i, j]`.
+        hidden: for each block which entries are hidden, bool `[i, j]`; of sparse ones as cells.
         roots: for each block sqrt(w), `[i, j]`.
-        expected: for each block the rank-one fit to the visible roots, `[i, j]`.
+        expected: for each block the rank-one fit to the visible roots, `[i, j]`; of sparse ones
+            its factors.
         visible: the network with hidden entries replaced by what is expected; an empty hole would
-            look like a missing edge and pull its two features apart.
+            look like a missing edge and pull its two features apart. Sparse blocks, see
+            `hidden_cells`, are without them.
     """
 
-    hidden: list[Tensor]
+    hidden: list[Tensor | HiddenCells]
     roots: list[Tensor]
-    expected: list[Tensor]
+    expected: list[Tensor | RankOne]
     visible: Network
 
 
@@ -90,6 +101,15 @@ class Tally:
         for block, v, e, hidden in zip(network.blocks, fold.roots, fold.expected, fold.hidden,
                                        strict=True):  # fmt: skip
             into, out = (objective.layer_labels(labels, k) for k in (block.target, block.source))
+            if isinstance(hidden, HiddenCells):
+                assert isinstance(e, RankOne)
+                sums = sums_of_hidden(v, e, hidden, into, out, contrasted=self.contrasted)
+                if sums is not None:
+                    self.excess += sums.excess
+                    self.total += sums.total
+                    self.variance += sums.variance
+                continue
+            assert isinstance(e, Tensor)
             inside = hidden & (into[:, None] == out) & (into[:, None] >= 0)
             if not inside.any():
                 continue
@@ -148,21 +168,37 @@ def contrast(inside: Tensor, weight: Tensor, n_rounds: int = 30) -> Tensor:
 def folds_of(network: Network, n_folds: int, seed: int) -> Iterator[Fold]:
     """Hides each entry of each block once, zero entries included."""
     draw = np.random.default_rng(seed)
-    numbers = []
+    numbers: list[Tensor | list[HiddenCells]] = []
     for block in network.blocks:
+        if is_sparse(block.weight):
+            numbers.append(hidden_cells(block.weight, n_folds, draw))
+            continue
         order = draw.permutation(np.arange(block.weight.numel(), dtype=np.int32) % n_folds)
         number = torch.as_tensor(order.astype(np.int8), device=block.weight.device)
         numbers.append(number.reshape(block.weight.shape))
-    roots = [block.weight.sqrt() for block in network.blocks]
-    for round_number in range(n_folds):
-        hidden = [number == round_number for number in numbers]
+    roots = [map_values(block.weight, torch.sqrt) for block in network.blocks]
+    for k in range(n_folds):
+        hidden = [each[k] if isinstance(each, list) else each == k for each in numbers]
         with few_threads(network):
-            expected = [rank_one_fit(v, ~h) for v, h in zip(roots, hidden, strict=True)]
+            expected = [_expected(v, h) for v, h in zip(roots, hidden, strict=True)]
         blocks = [
-            block._replace(weight=torch.where(h, e.square(), block.weight))
+            block._replace(weight=_visible(block.weight, h, e))
             for block, h, e in zip(network.blocks, hidden, expected, strict=True)
         ]
         yield Fold(hidden, roots, expected, Network(network.n_features, tuple(blocks)))
+
+
+def _expected(roots: Tensor, hidden: Tensor | HiddenCells) -> Tensor | RankOne:
+    if isinstance(hidden, HiddenCells):
+        return fit_rank_one(roots, hidden)
+    return rank_one_fit(roots, ~hidden)
+
+
+def _visible(weight: Tensor, hidden: Tensor | HiddenCells, expected: Tensor | RankOne) -> Tensor:
+    if isinstance(hidden, HiddenCells):
+        return visible_entries(weight, hidden)
+    assert isinstance(expected, Tensor)
+    return torch.where(hidden, expected.square(), weight)
 
 
 def held_out(

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..checks import number, whole
 from ..errors import InteractGraphError
 from ..graph import InteractionGraph
+from ..sparse import at_ends, values_of, with_values
 from . import constants
 from .network import Block, Network
 from .noise_aware import named_weighting
@@ -150,4 +151,5 @@ def _inside(block: Block, network: Network, inside: np.ndarray) -> Tensor:
         torch.as_tensor(inside[offsets[k] : offsets[k + 1]], device=block.weight.device)
         for k in (block.target, block.source)
     )
-    return block.weight * (into[:, None] & out)
+    of_rows, of_columns = at_ends(block.weight, into, out)
+    return with_values(block.weight, values_of(block.weight) * (of_rows & of_columns))

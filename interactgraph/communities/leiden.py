@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..sparse import nonzero
 from .network import Network
 from .objective import Objective, PooledObjective, Term
 
@@ -116,7 +117,7 @@ def _edges(
     network: Network, source: int, target: int, weight: Tensor
 ) -> tuple[np.ndarray, list[float]]:
     """Node numbers `[edges, 2]` and weights of the entries above zero."""
-    rows, columns = torch.nonzero(weight, as_tuple=True)
-    values = weight[rows, columns].cpu().tolist()
+    rows, columns, found = nonzero(weight)
+    values = found.cpu().tolist()
     ends = torch.stack([columns + network.offsets[source], rows + network.offsets[target]], 1)
     return ends.cpu().numpy(), values

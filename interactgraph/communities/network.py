@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..errors import InteractGraphError
 from ..graph import InteractionGraph
+from ..sparse import is_sparse, map_values, n_nonzero, nonzero, tidy, values_of
 from . import constants
 
 __all__ = ["Block", "Network"]
@@ -26,7 +27,7 @@ class Block(NamedTuple):
     Attributes:
         source: number of the source layer.
         target: number of the target layer.
-        weight: float64 `[i, j]`, not negative; at most 1 as read from a graph.
+        weight: float64 `[i, j]`, not negative, dense or sparse; at most 1 as read from a graph.
         error: standard error of `weight` in the same unit, or None.
         total: sum of the strengths before scaling.
     """
@@ -77,24 +78,27 @@ class Network:
                     "edges between different layers: leave the pair out"
                 )
             weight = _read(graph.weights(source, target, strength), device)
-            if not torch.isfinite(weight).all():
-                bad = int((~torch.isfinite(weight)).sum())
+            finite = torch.isfinite(values_of(weight))
+            if not finite.all():
+                bad = int((~finite).sum())
                 raise InteractGraphError(
                     f"{bad} weights ({strength}) of {source!r} -> {target!r} are NaN or infinite; "
                     "build the graph again from finite activations, or prune those edges"
                 )
-            weight = weight.abs_()
-            largest = float(weight.max()) if weight.numel() else 0.0
+            weight = map_values(weight, torch.abs_)
+            values = values_of(weight)
+            largest = float(values.max()) if values.numel() else 0.0
             if largest == 0:
                 continue
+            scaled = tidy(weight / largest)
             error = graph.standard_errors.get((source, target), {}).get(strength)
             blocks.append(
                 Block(
                     number[source],
                     number[target],
-                    weight / largest,
+                    scaled,
                     None if error is None else _read(error, device) / largest,
-                    min(largest * float((weight / largest).sum()), _MOST),
+                    min(largest * float(values_of(scaled).sum()), _MOST),
                 )
             )
         return cls(graph.n_features, tuple(blocks))
@@ -117,20 +121,26 @@ class Network:
     @cached_property
     def n_edges(self) -> int:
         """Number of weights above zero."""
-        return sum(int(torch.count_nonzero(block.weight)) for block in self.blocks)
+        return sum(n_nonzero(block.weight) for block in self.blocks)
 
     @property
     def is_large(self) -> bool:
         """Whether the search has to be sparing."""
-        return self.n_edges > constants.LARGE
+        sparse = any(is_sparse(block.weight) for block in self.blocks)
+        return self.n_edges > constants.LARGE or (sparse and self.n_nodes > constants.MANY)
 
     @cached_property
     def connected(self) -> np.ndarray:
         """Which nodes have an edge, bool `[nodes]`."""
         result = np.zeros(self.n_nodes, bool)
         for block in self.blocks:
-            some = block.weight > 0
             a, b = self.offsets[block.source], self.offsets[block.target]
+            if is_sparse(block.weight):
+                rows, columns, _ = nonzero(block.weight)
+                result[a + columns.cpu().numpy()] = True
+                result[b + rows.cpu().numpy()] = True
+                continue
+            some = block.weight > 0
             result[a : a + some.shape[1]] |= some.any(0).cpu().numpy()
             result[b : b + some.shape[0]] |= some.any(1).cpu().numpy()
         return result
@@ -138,7 +148,9 @@ class Network:
     def map(self, function: Callable[[Block], Tensor]) -> Network:
         """The network with other weights; blocks that end up empty are left out."""
         blocks = [block._replace(weight=function(block)) for block in self.blocks]
-        return Network(self.n_features, tuple(b for b in blocks if bool((b.weight > 0).any())))
+        return Network(
+            self.n_features, tuple(b for b in blocks if bool((values_of(b.weight) > 0).any()))
+        )
 
 
 def _read(matrix: Tensor, device: torch.device | str | None) -> Tensor:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from ..errors import InteractGraphError
+from ..sparse import at_ends, nonzero, values_of, with_values
 from . import constants
 from .objective import Objective
 
@@ -34,14 +35,20 @@ def networkit_starts(objective: Objective, seeds: list[int]) -> list[np.ndarray]
     offsets = objective.network.offsets
     graph = networkit.Graph(objective.network.n_nodes, weighted=True)
     for term in objective.terms:
-        expected = torch.outer(term.into, term.out)
-        excess = torch.where(expected > 0, term.weight / expected, torch.zeros_like(expected))
-        k = max(1, int(constants.NETWORKIT_SHARE * excess.numel()))
-        values, index = excess.flatten().topk(k)
-        values, index = values[values > 0].cpu(), index[values > 0].cpu()
-        rows = (index // excess.shape[1] + offsets[term.target]).numpy().astype(np.uint64)
-        columns = (index % excess.shape[1] + offsets[term.source]).numpy().astype(np.uint64)
-        graph.addEdges((values.numpy(), (columns, rows)))
+        into, out = at_ends(term.weight, term.into, term.out)
+        expected, weight = into * out, values_of(term.weight)
+        excess = torch.where(expected > 0, weight / expected, torch.zeros_like(expected))
+        rows, columns, values = nonzero(with_values(term.weight, excess))
+        k = max(1, int(constants.NETWORKIT_SHARE * term.weight.numel()))
+        values, first = values.topk(min(k, len(values)))
+        sources, targets = (
+            (ends[first] + offset).cpu().numpy().astype(np.uint64)
+            for ends, offset in (
+                (columns, offsets[term.source]),
+                (rows, offsets[term.target]),
+            )
+        )
+        graph.addEdges((values.cpu().numpy(), (sources, targets)))
     starts = []
     for seed in seeds:
         networkit.setSeed(seed, False)

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InteractGraphError
+from ..sparse import is_sparse, lookup, map_values, nonzero, sums, values_of, with_values
 from . import constants
 from .held_out import held_out
 from .network import Block, Network
@@ -71,8 +72,12 @@ def shrink(block: Block) -> Tensor:
     if block.error is None:
         return block.weight
     tiny = torch.finfo(block.weight.dtype).tiny
-    noise = block.error.nan_to_num(0.0, math.inf) / block.weight.clamp_min(tiny)
-    return block.weight * (1 - noise.square()).clamp_min(0)
+    error, weight = block.error, values_of(block.weight)
+    if is_sparse(block.weight):
+        rows, columns, _ = nonzero(block.weight)
+        error = lookup(error, rows, columns)
+    noise = error.nan_to_num(0.0, math.inf) / weight.clamp_min(tiny)
+    return with_values(block.weight, weight * (1 - noise.square()).clamp_min(0))
 
 
 def effective_share(block: Block, exponent: float = 1.0) -> float:
@@ -80,9 +85,9 @@ def effective_share(block: Block, exponent: float = 1.0) -> float:
 
     The exponential of the Shannon entropy of the strengths: n equal features count as n.
     """
-    weight = block.weight**exponent
+    weight = map_values(block.weight, lambda values: values**exponent)
     shares = []
-    for strength in (weight.sum(0), weight.sum(1)):
+    for strength in reversed(sums(weight)):
         p = strength / strength.sum()
         shares.append(float(torch.exp(torch.special.entr(p).sum())) / len(p))
     return sum(shares) / 2
@@ -93,7 +98,7 @@ def concentrate(block: Block) -> Tensor:
     exponent = 1.0
     while exponent < 2 and effective_share(block, exponent) > constants.CONCENTRATED_SHARE:
         exponent += 0.125
-    return normalise(block.weight**exponent)
+    return normalise(map_values(block.weight, lambda values: values**exponent))
 
 
 WEIGHTINGS: Mapping[str, Weighting] = MappingProxyType(

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InteractGraphError
+from ..sparse import at_ends, map_values, sums, values_of
 from .network import Network
 
 __all__ = ["NULLS", "Objective", "PooledObjective", "Term", "make_objective"]
@@ -69,7 +70,7 @@ class Objective:
         total = 0.0
         for term in self.terms:
             into, out = (self.layer_labels(labels, k) for k in (term.target, term.source))
-            inside = torch.where(into[:, None] == out, term.weight, 0).sum()
+            inside = weight_inside(term.weight, into, out)
             modules = int(max(into.max(), out.max())) + 1
             null = _sum_by(term.into, into, modules) @ _sum_by(term.out, out, modules)
             total += float(inside - self.resolution * null)
@@ -113,9 +114,10 @@ class PooledObjective:
             a_end, b_end = a + weight.shape[1], b + weight.shape[0]
             sources = torch.as_tensor(labels[a:a_end], device=weight.device)
             targets = torch.as_tensor(labels[b:b_end], device=weight.device)
-            inside += float(torch.where(targets[:, None] == sources, weight, 0).sum())
-            out[a:a_end] += weight.sum(0).cpu().numpy()
-            into[b:b_end] += weight.sum(1).cpu().numpy()
+            inside += float(weight_inside(weight, targets, sources))
+            of_targets, of_sources = sums(weight)
+            out[a:a_end] += of_sources.cpu().numpy()
+            into[b:b_end] += of_targets.cpu().numpy()
         if self.null == "undirected":
             into = out = (into + out) / 2
         grouped = labels >= 0
@@ -123,6 +125,18 @@ class PooledObjective:
             labels[grouped], weights=out[grouped]
         )
         return inside - self.resolution * float(null)
+
+
+def weight_inside(weight: Tensor, into: Tensor, out: Tensor) -> Tensor:
+    """Sum of the entries whose row and column are of one module.
+
+    Args:
+        weight: `[i, j]`.
+        into: module of every row, `[i]`.
+        out: module of every column, `[j]`.
+    """
+    of_rows, of_columns = at_ends(weight, into, out)
+    return torch.where(of_rows == of_columns, values_of(weight), 0).sum()
 
 
 def _sum_by(values: Tensor, labels: Tensor, n: int) -> Tensor:
@@ -157,18 +171,24 @@ def make_objective(
     shares = np.array([block.total if block_weight == "total" else 1.0 for block in network.blocks])
     shares /= shares.sum()
     weights = tuple(
-        block.weight * (share / block.weight.sum())
+        _scaled_to(block.weight, share)
         for block, share in zip(network.blocks, shares.tolist(), strict=True)
     )
     if null in ("undirected", "directed"):
         return PooledObjective(null, float(resolution), network, weights)
     terms = []
     for block, weight, share in zip(network.blocks, weights, shares.tolist(), strict=True):
-        into, out = weight.sum(1), weight.sum(0)
+        into, out = sums(weight)
         if null == "cpm":
-            into, out = (into > 0).to(weight), (out > 0).to(weight)
+            into, out = ((side > 0).to(weight.dtype) for side in (into, out))
             out = out * (share / (into.sum() * out.sum()))
         else:
             out = out / share
         terms.append(Term(block.source, block.target, weight, into, out))
     return Objective(null, float(resolution), network, tuple(terms))
+
+
+def _scaled_to(weight: Tensor, total: float) -> Tensor:
+    """The weights with another sum."""
+    factor = total / values_of(weight).sum()
+    return map_values(weight, lambda values: values * factor)

@@ -12,9 +12,11 @@ both layers, and for those that do not.
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from ..graph import InteractionGraph
 from ..graph.self_edges import self_edges_dominate
+from ..sparse import is_sparse, nonzero, sparse_matrix, sums, tidy, values_of, with_values
 from .network import Block, Network
 
 __all__ = ["SELF_EDGES", "explained_self_edges", "read_network"]
@@ -66,22 +68,53 @@ def explained_self_edges(block: Block) -> Block:
     included: the independence model of a table with structural zeros (Bishop, Fienberg and Holland,
     Discrete Multivariate Analysis, 1975, chapter 5), fitted by iteration.
     """
+    if is_sparse(block.weight):
+        return _explained_sparse(block)
     squares = block.weight.square()
     own = squares.diagonal()
     own.zero_()
-    rows, columns, total = squares.sum(1), squares.sum(0), float(squares.sum())
-    for _ in range(_ROUNDS):
-        r, c, n = rows + own, columns + own, total + float(own.sum())
-        found = r * c / max(n, torch.finfo(squares.dtype).tiny)
-        settled = float((found - own).abs().max()) <= _SETTLED * float(found.max())
-        own.copy_(found)
-        if settled:
-            break
+    _fit_own(own, squares.sum(1), squares.sum(0), float(squares.sum()))
     error = block.error
     if error is not None:
         error = error.clone()
         error.diagonal().zero_()
-    weight = squares.sqrt()
-    return block._replace(
-        weight=weight, error=error, total=block.total * float(weight.sum() / block.weight.sum())
-    )
+    return _with(block, squares.sqrt(), error)
+
+
+def _explained_sparse(block: Block) -> Block:
+    """The same of a sparse block, which then holds the self edges of all its features."""
+    rows, columns, values = nonzero(block.weight)
+    others = with_values(block.weight, torch.where(rows == columns, 0, values.square()))
+    into, out = sums(others)
+    own = torch.zeros_like(into)
+    _fit_own(own, into, out, float(values_of(others).sum()))
+    number = torch.arange(len(own), device=own.device)
+    squares = tidy(others + sparse_matrix(number, number, own, others.shape))
+    error = block.error
+    if error is not None and is_sparse(error):
+        i, j, errors = nonzero(error)
+        error = with_values(error, torch.where(i == j, 0, errors))
+    return _with(block, with_values(squares, values_of(squares).sqrt()), error)
+
+
+def _fit_own(own: Tensor, rows: Tensor, columns: Tensor, total: float) -> None:
+    """Fits p_ii = r_i c_i / n in place.
+
+    Args:
+        own: zero at first, `[i]`.
+        rows: sums of all other entries of every row, `[i]`.
+        columns: the same of every column, `[i]`.
+        total: sum of all other entries.
+    """
+    for _ in range(_ROUNDS):
+        r, c, n = rows + own, columns + own, total + float(own.sum())
+        found = r * c / max(n, torch.finfo(own.dtype).tiny)
+        settled = float((found - own).abs().max()) <= _SETTLED * float(found.max())
+        own.copy_(found)
+        if settled:
+            break
+
+
+def _with(block: Block, weight: Tensor, error: Tensor | None) -> Block:
+    share = values_of(weight).sum() / values_of(block.weight).sum()
+    return block._replace(weight=weight, error=error, total=block.total * float(share))

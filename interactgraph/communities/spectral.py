@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..sparse import is_sparse, sums
 from . import constants
 from .objective import Objective
 
@@ -26,11 +27,15 @@ class Spectrum:
         self._objective = objective
         offsets = objective.network.offsets
         self._parts = [slice(a, b) for a, b in pairwise(offsets)]
-        reference = objective.terms[0].weight
-        strength = reference.new_zeros(offsets[-1])
+        strength = objective.terms[0].into.new_zeros(offsets[-1])
         for term in objective.terms:
-            strength[self._parts[term.source]] += term.weight.sum(0)
-            strength[self._parts[term.target]] += term.weight.sum(1)
+            into, out = sums(term.weight)
+            strength[self._parts[term.source]] += out
+            strength[self._parts[term.target]] += into
+        self._transposed = [
+            term.weight.T.coalesce() if is_sparse(term.weight) else term.weight.T
+            for term in objective.terms
+        ]
         # The mean is added so that the weakest features do not take whole vectors for themselves.
         self._scale = (strength + strength.mean()).rsqrt()
         self.rows = self._leading(np.random.default_rng(seed))
@@ -40,11 +45,11 @@ class Spectrum:
         vectors = vectors * self._scale[:, None]
         result = torch.zeros_like(vectors)
         gamma = self._objective.resolution
-        for term in self._objective.terms:
+        for term, transposed in zip(self._objective.terms, self._transposed, strict=True):
             sources, targets = self._parts[term.source], self._parts[term.target]
             x, y = vectors[sources], vectors[targets]
             result[targets] += term.weight @ x - gamma * torch.outer(term.into, term.out @ x)
-            result[sources] += term.weight.T @ y - gamma * torch.outer(term.out, term.into @ y)
+            result[sources] += transposed @ y - gamma * torch.outer(term.out, term.into @ y)
         return result * self._scale[:, None]
 
     def _leading(self, draw: np.random.Generator) -> Tensor:

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..sparse import is_sparse, nonzero
 from . import constants
 from .objective import Objective
 from .threads import few_threads
@@ -37,8 +38,11 @@ class Sweeps:
         self._network = objective.network
         self._gamma = objective.resolution
         # Both orientations, rows contiguous: sums of rows are several times faster than of columns.
-        self._by_source = [term.weight.T.contiguous() for term in objective.terms]
-        self._by_target = [term.weight.contiguous() for term in objective.terms]
+        self._by_source, self._by_target = [], []
+        for term in objective.terms:
+            sparse = is_sparse(term.weight)
+            self._by_source.append(term.weight if sparse else term.weight.T.contiguous())
+            self._by_target.append(term.weight if sparse else term.weight.contiguous())
 
     def run(self, seed: int, n_modules: int | None = None) -> np.ndarray:
         """Labels from a random start, `[nodes]`, -1 for nodes without edges.
@@ -85,8 +89,7 @@ class Sweeps:
 
     def _scores(self, layer: int, modules: list[Tensor], n: int) -> Tensor:
         """What each feature of a layer would contribute in each module, `[n, features]`."""
-        reference = self._objective.terms[0].weight
-        score = reference.new_zeros(n, len(modules[layer]))
+        score = self._objective.terms[0].into.new_zeros(n, len(modules[layer]))
         for k, term in enumerate(self._objective.terms):
             if term.target == layer:
                 rows, near, far, end = self._by_source[k], term.into, term.out, term.source
@@ -94,7 +97,15 @@ class Sweeps:
                 rows, near, far, end = self._by_target[k], term.out, term.into, term.target
             else:
                 continue
-            score.index_add_(0, modules[end], rows)
+            if is_sparse(rows):
+                targets, sources, values = nonzero(rows)
+                features, others = (
+                    (targets, sources) if term.target == layer else (sources, targets)
+                )
+                places = modules[end][others] * score.shape[1] + features
+                score.view(-1).index_add_(0, places, values)
+            else:
+                score.index_add_(0, modules[end], rows)
             expected = far.new_zeros(n).index_add_(0, modules[end], far)
             score.addr_(expected, near, alpha=-self._gamma)
         return score
@@ -146,12 +157,16 @@ class Sweeps:
 
     def _between(self, modules: list[Tensor], n: int) -> tuple[Tensor, Tensor]:
         """Weight between two modules, and what merging them adds to the quality, `[n, n]` each."""
-        weight = self._objective.terms[0].weight.new_zeros(n, n)
+        weight = self._objective.terms[0].into.new_zeros(n, n)
         null = torch.zeros_like(weight)
         for k, term in enumerate(self._objective.terms):
             into, out = modules[term.target], modules[term.source]
-            grouped = term.weight.new_zeros(n, len(into)).index_add_(0, out, self._by_source[k])
-            weight.index_add_(1, into, grouped)
+            if is_sparse(term.weight):
+                rows, columns, values = nonzero(term.weight)
+                weight.view(-1).index_add_(0, out[columns] * n + into[rows], values)
+            else:
+                grouped = term.weight.new_zeros(n, len(into)).index_add_(0, out, self._by_source[k])
+                weight.index_add_(1, into, grouped)
             null_into = term.into.new_zeros(n).index_add_(0, into, term.into)
             null_out = term.out.new_zeros(n).index_add_(0, out, term.out)
             null.addr_(null_out, null_into, alpha=self._gamma)

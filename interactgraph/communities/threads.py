@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
+from ..sparse import values_of
 from . import constants
 from .network import Network
 
@@ -17,7 +18,7 @@ __all__ = ["few_threads"]
 def few_threads(network: Network) -> Iterator[None]:
     """One thread on small networks: waking others for many short operations costs far more."""
     before = torch.get_num_threads()
-    if sum(block.weight.numel() for block in network.blocks) < constants.LARGE:
+    if sum(values_of(block.weight).numel() for block in network.blocks) < constants.LARGE:
         torch.set_num_threads(1)
     try:
         yield

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..sparse import at_ends, map_values, sums, tidy, values_of, with_values
 from . import constants
 from .network import Block, Network
 
@@ -63,7 +64,8 @@ def keep_connected(weighted: Network, network: Network) -> Network:
     Weightings that cut leave some features without any. They follow their strongest neighbours,
     and are too faint to move those.
     """
-    lost = torch.as_tensor(network.connected & ~weighted.connected)
+    device = network.blocks[0].weight.device if network.blocks else None
+    lost = torch.as_tensor(network.connected & ~weighted.connected, device=device)
     if not lost.any():
         return weighted
     kept = {(block.source, block.target): block.weight for block in weighted.blocks}
@@ -72,10 +74,12 @@ def keep_connected(weighted: Network, network: Network) -> Network:
     def restore(block: Block) -> Tensor:
         weight = kept.get((block.source, block.target), torch.zeros_like(block.weight))
         into, out = (lost[offsets[k] : offsets[k + 1]] for k in (block.target, block.source))
-        faint = root_normalised(block) * (into[:, None] | out).to(weight)
-        total = weight.sum()
-        scale = constants.FAINT * total / faint.sum() if total > 0 and faint.sum() > 0 else 1.0
-        return weight + scale * faint
+        faint = root_normalised(block)
+        of_rows, of_columns = at_ends(faint, into, out)
+        faint = with_values(faint, values_of(faint) * (of_rows | of_columns).to(weight.dtype))
+        total, given = values_of(weight).sum(), values_of(faint).sum()
+        scale = constants.FAINT * total / given if total > 0 and given > 0 else 1.0
+        return tidy(weight + scale * faint)
 
     return network.map(restore)
 
@@ -87,15 +91,15 @@ def raw(block: Block) -> Tensor:
 
 def square_root(block: Block) -> Tensor:
     """sqrt(w): halves the weight of the tail on a logarithmic scale."""
-    return block.weight.sqrt()
+    return map_values(block.weight, torch.sqrt)
 
 
 def logarithmic(block: Block) -> Tensor:
     """log10(w / median) where that is positive, the median taken over the edges that are there."""
-    edges = block.weight[block.weight > 0]
-    return torch.where(
-        block.weight > 0, (block.weight / edges.median()).log10(), torch.zeros_like(block.weight)
-    ).clamp_min(0)
+    values = values_of(block.weight)
+    edges = values[values > 0]
+    logs = torch.where(values > 0, (values / edges.median()).log10(), torch.zeros_like(values))
+    return with_values(block.weight, logs.clamp_min(0))
 
 
 def strength_normalised(block: Block) -> Tensor:
@@ -108,7 +112,7 @@ def strength_normalised(block: Block) -> Tensor:
 
 def root_normalised(block: Block) -> Tensor:
     """As `strength_normalised`, with sqrt(w) and its sums in place of w."""
-    return normalise(block.weight.sqrt())
+    return normalise(map_values(block.weight, torch.sqrt))
 
 
 def pointwise_mutual_information(block: Block) -> Tensor:
@@ -123,10 +127,10 @@ def information(block: Block) -> Tensor:
     e^0.35. Between pointwise mutual information (no power), which counts the edges of the weakest
     features as much as those of the strongest, and modularity of roots (power 1).
     """
-    root = block.weight.sqrt()
-    expected = torch.outer(root.sum(1), root.sum(0)) / root.sum()
+    matrix = map_values(block.weight, torch.sqrt)
+    root, expected = values_of(matrix), _expected(matrix)
     ratio = torch.where(expected > 0, root / (1.25 * expected), torch.zeros_like(root))
-    return ratio.clamp_min(1).log() * expected**0.35
+    return with_values(matrix, ratio.clamp_min(1).log() * expected**0.35)
 
 
 def sharpened(block: Block) -> Tensor:
@@ -135,15 +139,18 @@ def sharpened(block: Block) -> Tensor:
     The addition keeps the weakest features from counting as much as others (Amini et al., Annals of
     Statistics 41, 2013, on regularised spectral clustering).
     """
-    weight = block.weight**1.5
-    into, out = weight.sum(1, keepdim=True), weight.sum(0, keepdim=True)
-    return weight / ((into + 0.3 * into.mean()) * (out + 0.3 * out.mean())).sqrt()
+    weight = map_values(block.weight, lambda values: values**1.5)
+    of_rows, of_columns = sums(weight)
+    into, out = at_ends(
+        weight, of_rows + 0.3 * of_rows.mean(), of_columns + 0.3 * of_columns.mean()
+    )
+    return with_values(weight, values_of(weight) / (into * out).sqrt())
 
 
 def normalise(weight: Tensor) -> Tensor:
     """Divides by the roots of row and column sums; zero where a feature has no strength."""
-    into, out = weight.sum(1, keepdim=True), weight.sum(0, keepdim=True)
-    return weight * _inverse_root(into) * _inverse_root(out)
+    into, out = at_ends(weight, *map(_inverse_root, sums(weight)))
+    return with_values(weight, values_of(weight) * into * out)
 
 
 def _inverse_root(strength: Tensor) -> Tensor:
@@ -152,9 +159,15 @@ def _inverse_root(strength: Tensor) -> Tensor:
 
 def positive_information(weight: Tensor) -> Tensor:
     """Logarithm of w total / (s t) where positive."""
-    expected = torch.outer(weight.sum(1), weight.sum(0)) / weight.sum()
-    ratio = torch.where(expected > 0, weight / expected, torch.zeros_like(weight))
-    return ratio.clamp_min(1).log()
+    values, expected = values_of(weight), _expected(weight)
+    ratio = torch.where(expected > 0, values / expected, torch.zeros_like(values))
+    return with_values(weight, ratio.clamp_min(1).log())
+
+
+def _expected(weight: Tensor) -> Tensor:
+    """S t / total of every entry, in the order of `values_of`."""
+    into, out = at_ends(weight, *sums(weight))
+    return into * out / values_of(weight).sum()
 
 
 FORMULAS: dict[str, Weighting] = {

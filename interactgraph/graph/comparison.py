@@ -11,11 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy import stats
+from scipy import sparse, stats
 from torch import Tensor
 
 from ..errors import InteractGraphError
 from ..features.counterparts import Counterparts, counterparts
+from ..sparse import is_sparse, lookup, nonzero, tidy, union, values_of
 from .interaction_graph import InteractionGraph, Pair
 
 __all__ = ["EdgeDifference", "PairComparison", "compare", "differences", "matched_features"]
@@ -103,16 +104,19 @@ def differences(
                 f"{' -> '.join(row.pair)} has other features in the two graphs; differences of "
                 "single edges need the same ones"
             )
-        a, b = (graph.weights(*row.pair, strength).double() for graph in (one, other))
-        spread = [graph.standard_error(*row.pair, strength).double() for graph in (one, other)]
+        weights = [graph.weights(*row.pair, strength) for graph in (one, other)]
+        errors = [graph.standard_error(*row.pair, strength) for graph in (one, other)]
+        rows, columns = _places(*weights)
+        a, b = (lookup(weight, rows, columns).double() for weight in weights)
+        spread = [lookup(error, rows, columns).double() for error in errors]
         z = (a - b) / (spread[0].square() + spread[1].square()).sqrt()
         z = torch.where(a == b, torch.zeros_like(z), z.nan_to_num(0.0))
-        for index in z.abs().flatten().topk(min(top_k, z.numel())).indices.tolist():
-            i, j = divmod(index, z.shape[1])
+        for place in z.abs().topk(min(top_k, z.numel())).indices.tolist():
+            i, j = int(rows[place]), int(columns[place])
             edges.append(
                 EdgeDifference(
                     one.labels[row.pair[0]][j], one.labels[row.pair[1]][i], row.pair,
-                    float(a[i, j]), float(b[i, j]), float(z[i, j]),
+                    float(a[place]), float(b[place]), float(z[place]),
                 )
             )  # fmt: skip
     edges.sort(key=lambda edge: -abs(edge.z))
@@ -195,15 +199,25 @@ def matched_features(one: InteractionGraph, other: InteractionGraph, layer: str)
     return Counterparts(np.arange(n), np.ones(n))
 
 
+def _places(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows and columns of all entries of two matrices; of sparse ones of those that are there."""
+    if is_sparse(one) or is_sparse(other):
+        return union(one, other)
+    numbers = torch.arange(one.numel(), device=one.device)
+    return numbers // one.shape[1], numbers % one.shape[1]
+
+
 def _compare(
     pair: Pair, a: Tensor, b: Tensor, top_k: int, source: Counterparts, target: Counterparts
 ) -> PairComparison:
-    b = _in_order_of(source, target, b, signed=bool((a < 0).any() or (b < 0).any()))
-    a, b = a.double().flatten(), b.double().flatten()
+    signed = bool((values_of(a) < 0).any() or (values_of(b) < 0).any())
+    b = _in_order_of(source, target, b, signed=signed)
+    n_entries = a.numel()
+    places = _places(a, b)
+    a, b = (lookup(matrix, *places).double() for matrix in (a, b))
     k = min(top_k, len(a))
     best = [set(x.abs().topk(k).indices.tolist()) for x in (a, b)]
-    spread = a.abs().std() > 0 and b.abs().std() > 0
-    correlation = float(stats.spearmanr(a.abs(), b.abs()).statistic) if spread else float("nan")
+    correlation = _rank_correlation(a.abs(), b.abs(), n_entries - len(a))
     size = float(torch.linalg.vector_norm(a))
     difference = float(torch.linalg.vector_norm(a - b))
     return PairComparison(
@@ -216,10 +230,34 @@ def _compare(
     )
 
 
+def _rank_correlation(a: Tensor, b: Tensor, n_zero: int) -> float:
+    """Spearman's, of values that are not negative and `n_zero` more that are zero in both."""
+    if not n_zero:
+        spread = a.std() > 0 and b.std() > 0
+        return float(stats.spearmanr(a, b).statistic) if spread else float("nan")
+    n = len(a) + n_zero
+    ranks = []
+    for values in (a.cpu().numpy(), b.cpu().numpy()):
+        # The zeros that are not listed tie with the listed ones, below all others.
+        zeros = n_zero + np.count_nonzero(values == 0)
+        rank = stats.rankdata(values) + n_zero
+        ranks.append((np.where(values == 0, (zeros + 1) / 2, rank), (zeros + 1) / 2))
+    (x, x0), (y, y0) = ranks
+    middle = (n + 1) / 2
+
+    def covariance(p: np.ndarray, p0: float, q: np.ndarray, q0: float) -> float:
+        return float((p - middle) @ (q - middle)) + n_zero * (p0 - middle) * (q0 - middle)
+
+    spread = covariance(x, x0, x, x0) * covariance(y, y0, y, y0)
+    return covariance(x, x0, y, y0) / spread**0.5 if spread > 0 else float("nan")
+
+
 def _in_order_of(
     source: Counterparts, target: Counterparts, weight: Tensor, *, signed: bool
 ) -> Tensor:
     """Weights of the other graph for the features of the first, zero without a counterpart."""
+    if is_sparse(weight):
+        return _sparse_in_order_of(source, target, weight, signed=signed)
     rows, columns = (torch.as_tensor(side.index) for side in (target, source))
     ordered = weight[rows.clamp_min(0)][:, columns.clamp_min(0)]
     # A target that points the other way has attributions of the other sign; a source has not.
@@ -227,6 +265,24 @@ def _in_order_of(
     kept = (rows >= 0)[:, None] & (columns >= 0)
     ordered = torch.where(kept, ordered, 0)
     return ordered * sign[:, None] if signed else ordered
+
+
+def _sparse_in_order_of(
+    source: Counterparts, target: Counterparts, weight: Tensor, *, signed: bool
+) -> Tensor:
+    """The same of sparse weights."""
+    rows, columns, values = (part.cpu().numpy() for part in nonzero(weight))
+    matrix = sparse.csr_array((values, (rows, columns)), shape=tuple(weight.shape))
+    ordered = matrix[np.maximum(target.index, 0)][:, np.maximum(source.index, 0)].tocoo()
+    i, j = (torch.as_tensor(ends.astype(np.int64)) for ends in (ordered.row, ordered.col))
+    found = torch.as_tensor(ordered.data)
+    kept = (torch.as_tensor(target.index) >= 0)[i] & (torch.as_tensor(source.index) >= 0)[j]
+    if signed:
+        found = found * torch.as_tensor(target.cosines).nan_to_num(0).sign().to(found)[i]
+    result = torch.sparse_coo_tensor(
+        torch.stack([i[kept], j[kept]]), found[kept], (len(target.index), len(source.index))
+    )
+    return tidy(result)
 
 
 def _mean_cosine(side: Counterparts) -> float:

@@ -8,7 +8,7 @@ targets, columns are sources, and an edge points from source j to target i.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..errors import InteractGraphError
 from ..features import Driver, Drivers, Examples, FeatureMap
+from ..sparse import absolute_sums, column_of, lookup, nonzero, row_of, tidy
 
 if TYPE_CHECKING:
     import igraph
@@ -54,6 +55,9 @@ class InteractionGraph:
     """Interaction strengths between the features of pairs of layers. Do not modify its tensors.
 
     Nodes are numbered layer by layer in the order of `layers`, features in their own order.
+
+    Matrices are dense or sparse (`torch.sparse_coo`, coalesced, without zeros): large layers with
+    few edges fit into memory and a small file that way. `edges` reads both alike.
 
     Attributes:
         layers: layer names, in order.
@@ -103,7 +107,9 @@ class InteractionGraph:
         )
         for name in ("blocks", "standard_errors"):
             frozen = {
-                (str(a), str(b)): MappingProxyType(dict(block))
+                (str(a), str(b)): MappingProxyType(
+                    {strength: tidy(matrix) for strength, matrix in block.items()}
+                )
                 for (a, b), block in getattr(self, name).items()
             }
             object.__setattr__(self, name, MappingProxyType(frozen))
@@ -182,9 +188,9 @@ class InteractionGraph:
         for source, target in self.pairs:
             weight = self.weights(source, target)
             if target == layer:
-                lines += self._strongest("from", source, weight[feature], n_edges)
+                lines += self._strongest("from", source, row_of(weight, feature), n_edges)
             if source == layer:
-                lines += self._strongest("to", target, weight[:, feature], n_edges)
+                lines += self._strongest("to", target, column_of(weight, feature), n_edges)
         if layer in self.examples:
             lines += [
                 f"  {example.value:.4g} on {example}"
@@ -252,6 +258,8 @@ class InteractionGraph:
     def weights(self, source: str, target: str, strength: str | None = None) -> Tensor:
         """Strengths of a pair of layers, `[target features, source features]`.
 
+        A sparse tensor where the graph is sparse; `to_dense` makes it a dense one.
+
         Args:
             source: source layer.
             target: target layer.
@@ -310,13 +318,13 @@ class InteractionGraph:
         offsets = self.offsets
         parts = []
         for index, (source, target) in enumerate(self.pairs):
-            block = self.blocks[source, target][strength].detach().cpu().numpy()
-            rows, columns = np.nonzero(block)
+            block = self.blocks[source, target][strength].detach().cpu()
+            rows, columns, values = (part.numpy() for part in nonzero(block))
             parts.append(
                 (
                     columns + offsets[source],
                     rows + offsets[target],
-                    block[rows, columns].astype(np.float64),
+                    values.astype(np.float64),
                     np.full(len(rows), index, np.int64),
                 )
             )
@@ -339,9 +347,13 @@ class InteractionGraph:
             if matrix is None and error:
                 values[places] = np.nan
                 continue
-            block = table[source, target][strength].detach().cpu().numpy()
+            block = table[source, target][strength].detach().cpu()
             rows, columns = edges.target[places], edges.source[places]
-            values[places] = block[rows - offsets[target], columns - offsets[source]]
+            values[places] = lookup(
+                block,
+                torch.from_numpy(rows - offsets[target]),
+                torch.from_numpy(columns - offsets[source]),
+            ).numpy()
         return values
 
     def node_strength(self, strength: str | None = None) -> np.ndarray:
@@ -350,10 +362,10 @@ class InteractionGraph:
         total = np.zeros(self.n_nodes)
         offsets, sizes = self.offsets, self.n_features
         for (source, target), block in self.blocks.items():
-            size = block[strength].abs().to(torch.float64)
+            of_targets, of_sources = absolute_sums(block[strength])
             a, b = offsets[source], offsets[target]
-            total[a : a + sizes[source]] += size.sum(0).cpu().numpy()
-            total[b : b + sizes[target]] += size.sum(1).cpu().numpy()
+            total[a : a + sizes[source]] += of_sources.cpu().numpy()
+            total[b : b + sizes[target]] += of_targets.cpu().numpy()
         return total
 
     # --- derived graphs and views ----------------------------------------------------------------
@@ -389,6 +401,29 @@ class InteractionGraph:
     def replace(self, **changes: Any) -> InteractionGraph:
         """A copy with other field values."""
         return replace(self, **changes)
+
+    def to_sparse(self) -> InteractionGraph:
+        """The same graph with sparse matrices, as a pruned graph of large layers wants them."""
+        return self._with_matrices(lambda matrix: matrix.to_sparse_coo())
+
+    def to_dense(self) -> InteractionGraph:
+        """The same graph with dense matrices."""
+        return self._with_matrices(lambda matrix: matrix.to_dense())
+
+    def _with_matrices(self, function: Callable[[Tensor], Tensor]) -> InteractionGraph:
+        """The graph, its groups and folds with every matrix in another form."""
+        changed = {
+            table: {
+                pair: {name: function(matrix) for name, matrix in block.items()}
+                for pair, block in getattr(self, table).items()
+            }
+            for table in ("blocks", "standard_errors")
+        }
+        return self.replace(
+            **changed,
+            groups={name: part._with_matrices(function) for name, part in self.groups.items()},
+            folds=tuple(part._with_matrices(function) for part in self.folds),
+        )
 
     def to_igraph(self, strength: str | None = None) -> igraph.Graph:
         """A directed igraph graph.

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..checks import number, whole
 from ..errors import InputError
+from ..sparse import first_of_rows, is_sparse, kept_at, nonzero, sparse_matrix
 from .interaction_graph import InteractionGraph, Pair
 
 __all__ = ["prune"]
@@ -38,7 +39,7 @@ def prune(
     strength = graph.check_strength(strength)
 
     kept = {
-        pair: _kept(block[strength].abs(), threshold, relative, top_k, top_k_per_target)
+        pair: _kept(block[strength], threshold, relative, top_k, top_k_per_target)
         for pair, block in graph.blocks.items()
     }
     return _keep(graph, kept, {**given, "strength": strength})
@@ -48,10 +49,9 @@ def _keep(graph: InteractionGraph, kept: dict[Pair, Tensor], rule: dict) -> Inte
     """The graph with these edges only, and its groups and folds with the same ones."""
     blocks, errors = {}, {}
     for pair, block in graph.blocks.items():
-        # Not a product: NaN and infinity times zero are not zero.
-        blocks[pair] = {name: matrix.where(kept[pair], 0) for name, matrix in block.items()}
+        blocks[pair] = {name: kept_at(matrix, kept[pair]) for name, matrix in block.items()}
         errors[pair] = {
-            name: matrix.where(kept[pair], 0)
+            name: kept_at(matrix, kept[pair])
             for name, matrix in graph.standard_errors.get(pair, {}).items()
         }
     return graph.replace(
@@ -64,13 +64,16 @@ def _keep(graph: InteractionGraph, kept: dict[Pair, Tensor], rule: dict) -> Inte
 
 
 def _kept(
-    size: Tensor,
+    weight: Tensor,
     threshold: float | None,
     relative: float | None,
     top_k: int | None,
     top_k_per_target: int | None,
 ) -> Tensor:
-    """Which entries of the absolute weights `[i, j]` pass every rule."""
+    """Which entries of the weights `[i, j]` pass every rule, as `kept_at` takes it."""
+    if is_sparse(weight):
+        return _kept_entries(weight, threshold, relative, top_k, top_k_per_target)
+    size = weight.abs()
     kept = size > 0
     if threshold is not None:
         kept &= size >= threshold
@@ -87,3 +90,28 @@ def _largest(size: Tensor, k: int) -> Tensor:
     """Marks exactly the k largest entries of each row (ties broken by `topk`)."""
     mask = torch.zeros_like(size, dtype=torch.bool)
     return mask.scatter_(1, size.topk(min(int(k), size.shape[1]), dim=1).indices, True)
+
+
+def _kept_entries(
+    weight: Tensor,
+    threshold: float | None,
+    relative: float | None,
+    top_k: int | None,
+    top_k_per_target: int | None,
+) -> Tensor:
+    """The same of a sparse matrix: a sparse matrix of those entries."""
+    rows, columns, values = nonzero(weight)
+    size = values.abs()
+    kept = size > 0
+    if threshold is not None:
+        kept &= size >= threshold
+    if relative is not None and size.numel():
+        kept &= size >= relative * size.max()
+    if top_k is not None and size.numel():
+        kept &= _largest(size[None], top_k)[0]
+    if top_k_per_target is not None:
+        order, rank = first_of_rows(rows, size)
+        first = torch.zeros_like(kept)
+        first[order] = rank < top_k_per_target
+        kept &= first
+    return sparse_matrix(rows[kept], columns[kept], values[kept], weight.shape)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..sparse import first_of_rows, is_sparse, nonzero
+
 __all__ = ["self_edges_dominate"]
 
 # What they do to untrained networks: benchmarks/communities/README.md, "Residual networks".
@@ -21,6 +23,11 @@ def self_edges_dominate(weight: Tensor) -> bool:
     n = len(weight)
     if weight.shape != (n, n) or n < _NARROWEST:
         return False
+    if is_sparse(weight):
+        rows, columns, values = nonzero(weight)
+        order, rank = first_of_rows(columns, values.abs())
+        first = order[rank == 0]  # the strongest edge of each feature that has any
+        return int((rows[first] == columns[first]).sum()) > _SHARE * len(first)
     size = weight.abs()
     connected = size.amax(0) > 0
     own = size.argmax(0) == torch.arange(n, device=weight.device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from ..errors import FileError, InteractGraphError, MissingFileError
 from ..features import Drivers, Examples, from_state
 from ..files import replacing
+from ..sparse import is_sparse, nonzero, sparse_matrix
 from .interaction_graph import InteractionGraph, Pair
 
 __all__ = ["load", "save"]
@@ -65,6 +67,7 @@ def save(graph: InteractionGraph, path: str | os.PathLike[str]) -> None:
         "folds": [_difference(fold, graph) for fold in graph.folds],
         "examples": texts,
         "drivers": driven,
+        "sparse": _sparse_keys(graph),
     }
     try:
         text = json.dumps(header)
@@ -85,11 +88,25 @@ def _difference(part: InteractionGraph, whole: InteractionGraph) -> dict[str, An
     }
 
 
-def _put_blocks(tensors: dict[str, Tensor], graph: InteractionGraph, prefix: str) -> None:
+def _matrices(graph: InteractionGraph, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """The key and matrix of every strength and standard error of one graph."""
     for index, pair in enumerate(graph.pairs):
         for table, blocks in (("weights", graph.blocks), ("errors", graph.standard_errors)):
             for strength, matrix in blocks.get(pair, {}).items():
-                _put(tensors, f"{prefix}{table}/{index}/{strength}", matrix.detach().cpu())
+                yield f"{prefix}{table}/{index}/{strength}", matrix
+
+
+def _sparse_keys(graph: InteractionGraph) -> list[str]:
+    """Keys of the matrices that are sparse in memory; small files hold dense ones like these."""
+    parts = [("", graph)]
+    parts += [(f"groups/{index}/", part) for index, part in enumerate(graph.groups.values())]
+    parts += [(f"folds/{index}/", part) for index, part in enumerate(graph.folds)]
+    return [key for prefix, part in parts for key, m in _matrices(part, prefix) if is_sparse(m)]
+
+
+def _put_blocks(tensors: dict[str, Tensor], graph: InteractionGraph, prefix: str) -> None:
+    for key, matrix in _matrices(graph, prefix):
+        _put(tensors, key, matrix.detach().cpu())
 
 
 def _packed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -104,6 +121,11 @@ def _packed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _put(tensors: dict[str, Tensor], key: str, matrix: Tensor) -> None:
+    if is_sparse(matrix):
+        rows, columns, values = nonzero(matrix)
+        tensors[f"{key}/indices"] = torch.stack([rows, columns], 1).to(torch.int32)
+        tensors[f"{key}/values"] = values
+        return
     occupied = matrix != 0
     if occupied.count_nonzero() < _SPARSE_BELOW * matrix.numel():
         tensors[f"{key}/indices"] = occupied.nonzero().to(torch.int32)
@@ -164,6 +186,7 @@ def _read(header: dict[str, Any], tensors: dict[str, Tensor]) -> InteractionGrap
             "install a newer interactgraph"
         )
     pairs = [(a, b) for a, b in header["pairs"]]
+    sparse = frozenset(header.get("sparse", ()))
     labels = header["labels"]
     features = {}
     for index, (layer, config) in enumerate(header["features"].items()):
@@ -175,11 +198,11 @@ def _read(header: dict[str, Any], tensors: dict[str, Tensor]) -> InteractionGrap
         for index, pair in enumerate(pairs):
             shape = (len(labels[pair[1]]), len(labels[pair[0]]))
             blocks[pair] = {
-                name: _get(tensors, f"{prefix}weights/{index}/{name}", shape)
+                name: _get(tensors, f"{prefix}weights/{index}/{name}", shape, sparse)
                 for name in header["strengths"]
             }
             errors[pair] = {
-                name: _get(tensors, f"{prefix}errors/{index}/{name}", shape)
+                name: _get(tensors, f"{prefix}errors/{index}/{name}", shape, sparse)
                 for name in header["error_strengths"][index]
             }
         return blocks, errors
@@ -241,10 +264,28 @@ def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
 
 
-def _get(tensors: dict[str, Tensor], key: str, shape: tuple[int, int]) -> Tensor:
+def _get(
+    tensors: dict[str, Tensor], key: str, shape: tuple[int, int], sparse: Collection[str]
+) -> Tensor:
     if key in tensors:
         return tensors[key]
     indices, values = tensors[f"{key}/indices"].long(), tensors[f"{key}/values"]
+    if key in sparse:
+        rows, columns = indices.T
+        return _checked(rows, columns, values, shape)
     matrix = torch.zeros(shape, dtype=values.dtype)
     matrix[indices[:, 0], indices[:, 1]] = values
     return matrix
+
+
+def _checked(rows: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
+    """A sparse matrix of what a file holds.
+
+    Raises:
+        ValueError: places outside of it, twice, or not row by row.
+    """
+    keys = rows * shape[1] + columns
+    inside = (rows >= 0) & (rows < shape[0]) & (columns >= 0) & (columns < shape[1])
+    if len(values) != len(keys) or not bool(inside.all()) or bool((keys.diff() <= 0).any()):
+        raise ValueError("edges that are not those of its layers")
+    return sparse_matrix(rows, columns, values, shape)

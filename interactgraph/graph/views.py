@@ -11,6 +11,7 @@ import igraph
 import networkx
 import numpy as np
 
+from ..sparse import largest, n_nonzero
 from .interaction_graph import InteractionGraph
 
 __all__ = ["node_names", "to_html", "to_igraph", "to_networkx"]
@@ -103,10 +104,9 @@ def to_html(graph: InteractionGraph) -> str:
     for source, target in graph.pairs:
         weight = graph.weights(source, target)
         residual = graph.completeness.get((source, target))
-        largest = float(weight.abs().max()) if weight.numel() else 0.0
         cells = (
             f"{source} → {target}", f"{graph.n_features[source]} × {graph.n_features[target]}",
-            f"{int((weight != 0).sum())}", f"{largest:.3g}",
+            f"{n_nonzero(weight)}", f"{largest(weight):.3g}",
             "" if residual is None else f"{residual:.1e}",
         )  # fmt: skip
         rows.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>")

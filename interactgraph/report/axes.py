@@ -225,7 +225,7 @@ def plot_blocks(
         InteractGraphError: no such pair or strength, or a partition of another graph.
     """
     name = graph.check_strength(strength)
-    weight = graph.weights(source, target, name).detach().cpu().numpy()
+    weight = graph.weights(source, target, name)
     found = node_modules(graph, partition)
     module = np.full(graph.n_nodes, -1) if found is None else found
     sizes = list(graph.n_features.values())
@@ -234,8 +234,8 @@ def plot_blocks(
         order[graph.offsets[layer] : graph.offsets[layer] + graph.n_features[layer]]
         for layer in (source, target)
     )
-    block = weight[rows - graph.offsets[target]][:, columns - graph.offsets[source]]
-    means = np.sqrt(block_means(block, _BLOCKS))
+    numbers = rows - graph.offsets[target], columns - graph.offsets[source]
+    means = np.sqrt(block_means(weight, *numbers, _BLOCKS))
     extent = (0, len(columns), len(rows), 0)
     axes.imshow(means, cmap="Blues", aspect="auto", extent=extent, interpolation="nearest", vmin=0)
     if found is not None:

@@ -13,6 +13,7 @@ from ..exporters.palette import module_colour
 from ..exporters.table import check_finite, node_modules
 from ..exporters.text import xml_text
 from ..graph import Edges
+from ..sparse import n_nonzero
 from ..validation.module_effect import WORDS
 from .columns import column_heights
 from .embedding import packed, plain
@@ -157,7 +158,7 @@ def _pair(graph: InteractionGraph, number: int) -> dict[str, Any]:
             "drawn": plan.get("sources_per_sample"),
             "completeness": graph.completeness.get((source, target)),
             "error": strong_edge_error(graph, source, target),
-            "edges": [int((graph.weights(source, target, s) != 0).sum()) for s in graph.strengths],
+            "edges": [n_nonzero(graph.weights(source, target, s)) for s in graph.strengths],
         }
     )
 
@@ -317,8 +318,7 @@ def _heat(graph: InteractionGraph, module: np.ndarray) -> list[dict[str, Any]]:
         )
         images = []
         for strength in graph.strengths:
-            weight = graph.weights(source, target, strength).detach().cpu().numpy()
-            means = block_means(weight[rows][:, columns], most)
+            means = block_means(graph.weights(source, target, strength), rows, columns, most)
             largest = float(means.max(initial=0.0))
             shade = np.sqrt(means / largest) if largest > 0 else means
             images.append({"largest": largest, "shade": packed(np.rint(255 * shade), "u1")})

@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
+
+from ..sparse import first_of_rows, is_sparse, lookup, n_nonzero, nonzero, values_of
 
 if TYPE_CHECKING:
     from ..graph import Edges, InteractionGraph
@@ -30,13 +33,14 @@ def strong_edge_error(graph: InteractionGraph, source: str, target: str) -> floa
 
     None where the pair has no edges, or its first strength no standard error.
     """
-    weight = graph.weights(source, target).abs().flatten()
+    matrix = graph.weights(source, target)
     name = graph.strengths[0]
-    n_edges = int((weight > 0).sum())
+    n_edges = n_nonzero(matrix)
     if not n_edges or name not in graph.standard_errors.get((source, target), {}):
         return None
-    top = weight.topk(max(1, n_edges // 100)).indices
-    error = graph.standard_error(source, target).flatten()[top] / weight[top]
+    rows, columns, values = nonzero(matrix)
+    weight, top = values.abs().topk(max(1, n_edges // 100))
+    error = lookup(graph.standard_error(source, target), rows[top], columns[top]) / weight
     return float(error.median())
 
 
@@ -107,6 +111,11 @@ def strongest_neighbours(graph: InteractionGraph, strength: str, k: int, side: s
         own, other = (target, source) if side == "in" else (source, target)
         block = graph.weights(source, target, strength).detach().cpu()
         errors = graph.standard_errors.get((source, target), {}).get(strength)
+        if is_sparse(block):
+            first = _first_neighbours(block, errors, k, side)
+            node = np.where(first.node < 0, -1, first.node + offsets[other])
+            found[own].append(first._replace(node=node))
+            continue
         error = torch.full_like(block, torch.nan) if errors is None else errors.detach().cpu()
         if side == "out":
             block, error = block.T, error.T
@@ -125,6 +134,23 @@ def strongest_neighbours(graph: InteractionGraph, strength: str, k: int, side: s
     return Neighbours(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
+def _first_neighbours(block: Tensor, errors: Tensor | None, k: int, side: str) -> Neighbours:
+    """The same of one sparse block, with numbers of features for nodes."""
+    rows, columns, values = nonzero(block)
+    own, other = (rows, columns) if side == "in" else (columns, rows)
+    order, rank = first_of_rows(own, values.abs())
+    order, rank = order[rank < k], rank[rank < k]
+    shape = (block.shape[0 if side == "in" else 1], k)
+    node, weight = np.full(shape, -1), np.zeros(shape)
+    error = np.full(shape, np.nan)
+    places = own[order].numpy(), rank.numpy()
+    node[places] = other[order].numpy()
+    weight[places] = values[order].double().numpy()
+    if errors is not None:
+        error[places] = lookup(errors.detach().cpu(), rows[order], columns[order]).double().numpy()
+    return Neighbours(node, weight, error)
+
+
 def module_flow(
     graph: InteractionGraph, module: np.ndarray, n_modules: int, strength: str
 ) -> np.ndarray:
@@ -139,22 +165,32 @@ def module_flow(
     flow = np.zeros((n_modules + 1, n_modules + 1))
     offsets, sizes = graph.offsets, graph.n_features
     for source, target in graph.pairs:
-        weight = graph.weights(source, target, strength).abs().double().cpu().numpy()
+        matrix = graph.weights(source, target, strength).cpu()
         a, b = (module[offsets[e] : offsets[e] + sizes[e]] for e in (source, target))
+        if is_sparse(matrix):
+            rows, columns, values = nonzero(matrix)
+            ends = b[rows.numpy()], a[columns.numpy()]
+            np.add.at(flow, ends, values.abs().double().numpy())
+            continue
+        weight = matrix.abs().double().numpy()
         by_target = np.zeros((n_modules + 1, sizes[source]))
         np.add.at(by_target, b, weight)
         np.add.at(flow.T, a, by_target.T)
     return flow
 
 
-def block_means(weight: np.ndarray, most: int) -> np.ndarray:
+def block_means(weight: Tensor, rows: np.ndarray, columns: np.ndarray, most: int) -> np.ndarray:
     """Means of the absolute values over about equal blocks of rows and columns.
 
     Args:
-        weight: `[rows, columns]`, in the order of the picture.
+        weight: `[i, j]`.
+        rows: numbers of the rows in the order of the picture.
+        columns: numbers of the columns in the order of the picture.
         most: rows and columns of the result at most.
     """
-    means = np.abs(weight).astype(np.float64)
+    if is_sparse(weight):
+        return _sparse_block_means(weight, rows, columns, most)
+    means = np.abs(weight.detach().cpu().numpy()[rows][:, columns]).astype(np.float64)
     for axis in (0, 1):
         n = means.shape[axis]
         if n > most:
@@ -163,6 +199,23 @@ def block_means(weight: np.ndarray, most: int) -> np.ndarray:
             sums = np.add.reduceat(means, starts, axis=axis)
             means = sums / (counts[:, None] if axis == 0 else counts)
     return means
+
+
+def _sparse_block_means(
+    weight: Tensor, rows: np.ndarray, columns: np.ndarray, most: int
+) -> np.ndarray:
+    i, j, values = (part.numpy() for part in nonzero(weight.detach().cpu()))
+    places, counts = [], []
+    for order, ends in ((rows, i), (columns, j)):
+        n = len(order)
+        starts = np.arange(min(n, most)) * n // max(min(n, most), 1)
+        position = np.empty(n, np.int64)
+        position[order] = np.arange(n)
+        places.append(np.searchsorted(starts, position[ends], side="right") - 1)
+        counts.append(np.diff(np.append(starts, n)))
+    sums = np.zeros((len(counts[0]), len(counts[1])))
+    np.add.at(sums, tuple(places), np.abs(values).astype(np.float64))
+    return sums / np.outer(*counts)
 
 
 def histograms(
@@ -182,7 +235,8 @@ def histograms(
     """
     logs = []
     for source, target in graph.pairs:
-        weight = graph.weights(source, target, strength).abs().double().cpu().numpy().ravel()
+        values = values_of(graph.weights(source, target, strength))
+        weight = values.abs().double().cpu().numpy().ravel()
         logs.append(np.log10(weight[(weight > 0) & np.isfinite(weight)]))
     every = np.concatenate([np.zeros(0), *logs])
     high = float(every.max()) if len(every) else 0.0

@@ -11,6 +11,7 @@ import torch
 
 from ..communities import Partition
 from ..graph import InteractionGraph
+from ..sparse import is_sparse, nonzero
 
 __all__ = ["WORDS", "ModuleEffect", "share_inside", "specialisation", "strongest_features"]
 
@@ -103,9 +104,16 @@ def share_inside(graph: InteractionGraph, partition: Partition, number: int) -> 
     """Share of the absolute weight of a module's edges that stays inside it."""
     inside = total = 0.0
     for source, target in graph.pairs:
-        weight = graph.weights(source, target).abs().double()
+        matrix = graph.weights(source, target)
         rows = torch.from_numpy(partition.membership[target] == number)
         columns = torch.from_numpy(partition.membership[source] == number)
+        if is_sparse(matrix):
+            i, j, values = nonzero(matrix)
+            size, of_target, of_source = values.abs().double(), rows[i], columns[j]
+            inside += float(size[of_target & of_source].sum())
+            total += float(size[of_target | of_source].sum())
+            continue
+        weight = matrix.abs().double()
         both = float(weight[rows][:, columns].sum())
         inside += both
         total += float(weight[rows].sum()) + float(weight[:, columns].sum()) - both

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..errors import InteractGraphError
 from ..graph import InteractionGraph
 from ..model import Forward, PositionMask
+from ..sparse import dense_for
 from .ablation import PairAblation, check_scores, top_edges
 from .greedy import greedy_ranking
 from .measures import Measure
@@ -113,7 +114,8 @@ def edges_required(
                     f"{name} is what a greedy ranking follows, and the ranking is not; give "
                     "ranking='greedy', or leave it out"
                 )
-    strength = graph.weights(source, target, None if _given(ranking) else _name(ranking)).abs()
+    weight = graph.weights(source, target, None if _given(ranking) else _name(ranking))
+    strength = dense_for(weight, f"the number of edges required of {source} -> {target}").abs()
     ablation = partial(
         PairAblation.of_graph, graph, model, source=source, target=target,
         position_mask=position_mask, forward=forward, progress=progress,

@@ -85,7 +85,14 @@ def test_module_flow_against_loops(graph, partition):
 def test_block_means_against_loops(shape):
     weight = np.random.default_rng(0).normal(size=shape)
     most = 6
-    means = block_means(weight, most)
+    every = [np.arange(n) for n in shape]
+    means = block_means(torch.from_numpy(weight), *every, most)
+    shuffled = [np.random.default_rng(1).permutation(n) for n in shape]
+    dense, sparse = (
+        block_means(matrix, *shuffled, most)
+        for matrix in (torch.from_numpy(weight), torch.from_numpy(weight).to_sparse())
+    )
+    np.testing.assert_allclose(sparse, dense, rtol=1e-12)
     rows, columns = (
         np.arange(min(n, most) + 1) * n // max(min(n, most), 1) if n else [0] for n in shape
     )
@@ -109,3 +116,22 @@ def test_error_of_strong_edges(graph):
     assert strong_edge_error(graph, *pair) == pytest.approx(0.1 / 1.3, rel=1e-5)
     assert strong_edge_error(graph.replace(standard_errors={}), *pair) is None
     assert strong_edge_error(graph.prune(threshold=1e9), *pair) is None
+
+
+def test_sparse_graphs_give_the_same(graph):
+    graph = graph.prune(top_k_per_target=3)
+    sparse = graph.to_sparse()
+    module = np.random.default_rng(0).integers(-1, 3, graph.n_nodes)
+    for pair in graph.pairs:
+        assert strong_edge_error(sparse, *pair) == strong_edge_error(graph, *pair)
+    for strength in graph.strengths:
+        flows = [module_flow(each, module, 3, strength) for each in (graph, sparse)]
+        np.testing.assert_allclose(*flows, rtol=1e-6)
+        for a, b in zip(*(histograms(each, strength) for each in (graph, sparse)), strict=True):
+            np.testing.assert_array_equal(a, b)
+        for side in ("in", "out"):
+            one, other = (strongest_neighbours(each, strength, 4, side) for each in (graph, sparse))
+            np.testing.assert_array_equal(one.node, other.node)
+            np.testing.assert_array_equal(one.weight, other.weight)
+            there = one.node >= 0
+            np.testing.assert_array_equal(one.error[there], other.error[there])

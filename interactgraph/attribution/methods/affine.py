@@ -25,6 +25,8 @@ class Affine(ClosedForm):
     name = "affine"
 
     def unsuitable(self, closed: Closed) -> str | None:
+        if self.context.sums.most is not None:
+            return "its products are of all edges, of which few are kept"
         if closed.maps is None or closed.maps.one_map is None:
             return "the closed form takes more than one matrix"
         whole = [s.name for s in self.context.strengths if s.outer is None]

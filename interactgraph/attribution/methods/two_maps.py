@@ -29,7 +29,12 @@ class TwoMaps(ClosedForm):
     def unsuitable(self, closed: Closed) -> str | None:
         if closed.maps is None:
             return "the maps of the closed form mix positions, or differ from batch to batch"
-        if closed.maps.one_map is not None and all(s.outer for s in self.context.strengths):
+        dense = self.context.sums.most is None
+        if (
+            dense
+            and closed.maps.one_map is not None
+            and all(s.outer for s in self.context.strengths)
+        ):
             return "one matrix will do"
         return None
 

@@ -15,6 +15,7 @@ from ..strengths import Strength
 from .blocks import row_slices
 from .drawn_sums import DrawnSums
 from .repeated_passes import RepeatedPasses
+from .running_sums import RunningSums
 
 __all__ = ["StrengthSums", "at_least_single", "reduce_positions"]
 
@@ -38,37 +39,21 @@ def reduce_positions(
 
 
 @dataclass(eq=False)
-class StrengthSums:
+class StrengthSums(RunningSums):
     """Running sums over samples from which strengths and standard errors follow, float64.
 
     Attributes:
-        strengths: which.
-        shape: (target features, source features).
-        device: where the sums are.
         first: name -> sum_b X_b, of a maximum the maximum; `[i, j]`.
         second: name -> sum_b X_b^2 of strengths that have an error, `[i, j]`.
         cross: name -> sum_b X_b n_b, `[i, j]`; empty while every sample has as many positions.
-        n_samples: number of samples B.
-        n_used: number of those that have a position that counts.
-        n_positions: sum_b n_b.
-        n_positions_squared: sum_b n_b^2.
-        per_sample: n_b while it is the same for all samples.
         passes: what differs between passes over the same samples with new draws.
         draws: what is kept besides where source features are drawn; nothing where all of them
             are computed.
     """
 
-    strengths: tuple[Strength, ...]
-    shape: tuple[int, int]
-    device: torch.device
     first: dict[str, Tensor] = field(init=False)
     second: dict[str, Tensor] = field(init=False)
     cross: dict[str, Tensor] = field(default_factory=dict)
-    n_samples: int = 0
-    n_used: int = 0
-    n_positions: int = 0
-    n_positions_squared: int = 0
-    per_sample: int | None = None
     passes: RepeatedPasses = field(default_factory=RepeatedPasses)
     draws: DrawnSums = field(init=False)
 
@@ -87,28 +72,10 @@ class StrengthSums:
 
     # --- adding samples --------------------------------------------------------------------------
 
-    def begins_to_vary(self, positions: Tensor) -> bool:
-        """Whether these samples are the first whose number of positions differs from the others.
-
-        What has been added until then must be in `first` before `count` is called.
-        """
-        counts = set(positions.tolist()) | ({self.per_sample} if self.n_samples else set())
-        return not self.cross and len(counts) > 1
-
-    def count(self, positions: Tensor) -> None:
-        """Counts the samples of a batch; to be called before they are added.
-
-        Args:
-            positions: number of target positions that count in each sample, int64 `[b]`.
-        """
-        if self.begins_to_vary(positions):
-            self._open_cross()
-        elif not self.n_samples and len(positions):
-            self.per_sample = int(positions[0])
-        self.n_samples += len(positions)
-        self.n_used += int(positions.count_nonzero())
-        self.n_positions += int(positions.sum())
-        self.n_positions_squared += int(positions.square().sum())
+    @property
+    def varies(self) -> bool:
+        """See `RunningSums.varies`."""
+        return bool(self.cross)
 
     def _open_cross(self) -> None:
         each = self.per_sample or 0
@@ -191,11 +158,7 @@ class StrengthSums:
                 if vary:
                     each = part.per_sample or 0
                     total.cross[name] += part.cross[name] if part.cross else part.first[name] * each
-            total.n_samples += part.n_samples
-            total.n_used += part.n_used
-            total.n_positions += part.n_positions
-            total.n_positions_squared += part.n_positions_squared
-            total.per_sample = part.per_sample
+            total._count_those_of(part)
             total.passes.add(part.passes)
             total.draws.merge(part.draws)
         return total
@@ -330,33 +293,15 @@ class StrengthSums:
             first = self.draws.total(strength, self.first[strength.name], rows)
         return first / self._total(strength)
 
-    def _total(self, strength: Strength) -> int:
-        return max(self._counts(strength)[0], 1)
-
     def _cross(self, name: str, rows: slice) -> Tensor:
         each = self.per_sample or 0
         return self.cross[name][rows] if self.cross else self.first[name][rows] * each
 
-    def _strength(self, name: str) -> Strength:
-        return next(strength for strength in self.strengths if strength.name == name)
-
-    def _counts(self, strength: Strength) -> tuple[int, int]:
-        """N = sum n_b and sum n_b^2; a strength per sample counts a sample as one position."""
-        if strength.per_sample:
-            return self.n_used, self.n_used
-        return self.n_positions, self.n_positions_squared
-
     def _mean_error(self, strength: Strength, rows: slice) -> Tensor:
         """The standard error of the mean of X, as if all samples were different ones."""
-        n, n_squared = self._counts(strength)
-        total = max(n, 1)
         first = self.first[strength.name][rows]
-        mean = first / total
         cross = first if strength.per_sample else self._cross(strength.name, rows)
-        spread = self.second[strength.name][rows].addcmul(mean, cross, value=-2)
-        spread.addcmul_(mean, mean, value=n_squared)
-        factor = self.n_samples / (self.n_samples - 1) if self.n_samples > 1 else float("nan")
-        return spread.clamp_(min=0).mul_(factor).sqrt_().div_(total)
+        return self._error_of_mean(strength, first, self.second[strength.name][rows], cross)
 
     def _share_of_draws(self, strength: Strength) -> Tensor:
         """The share of the draws in the squared error of one pass, `[j]`.
