@@ -134,6 +134,7 @@ def _pooled(name: str, parts: Sequence[Tensor], share: Tensor) -> Tensor:
         values = torch.stack(list(parts))
         return strength.pooled(values, share.to(values)[:, None, None])
     places = torch.cat([torch.stack(nonzero(part)[:2]) for part in parts], 1).unique(dim=1)
-    values = torch.stack([lookup(part, *places) for part in parts])[:, None]
+    rows, columns = places[0], places[1]
+    values = torch.stack([lookup(part, rows, columns) for part in parts])[:, None]
     found = strength.pooled(values, share.to(values)[:, None, None])[0]
-    return tidy(sparse_matrix(*places, found, parts[0].shape))
+    return tidy(sparse_matrix(rows, columns, found, parts[0].shape))

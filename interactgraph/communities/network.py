@@ -97,7 +97,7 @@ class Network:
                     number[source],
                     number[target],
                     scaled,
-                    None if error is None else _read(error, device) / largest,
+                    None if error is None else tidy(_read(error, device) / largest),
                     min(largest * float(values_of(scaled).sum()), _MOST),
                 )
             )

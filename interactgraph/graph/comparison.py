@@ -248,8 +248,8 @@ def _rank_correlation(a: Tensor, b: Tensor, n_zero: int) -> float:
     def covariance(p: np.ndarray, p0: float, q: np.ndarray, q0: float) -> float:
         return float((p - middle) @ (q - middle)) + n_zero * (p0 - middle) * (q0 - middle)
 
-    spread = covariance(x, x0, x, x0) * covariance(y, y0, y, y0)
-    return covariance(x, x0, y, y0) / spread**0.5 if spread > 0 else float("nan")
+    variances = covariance(x, x0, x, x0) * covariance(y, y0, y, y0)
+    return covariance(x, x0, y, y0) / variances**0.5 if variances > 0 else float("nan")
 
 
 def _in_order_of(
@@ -272,7 +272,7 @@ def _sparse_in_order_of(
 ) -> Tensor:
     """The same of sparse weights."""
     rows, columns, values = (part.cpu().numpy() for part in nonzero(weight))
-    matrix = sparse.csr_array((values, (rows, columns)), shape=tuple(weight.shape))
+    matrix = sparse.csr_array((values, (rows, columns)), shape=(weight.shape[0], weight.shape[1]))
     ordered = matrix[np.maximum(target.index, 0)][:, np.maximum(source.index, 0)].tocoo()
     i, j = (torch.as_tensor(ends.astype(np.int64)) for ends in (ordered.row, ordered.col))
     found = torch.as_tensor(ordered.data)

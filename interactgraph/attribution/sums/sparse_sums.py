@@ -216,6 +216,8 @@ class SparseSums(RunningSums):
         first = parts[0]
         total = SparseSums(first.strengths, first.shape, first.device, most=first.most)
         parts = [part for part in parts if part.n_samples]
+        if not parts:
+            return total
         for part in parts:
             part._settle()
         total._varies = (
