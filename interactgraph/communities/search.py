@@ -11,11 +11,12 @@ import torch
 from ..checks import choice
 from ..errors import InteractGraphError
 from ..graph import InteractionGraph
+from .affinity import module_affinity
 from .auto_resolution import auto_resolution
 from .confidence import co_assignment
 from .noise_aware import named_weighting
 from .objective import NULLS, make_objective
-from .partition import Partition, split_layers
+from .partition import Partition, by_size, split_layers
 from .resolution import resolution_for
 from .runs import check_runs, choose_algorithm, count_modules, mean_agreement, search
 from .self_edges import SELF_EDGES, read_network
@@ -142,9 +143,12 @@ def find_modules(
         recorded.update(z_score=test.z_score, p_value=test.p_value)
         if math.isnan(test.p_value):
             decided["significance"] = _UNTESTED
+    affinity = module_affinity(graph, network, by_size(best), strength, passing)
     return Partition.from_labels(
         best,
         graph.n_features,
+        affinity=affinity.shares,
+        affinity_interval=affinity.intervals,
         quality=objective.quality(best),
         agreement=mean_agreement(runs),
         confidence=confidence,
