@@ -93,7 +93,9 @@ class Table:
     def node_numbers(self) -> dict[str, np.ndarray]:
         """What every format says of a node in numbers, by name."""
         numbers = {"feature": self.feature, "strength": self.strength}
-        return numbers if self.module is None else {**numbers, "module": self.module, **self.affinity}
+        return (
+            numbers if self.module is None else {**numbers, "module": self.module, **self.affinity}
+        )
 
 
 def chunks(length: int) -> Iterator[slice]:
@@ -205,7 +207,11 @@ def node_affinity(graph: InteractionGraph, partition: Partition | None) -> dict[
             rest[where] = -1
             second[placed] = rest.max(1).clip(0)
             other[placed] = np.where(rest.max(1) > 0, rest.argmax(1), -1)
-        for name, values in (("affinity", own), ("second_module", other), ("second_affinity", second)):
+        for name, values in (
+            ("affinity", own),
+            ("second_module", other),
+            ("second_affinity", second),
+        ):
             columns.setdefault(name, []).append(values)
     return {name: np.concatenate(parts) for name, parts in columns.items()}
 

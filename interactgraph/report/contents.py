@@ -224,7 +224,9 @@ def _affinity(graph: InteractionGraph, partition: Partition | None) -> dict[str,
     if partition is None or not partition.affinity:
         return None
     n = min(_AFFINITIES, partition.n_modules)
-    module, share, low, high = (np.full((graph.n_nodes, n), fill) for fill in (-1.0, 0, np.nan, np.nan))
+    module, share, low, high = (
+        np.full((graph.n_nodes, n), fill) for fill in (-1.0, 0, np.nan, np.nan)
+    )
     for layer, values in partition.affinity.items():
         rows = np.arange(graph.offsets[layer], graph.offsets[layer] + len(values))[:, None]
         most = np.argsort(-values, axis=1, kind="stable")[:, :n]

@@ -57,7 +57,8 @@ def test_the_formula(strength, degree):
     found = np.concatenate(list(partition.affinity.values()))
     assert found == pytest.approx(slow(graph, partition.labels, degree), abs=1e-12)
     assert found[9].sum() == 0
-    assert (found >= 0).all() and (found.sum(1) <= 1 + 1e-12).all()
+    assert (found >= 0).all()
+    assert (found.sum(1) <= 1 + 1e-12).all()
 
 
 def test_pure_mixed_and_spread_features():
@@ -194,7 +195,8 @@ def test_nodes_of_exported_files_say_what_they_are(tmp_path):
     for suffix in ("gexf", "csv", "json", "cyjs", "npz", "dot"):
         itg.export(graph, tmp_path / f"g.{suffix}", partition=partition)
     rows = (tmp_path / "g.nodes.csv").read_text().splitlines()
-    assert "second_affinity" in rows[0] and "mixture" in "".join(rows)
+    assert "second_affinity" in rows[0]
+    assert "mixture" in "".join(rows)
     assert networkx.read_gexf(tmp_path / "g.gexf").nodes["l1/4"]["role"] == "hub"
     shown = networkx.node_link_graph(json.loads((tmp_path / "g.json").read_text()), edges="edges")
     assert shown.nodes["l1/3"]["second_affinity"] == 0.3
