@@ -12,7 +12,7 @@ from ..checks import choice
 from ..errors import InteractGraphError
 from ..graph import InteractionGraph
 from .affinity import module_affinity
-from .auto_resolution import auto_resolution
+from .auto_resolution import best_resolution, resolution_scores
 from .confidence import co_assignment
 from .noise_aware import named_weighting
 from .objective import NULLS, make_objective
@@ -106,7 +106,10 @@ def find_modules(
     if resolution == "auto":
         resolution = 1.0
         if n_modules is None and null == "layered" and weighted.blocks:
-            resolution, automatic = auto_resolution(weighed.strengths, weighed.weighting, seed)
+            automatic = weighed.scores
+            if automatic is None:
+                (automatic,) = resolution_scores(weighed.strengths, [weighed.weighting], seed)
+            resolution = best_resolution(automatic)
             decided["resolutions"] = {str(r): round(z, 3) for r, z in automatic.items()}
     recorded: dict[str, Any] = {
         "null": null,
