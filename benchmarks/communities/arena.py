@@ -14,6 +14,8 @@ from .graphs import KnownGraph
 from .recovery import score, table, told
 from .rivals import RIVALS
 
+HEAD = ["family (graphs)", *RIVALS, "*told*"]
+
 
 def measure(family: str) -> Callable:
     """Frequencies are many and of all sizes: mutual information; else the Rand index."""
@@ -49,12 +51,13 @@ def arena(cache: Path) -> str:
         "installed by pip.",
     ]  # fmt: skip
     for which in SETS:
-        rows = []
-        for family, known in families(cache, which).items():
-            row = [f"{family} ({len(known)})"]
-            row += [cell(scores(known, family, find)) for find in RIVALS.values()]
-            row.append(cell(np.array([score(k, told(k), measure(family)) for k in known])))
-            rows.append(row)
-        head = ["family (graphs)", *RIVALS, "*told*"]
-        parts.append(f"\n### {which.capitalize()} set\n\n{table(head, rows)}")
+        rows = [row(family, known, len(known)) for family, known in families(cache, which).items()]
+        parts.append(f"\n### {which.capitalize()} set\n\n{table(HEAD, rows)}")
     return "\n".join(parts)
+
+
+def row(family: str, known: list[KnownGraph], n: int) -> list[str]:
+    """A family's row of the table."""
+    cells = [cell(scores(known, family, find)) for find in RIVALS.values()]
+    ceiling = np.array([score(k, told(k), measure(family)) for k in known])
+    return [f"{family} ({n})", *cells, cell(ceiling)]

@@ -5,7 +5,8 @@ inside them are compared with what strengths explain (at resolution 1, whatever 
 found at). Modules that are too fine follow noise, which the hidden edges do not share; modules that
 are too coarse leave structure out. z has a standard error of one, so resolutions whose z is within
 one of the largest are as good, and the one nearest to 1 is taken of these (the one-standard-error
-rule of Breiman, Friedman, Olshen & Stone, Classification and Regression Trees, 1984, section 3.4.3).
+rule of Breiman, Friedman, Olshen & Stone, Classification and Regression Trees, 1984, section
+3.4.3).
 """
 
 from __future__ import annotations

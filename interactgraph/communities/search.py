@@ -57,9 +57,10 @@ def find_modules(
             layers. "undirected", "directed": plain modularity, blind to layers; on layered graphs
             it mostly finds the layers.
         resolution: factor of the null model; larger values give more and smaller modules. "auto":
-            the one whose modules say most about edges that were hidden when they were found; 1
-            for null models other than "layered", and where nothing speaks for another. Finding it
-            takes about three times as long as the runs themselves.
+            the one nearest to 1 of those whose modules say most, within a standard error, about
+            edges that were hidden when they were found; 1 for null models other than "layered",
+            and where nothing speaks for another. Finding it takes several times as long as the
+            runs themselves.
         n_runs: number of runs, seeds `seed`, `seed + 1`, ...; the best quality is kept.
         seed: same seed, same partition.
         self_edges: "auto": where most features have the target of their own number as their

@@ -3,8 +3,8 @@ import pytest
 import torch
 from communities.planted_graphs import graph_of, planted
 
-from interactgraph.communities.network import Block, Network
 from interactgraph.communities.auto_resolution import auto_resolution
+from interactgraph.communities.network import Block, Network
 from interactgraph.communities.noise_aware import (
     effective_share,
     named_weighting,
@@ -82,7 +82,8 @@ def test_the_choice_is_that_of_hidden_edges():
         network = Network.from_graph(graph)
         weighed = default.weigh(network, seed=3)
         energies, compressed = (
-            auto_resolution(network, FORMULAS[name], seed=3)[1] for name in ("energy", "information")
+            auto_resolution(network, FORMULAS[name], seed=3)[1]
+            for name in ("energy", "information")
         )
         prefers = np.nanmax(list(energies.values())) >= np.nanmax(list(compressed.values())) - 1
         assert weighed.decided["edges"] == ("energy" if prefers else "information")
