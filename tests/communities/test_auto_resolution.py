@@ -33,7 +33,7 @@ def test_halves_are_not_split_by_noise():
     found = find_modules(graph, n_runs=3, significance=False)
     assert fixed.n_modules > 2
     assert found.n_modules == 2
-    assert adjusted_rand_index(found.labels, truth) > 0.9
+    assert adjusted_rand_index(found.labels, truth) > 0.85
     assert found.resolution < 1
     assert set(found.details["resolutions"]) == {str(r) for r in RESOLUTIONS}
 
