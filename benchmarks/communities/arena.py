@@ -42,7 +42,7 @@ def arena(cache: Path) -> str:
         "## Arena\n",
         "Networks whose modules are known, trained by this script, in two sets that share no seed: "
         "constants and defaults may be chosen on the first and are reported on the second "
-        "(`arena_networks.py` has the list, which was fixed before any result). Mean ± spread "
+        "(`arena_networks.py` has the list, fixed before any result of the second). Mean ± spread "
         "(standard deviation) of the graphs of a family, then the worst one: adjusted mutual "
         "information with Fourier frequencies for modular addition, adjusted Rand index for all "
         "others. \"Told\" is no method: every feature is told the true labels of all others and "
