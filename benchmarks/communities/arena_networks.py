@@ -1,4 +1,4 @@
-"""The networks of the arena: a set to choose on and a set to report on, fixed before any result of the second.
+"""The arena's networks: a set to choose on, and one to report on, fixed before any result of that.
 
 Every family has a list of recipes for each of the two sets; no seed is in both. What is made of a
 recipe is kept in the cache: the graph as the library saves it, and its truth beside it.
