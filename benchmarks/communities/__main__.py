@@ -13,10 +13,12 @@ from pathlib import Path
 
 import torch
 
+from .arena import arena
 from .calibration import calibration, untrained
 from .recovery import algorithms, backbones, recovery
 from .residual import residual
 from .size import size
+from .soft import affinity
 
 README = Path(__file__).with_name("README.md")
 SECTIONS = {
@@ -27,6 +29,8 @@ SECTIONS = {
     "residual": residual,
     "backbones": backbones,
     "size": size,
+    "arena": arena,
+    "affinity": affinity,
 }
 
 

@@ -14,11 +14,15 @@ from interactgraph.graph import InteractionGraph
 
 
 class KnownGraph(NamedTuple):
-    """A graph, its name, and the true module of each node (-1: none known, not scored)."""
+    """A graph, its name, and the true module of each node (-1: none known, not scored).
+
+    `composition`: the share of each true module in each node, `[nodes, modules]`, where known.
+    """
 
     name: str
     graph: InteractionGraph
     truth: np.ndarray
+    composition: np.ndarray | None = None
 
 
 def chain(

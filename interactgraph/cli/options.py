@@ -330,6 +330,29 @@ def find(graph: InteractionGraph, options: argparse.Namespace) -> Partition:
     return bootstrap(graph, options.strength, n_samples=options.bootstrap, **given)
 
 
+_NAMED = 8  # mixtures and hubs that are named
+
+
+def _mixed(partition: Partition, graph: InteractionGraph) -> list[str]:
+    """Mixtures and hubs, the strongest by name."""
+    found = partition.mixtures()
+    if not found:
+        return []
+    strength = graph.node_strength(partition.strength or None)
+    found.sort(key=lambda m: -strength[graph.offsets[m.layer] + m.feature])
+    n_hubs = sum(mixture.kind == "hub" for mixture in found)
+    lines = [
+        f"features of more than one module: {len(found) - n_hubs} mixtures, {n_hubs} hubs"
+        + (f"; the {_NAMED} strongest:" if len(found) > _NAMED else ":")
+    ]
+    for mixture in found[:_NAMED]:
+        modules = zip(mixture.modules, mixture.shares, strict=True)
+        shares = ", ".join(f"module {module} {share:.0%}" for module, share in modules)
+        label = graph.labels[mixture.layer][mixture.feature]
+        lines.append(f"  {mixture.kind} {mixture.layer}/{mixture.feature} ({label}): {shares}")
+    return lines
+
+
 def describe(partition: Partition, graph: InteractionGraph) -> str:
     """A few lines about a partition, honest where there is nothing to find."""
     lines = [partition.summary()]
@@ -349,6 +372,7 @@ def describe(partition: Partition, graph: InteractionGraph) -> str:
         lines.append(
             f"features that are with their module in less than half of the samples: {doubtful}"
         )
+    lines += _mixed(partition, graph)
     if isolated:
         lines.append(f"features without edges, which belong to no module: {isolated}")
     return "\n".join(lines)

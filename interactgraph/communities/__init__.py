@@ -5,6 +5,7 @@ from .bootstrap import bootstrap, mean_graph
 from .comparison import Comparison, Match, compare
 from .confidence import co_assignment
 from .hierarchy import ModuleNode, module_tree
+from .mixtures import Mixture
 from .mutual_information import adjusted_mutual_information, adjusted_rand_index
 from .noise_aware import WEIGHTINGS
 from .partition import Partition
@@ -16,6 +17,7 @@ __all__ = [
     "WEIGHTINGS",
     "Comparison",
     "Match",
+    "Mixture",
     "ModuleNode",
     "Partition",
     "Plateau",

@@ -3,21 +3,27 @@
 Part of every block is hidden, modules are found at every resolution of a grid, and the hidden edges
 inside them are compared with what strengths explain (at resolution 1, whatever the modules were
 found at). Modules that are too fine follow noise, which the hidden edges do not share; modules that
-are too coarse leave structure out. Resolution 1 is what a module means where they do not care.
+are too coarse leave structure out. z has a standard error of one, so resolutions whose z is within
+one of the largest are as good, and the one nearest to 1 is taken of these (the one-standard-error
+rule of Breiman, Friedman, Olshen & Stone, Classification and Regression Trees, 1984, section
+3.4.3).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from . import constants
 from .held_out import Tally, folds_of
 from .network import Network
 from .objective import Objective, make_objective
 from .runs import sweep_runs
+from .spectral import Spectrum
+from .threads import few_threads
 from .weighting import Weighting
 
-__all__ = ["auto_resolution"]
+__all__ = ["auto_resolution", "best_resolution", "resolution_scores"]
 
 
 def auto_resolution(
@@ -30,30 +36,52 @@ def auto_resolution(
         weighting: that modules are found with.
         seed: of the folds and the starts.
     """
-    large = network.is_large
-    n_starts = 1 if large else 2
-    tallies = {resolution: Tally() for resolution in constants.RESOLUTIONS}
-    for number, fold in enumerate(folds_of(network, 3, seed)):
-        weighted = fold.visible.map(weighting.block)
-        first = 1000 * seed + n_starts * number
-        for resolution, tally in tallies.items() if weighted.blocks else ():
-            objective = make_objective(weighted, "layered", resolution)
-            assert isinstance(objective, Objective)
-            starts = sweep_runs(objective, range(first, first + n_starts))
-            tally.add_fold(network, fold, objective, max(starts, key=objective.quality))
-        if large:
-            break
-    z = {resolution: tally.z_score for resolution, tally in tallies.items()}
+    (z,) = resolution_scores(network, [weighting], seed)
+    return best_resolution(z), z
+
+
+def best_resolution(z: dict[float, float]) -> float:
+    """The resolution nearest to 1 whose z is within one of the largest; 1 where all are small."""
     scores = {resolution: value for resolution, value in z.items() if not math.isnan(value)}
     largest = max(scores.values(), default=0.0)
-    if (
-        largest < constants.LEAST_Z
-        or scores.get(1.0, 0.0) >= constants.KEEPS_RESOLUTION_ONE * largest
-    ):
-        return 1.0, z
-    near = [
-        resolution
-        for resolution, value in scores.items()
-        if value >= constants.AS_GOOD_RESOLUTION * largest
-    ]
-    return min(near, key=lambda resolution: abs(math.log(resolution))), z
+    if largest < constants.LEAST_Z:
+        return 1.0
+    near = [r for r, value in scores.items() if value >= largest - constants.STANDARD_ERROR]
+    return min(near, key=lambda resolution: abs(math.log(resolution)))
+
+
+def resolution_scores(
+    network: Network, weightings: Sequence[Weighting], seed: int = 0
+) -> list[dict[float, float]]:
+    """For every weighting z of the hidden edges at each resolution; NaN where none is inside.
+
+    Args:
+        network: strengths.
+        weightings: that modules are found with.
+        seed: of the folds and the starts.
+    """
+    large = network.is_large
+    tallies = [{resolution: Tally() for resolution in constants.RESOLUTIONS} for _ in weightings]
+    for number, fold in enumerate(folds_of(network, 3, seed)):
+        start = 1000 * seed + number
+        for weighting, own in zip(weightings, tallies, strict=True):
+            weighted = fold.visible.map(weighting.block)
+            if not weighted.blocks:
+                continue
+            # On a large network starts take longer to find than to improve: all share them.
+            spectrum = _spectrum(weighted, start) if large else None
+            for resolution, tally in own.items():
+                objective = make_objective(weighted, "layered", resolution)
+                assert isinstance(objective, Objective)
+                (labels,) = sweep_runs(objective, [start], spectrum)
+                tally.add_fold(network, fold, objective, labels)
+        if large:
+            break
+    return [{resolution: tally.z_score for resolution, tally in own.items()} for own in tallies]
+
+
+def _spectrum(weighted: Network, seed: int) -> Spectrum:
+    objective = make_objective(weighted, "layered", 1.0)
+    assert isinstance(objective, Objective)
+    with few_threads(weighted):
+        return Spectrum(objective, seed)

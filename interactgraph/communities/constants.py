@@ -11,20 +11,14 @@ from __future__ import annotations
 # Effective share of features below which weak ones are taken as noise: trained networks in which
 # few features carry everything lie below, planted graphs above.
 FEW = 0.25
-# Effective share of a block's features that concentrating its edges aims at.
-CONCENTRATED_SHARE = 0.12
-# Held-out excess of sharpened edges, over that of compressed ones, that suffices to prefer them.
-PREFERENCE = 0.9
 # Of a block's weight, for all edges that are given back to features that a weighting cut off.
 FAINT = 1e-4
 
 # --- resolution (table "recovery", row "default" against resolution 1) ---------------------------
 
 RESOLUTIONS = (0.35, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 1.5)
-# Share of the largest z of hidden edges from which resolution 1 stays.
-KEEPS_RESOLUTION_ONE = 0.75
-# Share of the largest z within which the resolution nearest to 1 is taken.
-AS_GOOD_RESOLUTION = 0.95
+# Of z: less than that says nothing.
+STANDARD_ERROR = 1.0
 # Largest z below which nothing speaks for another resolution.
 LEAST_Z = 2.0
 # Adjusted mutual information from which neighbouring partitions of a profile are one plateau.

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..attribution.strengths import STRENGTHS
 from ..errors import InteractGraphError
 from ..graph import InteractionGraph
 from ..sparse import is_sparse, map_values, n_nonzero, nonzero, tidy, values_of
@@ -30,6 +31,8 @@ class Block(NamedTuple):
         weight: float64 `[i, j]`, not negative, dense or sparse; at most 1 as read from a graph.
         error: standard error of `weight` in the same unit, or None.
         total: sum of the strengths before scaling.
+        power: of the weights that makes them energies: 2 where they are amplitudes, as the
+            strengths of this library are but for shares; 1 where nothing is known of their unit.
     """
 
     source: int
@@ -37,6 +40,7 @@ class Block(NamedTuple):
     weight: Tensor
     error: Tensor | None = None
     total: float = 1.0
+    power: int = 1
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,8 @@ class Network:
         if not graph.pairs:
             return cls(graph.n_features, ())
         strength = graph.check_strength(strength)
+        known = STRENGTHS.get(strength)
+        power = 1 if known is None or known.is_share else 2
         number = {layer: k for k, layer in enumerate(graph.layers)}
         blocks = []
         for source, target in sorted(graph.pairs, key=lambda p: (number[p[0]], number[p[1]])):
@@ -99,6 +105,7 @@ class Network:
                     scaled,
                     None if error is None else tidy(_read(error, device) / largest),
                     min(largest * float(values_of(scaled).sum()), _MOST),
+                    power,
                 )
             )
         return cls(graph.n_features, tuple(blocks))

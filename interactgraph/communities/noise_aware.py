@@ -7,12 +7,12 @@ Three questions are asked, in this order:
 1. Is an edge more than its sampling error? Where standard errors are known, a weight w with error
    d becomes w max(0, 1 - (d / w)^2), the positive-part James-Stein shrinkage.
 2. Do few features carry everything? Where the effective share of features (the exponential of the
-   entropy of their strengths, over their number) is below a quarter, edges are sharpened to powers
-   w^a, a = 1 ... 2, until it is small, and normalised: weak features then count for nothing,
-   whether the strengths came as amplitudes or as squares.
-3. Otherwise: is the tail of the weights signal or noise? Modules found from emphasised strong edges
-   (`sharpened`) are preferred, as those edges matter to the model, unless held-out edges say that
-   modules found from compressed ones (`information`) predict more.
+   entropy of their strengths, over their number) is below a quarter, edges count by their energies
+   (`energy`): what carries little counts for nothing.
+3. Otherwise, is the tail of the weights signal or noise? Modules found from energies are preferred,
+   as those edges matter to the model, unless held-out edges are predicted better, by more than one
+   standard error, by modules found from compressed weights (`information`), each at its best
+   resolution.
 """
 
 from __future__ import annotations
@@ -28,43 +28,44 @@ from torch import Tensor
 from ..errors import InteractGraphError
 from ..sparse import is_sparse, lookup, map_values, nonzero, sums, values_of, with_values
 from . import constants
-from .held_out import held_out
+from .auto_resolution import resolution_scores
 from .network import Block, Network
-from .weighting import FORMULAS, Weighed, Weighting, keep_connected, normalise
+from .weighting import FORMULAS, Weighed, Weighting, keep_connected
 
 __all__ = ["WEIGHTINGS", "NoiseAware", "effective_share", "named_weighting"]
 
 
 @dataclass(frozen=True)
 class NoiseAware(Weighting):
-    """Takes off noise, then decides between concentrating, sharpening and compressing."""
+    """Takes off noise, then decides between energies and compressed weights."""
 
     def weigh(self, network: Network, seed: int = 0) -> Weighed:
         """See `Weighting.weigh`."""
         strengths = network.map(shrink)
-        weighting, decided = self._decide(strengths, seed)
+        weighting, decided, scores = self._decide(strengths, seed)
         weighted = keep_connected(strengths.map(weighting.block), network)
-        return Weighed(weighted, strengths, weighting, decided)
+        return Weighed(weighted, strengths, weighting, decided, scores)
 
-    def _decide(self, network: Network, seed: int) -> tuple[Weighting, dict[str, float | str]]:
-        """The weighting of strengths less their errors, and what it was decided by."""
-        sharpened, information = FORMULAS["sharpened"], FORMULAS["information"]
+    def _decide(
+        self, network: Network, seed: int
+    ) -> tuple[Weighting, dict[str, float | str], dict[float, float] | None]:
+        """The weighting of strengths less their errors, what it was decided by, its scores."""
+        energy, information = FORMULAS["energy"], FORMULAS["information"]
         if not network.blocks:
-            return sharpened, {}
+            return energy, {}, None
         share = sum(map(effective_share, network.blocks)) / len(network.blocks)
         decision: dict[str, float | str] = {"effective_share": round(share, 4)}
         if share < constants.FEW:
-            return Weighting("concentrated", concentrate), {**decision, "edges": "concentrated"}
-        excess = {
-            weighting.name: held_out(
-                network, weighting, n_folds=3, n_starts=1 if network.is_large else 3, seed=seed
-            ).excess
-            for weighting in (sharpened, information)
+            return energy, {**decision, "edges": energy.name}, None
+        both = resolution_scores(network, [energy, information], seed)
+        largest = [max((z for z in s.values() if not math.isnan(z)), default=0.0) for s in both]
+        best = int(largest[0] < largest[1] - constants.STANDARD_ERROR)
+        decision |= {
+            f"held_out_{weighting.name}": round(z, 3)
+            for weighting, z in zip((energy, information), largest, strict=True)
         }
-        prefers = excess["sharpened"] > constants.PREFERENCE * excess["information"]
-        best = sharpened if prefers else information
-        decision |= {f"held_out_{name}": round(value, 6) for name, value in excess.items()}
-        return best, {**decision, "edges": best.name}
+        chosen = (energy, information)[best]
+        return chosen, {**decision, "edges": chosen.name}, both[best]
 
 
 def shrink(block: Block) -> Tensor:
@@ -91,14 +92,6 @@ def effective_share(block: Block, exponent: float = 1.0) -> float:
         p = strength / strength.sum()
         shares.append(float(torch.exp(torch.special.entr(p).sum())) / len(p))
     return sum(shares) / 2
-
-
-def concentrate(block: Block) -> Tensor:
-    """Normalised w^a, with the smallest a of 1, 1 1/8, ... 2 that leaves few effective features."""
-    exponent = 1.0
-    while exponent < 2 and effective_share(block, exponent) > constants.CONCENTRATED_SHARE:
-        exponent += 0.125
-    return normalise(map_values(block.weight, lambda values: values**exponent))
 
 
 WEIGHTINGS: Mapping[str, Weighting] = MappingProxyType(

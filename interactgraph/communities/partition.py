@@ -19,6 +19,8 @@ from ..errors import InteractGraphError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from .mixtures import Mixture
+
 __all__ = ["Partition", "by_size", "split_layers"]
 
 SIGNIFICANT = 0.05
@@ -46,6 +48,12 @@ class Partition:
         n_runs: number of runs; the one of best quality is kept.
         confidence: layer -> for each feature the share of its module it was together with, mean
             over runs or bootstrap samples; NaN for features without edges. Empty: not measured.
+        affinity: layer -> how much each feature belongs to each module, `[features, modules]`: the
+            share of its strength, inputs and outputs, that goes there above what is spread over all
+            modules as their strengths have it (`communities/affinity.py` has the formula). Rows sum
+            to at most 1, to 0 for a hub. Empty: not measured.
+        affinity_interval: layer -> the ends of 95 % intervals of `affinity`, `[features, modules,
+            2]`, from the folds of the graph; empty where it has none.
         details: anything else about how it was found (algorithm, qualities of the runs, ...).
     """
 
@@ -61,6 +69,8 @@ class Partition:
     seed: int = 0
     n_runs: int = 1
     confidence: Mapping[str, np.ndarray] = field(default_factory=dict)
+    affinity: Mapping[str, np.ndarray] = field(default_factory=dict)
+    affinity_interval: Mapping[str, np.ndarray] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -84,6 +94,20 @@ class Partition:
                 "module numbers must be 0, 1, 2, ... without gaps (and -1 for isolated features), "
                 f"found {numbers[:10].tolist()}"
             )
+        for name, more in (("affinity", ()), ("affinity_interval", (2,))):
+            object.__setattr__(self, name, MappingProxyType(self._shares(name, more)))
+
+    def _shares(self, name: str, more: tuple[int, ...]) -> dict[str, np.ndarray]:
+        """Layer -> shares of all features in all modules, `[features, modules, *more]`."""
+        given = {str(k): np.array(v, dtype=np.float64) for k, v in getattr(self, name).items()}
+        for layer, values in given.items():
+            shape = (len(self.membership.get(layer, ())), self.n_modules, *more)
+            if layer not in self.membership or values.shape != shape:
+                raise InteractGraphError(
+                    f"{name} of layer {layer!r} has shape {values.shape}; it must be {shape}, "
+                    "[features, modules, ...], for a layer of the membership"
+                )
+        return given
 
     @classmethod
     def from_labels(
@@ -140,6 +164,27 @@ class Partition:
     def significant(self) -> bool | None:
         """Whether the p-value is at most 0.05; None where it was not tested."""
         return None if math.isnan(self.p_value) else self.p_value <= SIGNIFICANT
+
+    def mixtures(self, least: float = 0.25) -> list[Mixture]:
+        """Features that are not of one module alone, in the order of the nodes.
+
+        "mixture": two or more modules have an affinity of `least`, surely above 0 where there are
+        intervals; "hub": more than half of the strength is spread over all modules as their
+        strengths have it (affinities sum to less than 1/2).
+
+        Args:
+            least: smallest affinity that counts.
+
+        Example:
+            >>> import numpy as np, interactgraph as itg
+            >>> affinity = {"a": np.array([[1.0, 0.0], [0.4, 0.6], [0.1, 0.0]])}
+            >>> partition = itg.Partition({"a": [0, 1, 0]}, quality=0.0, affinity=affinity)
+            >>> [(m.feature, m.kind, m.modules) for m in partition.mixtures()]
+            [(1, 'mixture', (1, 0)), (2, 'hub', (0,))]
+        """
+        from .mixtures import mixtures
+
+        return mixtures(self, least)
 
     def summary(self) -> str:
         """One or two lines for people: what was found and how far it can be trusted."""

@@ -18,7 +18,8 @@ from .partition import Partition
 __all__ = ["load_partition", "save_partition"]
 
 _FORMAT = 1
-_OWN_FORM = ("membership", "confidence", "details")
+_DECIMALS = 6
+_OWN_FORM = ("membership", "confidence", "details", "affinity", "affinity_interval")
 _PLAIN = [f.name for f in fields(Partition) if f.name not in _OWN_FORM]
 
 
@@ -28,11 +29,50 @@ def save_partition(partition: Partition, path: str | os.PathLike[str]) -> None:
         "interactgraph_partition": _FORMAT,
         **{name: _to_json(getattr(partition, name)) for name in _PLAIN},
         "details": _to_json(dict(partition.details)),
+        "affinity": {layer: _packed(partition, layer) for layer in partition.affinity},
         "confidence": {k: _to_json(v.tolist()) for k, v in partition.confidence.items()},
         "membership": {k: v.tolist() for k, v in partition.membership.items()},
     }
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, allow_nan=False), encoding="utf-8")
+
+
+def _packed(partition: Partition, layer: str) -> dict[str, list[Any]]:
+    """Affinities of a layer, without those that are zero, to six decimals."""
+    columns = {"share": partition.affinity[layer].round(_DECIMALS)}
+    if layer in partition.affinity_interval:
+        low, high = np.moveaxis(partition.affinity_interval[layer].round(_DECIMALS), -1, 0)
+        columns |= {"low": low, "high": high}
+    feature, module = np.nonzero(np.maximum.reduce(list(columns.values())))
+    return {
+        "feature": feature.tolist(),
+        "module": module.tolist(),
+        **{name: values[feature, module].tolist() for name, values in columns.items()},
+    }
+
+
+def _unpacked(stored: Any, membership: Any, n_modules: int) -> tuple[dict[str, Any], ...]:
+    """Affinities and their intervals, layer -> `[features, modules]` and `[features, modules, 2]`.
+
+    Raises:
+        ValueError: a feature or module that the membership does not have.
+    """
+    affinity: dict[str, np.ndarray] = {}
+    interval: dict[str, np.ndarray] = {}
+    for layer, columns in stored.items():
+        shape = (len(membership[layer]), n_modules)
+        where = np.array(columns["feature"], np.int64), np.array(columns["module"], np.int64)
+        if any((k < 0).any() or (k >= n).any() for k, n in zip(where, shape, strict=True)):
+            raise ValueError(f"affinity of layer {layer!r} names features or modules out of range")
+        found = {}
+        for name in ("share", "low", "high"):
+            if name in columns:
+                found[name] = np.zeros(shape)
+                found[name][where] = np.array(columns[name], np.float64)
+        affinity[layer] = found["share"]
+        if "low" in found:
+            interval[layer] = np.stack([found["low"], found["high"]], 2)
+    return affinity, interval
 
 
 def _to_json(value: Any) -> Any:
@@ -73,9 +113,15 @@ def load_partition(path: str | os.PathLike[str]) -> Partition:
             layer: np.array([math.nan if value is None else value for value in values])
             for layer, values in content["confidence"].items()
         }
-        return Partition(
-            content["membership"], confidence=confidence, details=content["details"], **plain
+        membership = content["membership"]
+        numbers = [module for modules in membership.values() for module in modules]
+        affinity, interval = _unpacked(
+            content.get("affinity", {}), membership, int(max(numbers, default=-1)) + 1
         )
+        return Partition(
+            membership, confidence=confidence, affinity=affinity, affinity_interval=interval,
+            details=content["details"], **plain,
+        )  # fmt: skip
     except FileNotFoundError:
         raise MissingFileError(f"there is no partition file {name}") from None
     except InteractGraphError:

@@ -91,14 +91,22 @@ def search(
     return sweep_runs(objective, seeds)
 
 
-def sweep_runs(objective: Objective, seeds: Sequence[int]) -> list[np.ndarray]:
+def sweep_runs(
+    objective: Objective, seeds: Sequence[int], spectrum: Spectrum | None = None
+) -> list[np.ndarray]:
     """Sweeps from spectral and random starts in turn; from spectral ones only on large graphs.
 
     Random starts find more of sparse graphs, spectral ones far more of large dense ones, where they
     are faster as well.
+
+    Args:
+        objective: what is searched.
+        seeds: of the starts.
+        spectrum: where spectral starts come from; None: the objective's own.
     """
     with few_threads(objective.network):
-        sweeps, spectrum = Sweeps(objective), Spectrum(objective, seeds[0])
+        sweeps = Sweeps(objective)
+        spectrum = Spectrum(objective, seeds[0]) if spectrum is None else spectrum
         large = objective.network.is_large
         runs = []
         for number, seed in enumerate(seeds):

@@ -11,11 +11,12 @@ import torch
 from ..checks import choice
 from ..errors import InteractGraphError
 from ..graph import InteractionGraph
-from .auto_resolution import auto_resolution
+from .affinity import module_affinity
+from .auto_resolution import best_resolution, resolution_scores
 from .confidence import co_assignment
 from .noise_aware import named_weighting
 from .objective import NULLS, make_objective
-from .partition import Partition, split_layers
+from .partition import Partition, by_size, split_layers
 from .resolution import resolution_for
 from .runs import check_runs, choose_algorithm, count_modules, mean_agreement, search
 from .self_edges import SELF_EDGES, read_network
@@ -56,9 +57,10 @@ def find_modules(
             layers. "undirected", "directed": plain modularity, blind to layers; on layered graphs
             it mostly finds the layers.
         resolution: factor of the null model; larger values give more and smaller modules. "auto":
-            the one whose modules say most about edges that were hidden when they were found; 1
-            for null models other than "layered", and where nothing speaks for another. Finding it
-            takes about three times as long as the runs themselves.
+            the one nearest to 1 of those whose modules say most, within a standard error, about
+            edges that were hidden when they were found; 1 for null models other than "layered",
+            and where nothing speaks for another. Finding it takes several times as long as the
+            runs themselves.
         n_runs: number of runs, seeds `seed`, `seed + 1`, ...; the best quality is kept.
         seed: same seed, same partition.
         self_edges: "auto": where most features have the target of their own number as their
@@ -105,7 +107,10 @@ def find_modules(
     if resolution == "auto":
         resolution = 1.0
         if n_modules is None and null == "layered" and weighted.blocks:
-            resolution, automatic = auto_resolution(weighed.strengths, weighed.weighting, seed)
+            automatic = weighed.scores
+            if automatic is None:
+                (automatic,) = resolution_scores(weighed.strengths, [weighed.weighting], seed)
+            resolution = best_resolution(automatic)
             decided["resolutions"] = {str(r): round(z, 3) for r, z in automatic.items()}
     recorded: dict[str, Any] = {
         "null": null,
@@ -142,9 +147,12 @@ def find_modules(
         recorded.update(z_score=test.z_score, p_value=test.p_value)
         if math.isnan(test.p_value):
             decided["significance"] = _UNTESTED
+    affinity = module_affinity(graph, network, by_size(best), strength, passing)
     return Partition.from_labels(
         best,
         graph.n_features,
+        affinity=affinity.shares,
+        affinity_interval=affinity.intervals,
         quality=objective.quality(best),
         agreement=mean_agreement(runs),
         confidence=confidence,

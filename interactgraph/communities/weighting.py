@@ -28,12 +28,14 @@ class Weighed(NamedTuple):
         strengths: what they were made of, without noise where that was taken off.
         weighting: that was used, block by block.
         decided: what it was decided by.
+        scores: z of hidden edges at each resolution, where that was measured on the way.
     """
 
     network: Network
     strengths: Network
     weighting: Weighting
     decided: dict[str, float | str]
+    scores: dict[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,11 @@ def strength_normalised(block: Block) -> Tensor:
     return normalise(block.weight)
 
 
+def energy(block: Block) -> Tensor:
+    """As `strength_normalised`, of energies: squares of amplitudes (`Block.power`)."""
+    return normalise(map_values(block.weight, lambda values: values**block.power))
+
+
 def root_normalised(block: Block) -> Tensor:
     """As `strength_normalised`, with sqrt(w) and its sums in place of w."""
     return normalise(map_values(block.weight, torch.sqrt))
@@ -177,6 +184,7 @@ FORMULAS: dict[str, Weighting] = {
         "square_root": square_root,
         "logarithmic": logarithmic,
         "strength_normalised": strength_normalised,
+        "energy": energy,
         "root_normalised": root_normalised,
         "pmi": pointwise_mutual_information,
         "information": information,

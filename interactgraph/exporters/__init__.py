@@ -59,8 +59,10 @@ def export(
 
     In every format an edge has its absolute `weight`, `signed` where the strength has a sign, the
     other strengths and the standard error; a node has its label, layer, number, strength and
-    module. In `.npz` edges have their weight alone, with its sign, and in `.parquet` they name
-    nodes by their row. Characters that a format cannot hold are replaced by visible ones.
+    module, and where the partition has affinities its `affinity` to that module, `second_module`
+    and `second_affinity`, and its `role` ("mixture", "hub" or nothing). In `.npz` edges have their
+    weight alone, with its sign, and in `.parquet` they name nodes by their row. Characters that a
+    format cannot hold are replaced by visible ones.
 
     Args:
         graph: the graph.

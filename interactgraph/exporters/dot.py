@@ -50,6 +50,11 @@ def _lines(table: Table) -> Iterator[str]:
         }
         if table.module is not None:
             attributes["module"] = repr(int(table.module[number]))
+        for name, values in table.affinity.items():
+            if values[number] == values[number]:
+                attributes[name] = numeral(values[number])
+        if table.roles is not None:
+            attributes["role"] = quoted(table.roles[number])
         if table.examples is not None:
             attributes["examples"] = quoted(table.examples[number])
         if table.drivers is not None:

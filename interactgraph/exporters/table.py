@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..communities import Partition
     from ..graph import Edges, InteractionGraph
 
-__all__ = ["CHUNK", "Table", "check_finite", "chunks", "node_modules", "tabulate"]
+__all__ = ["CHUNK", "Table", "check_finite", "chunks", "node_affinity", "node_modules", "tabulate"]
 
 CHUNK = 50_000  # rows that are turned into Python objects at a time
 
@@ -31,8 +31,8 @@ _FLOAT32 = np.finfo(np.float32)
 _TAKEN = frozenset((
     "id", "label", "source", "target", "type", "weight", "kind", "key",
     "start", "end", "timeset", "interval", "timestamp",
-    "layer", "feature", "strength", "module", "examples", "drivers",
-    "x", "y", "z", "r", "g", "b", "size",
+    "layer", "feature", "strength", "module", "examples", "drivers", "affinity",
+    "second_module", "second_affinity", "role", "x", "y", "z", "r", "g", "b", "size",
     "color", "signed", "standard_error",
 ))
 # fmt: on
@@ -53,6 +53,8 @@ class Table:
         feature: number of the feature in its layer, int64 `[nodes]`.
         strength: sum of the weights of a node's edges, float64 `[nodes]`.
         module: module of each node, -1 for none, int64 `[nodes]`; None without a partition.
+        roles: "mixture", "hub" or "" for each node; None where affinities are not known.
+        affinity: what `node_affinity` gives.
         colour: red, green, blue, int64 `[nodes, 3]`.
         x, y, size: drawing coordinates and radius, float64 `[nodes]`.
         source, target: node numbers, int64 `[edges]`.
@@ -70,6 +72,8 @@ class Table:
     feature: np.ndarray
     strength: np.ndarray
     module: np.ndarray | None
+    roles: list[str] | None
+    affinity: dict[str, np.ndarray]
     colour: np.ndarray
     x: np.ndarray
     y: np.ndarray
@@ -83,14 +87,16 @@ class Table:
     def node_texts(self) -> dict[str, list[str]]:
         """What every format says of a node in words, by name."""
         texts = {"label": self.labels, "layer": self.layers}
-        more = {"examples": self.examples, "drivers": self.drivers}
+        more = {"role": self.roles, "examples": self.examples, "drivers": self.drivers}
         return {**texts, **{name: each for name, each in more.items() if each is not None}}
 
     @property
     def node_numbers(self) -> dict[str, np.ndarray]:
         """What every format says of a node in numbers, by name."""
         numbers = {"feature": self.feature, "strength": self.strength}
-        return numbers if self.module is None else {**numbers, "module": self.module}
+        return (
+            numbers if self.module is None else {**numbers, "module": self.module, **self.affinity}
+        )
 
 
 def chunks(length: int) -> Iterator[slice]:
@@ -135,6 +141,8 @@ def tabulate(
         feature=np.concatenate([np.zeros(0, np.int64), *map(np.arange, sizes)]),
         strength=node_strength,
         module=module,
+        roles=_roles(graph, partition),
+        affinity=node_affinity(graph, partition),
         colour=module_colours(blocks),
         x=x.round(3),
         y=y.round(3),
@@ -193,6 +201,46 @@ def node_modules(graph: InteractionGraph, partition: Partition | None) -> np.nda
     if any(part.dtype.kind not in "iu" for part in parts if len(part)):
         raise InteractGraphError("the partition's modules are not integers")
     return np.concatenate([np.zeros(0, np.int64), *parts]).astype(np.int64)
+
+
+def node_affinity(graph: InteractionGraph, partition: Partition | None) -> dict[str, np.ndarray]:
+    """How much each node belongs to its module, and to which other one it belongs most.
+
+    Returns:
+        "affinity" to its own module, "second_module" (-1: none) and "second_affinity", `[nodes]`
+        each, NaN for nodes in no module; nothing where affinities are not known.
+    """
+    if partition is None or not getattr(partition, "affinity", None):
+        return {}
+    columns: dict[str, list[np.ndarray]] = {}
+    for layer, n in graph.n_features.items():
+        module = np.asarray(partition.membership[layer])
+        shares = partition.affinity.get(layer, np.zeros((n, 0)))
+        placed = (module >= 0) & (shares.shape[1] > 0)
+        own, other, second = np.full(n, np.nan), np.full(n, -1), np.full(n, np.nan)
+        rest, where = shares[placed].copy(), (np.arange(int(placed.sum())), module[placed])
+        if placed.any():
+            own[placed] = rest[where]
+            rest[where] = -1
+            second[placed] = rest.max(1).clip(0)
+            other[placed] = np.where(rest.max(1) > 0, rest.argmax(1), -1)
+        for name, values in (
+            ("affinity", own),
+            ("second_module", other),
+            ("second_affinity", second),
+        ):
+            columns.setdefault(name, []).append(values)
+    return {name: np.concatenate(parts) for name, parts in columns.items()}
+
+
+def _roles(graph: InteractionGraph, partition: Partition | None) -> list[str] | None:
+    """Which nodes are mixtures and hubs; None where affinities are not known."""
+    if partition is None or not getattr(partition, "affinity", None):
+        return None
+    roles = [""] * graph.n_nodes
+    for mixture in partition.mixtures():
+        roles[graph.offsets[mixture.layer] + mixture.feature] = mixture.kind
+    return roles
 
 
 def _sizes(n_features: dict[str, int]) -> str:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["contents"]
 
+_AFFINITIES = 3  # modules that are listed for every feature
 _NEIGHBOURS = 8  # strongest edges in and out that are listed for every feature, and exact
 _HEAT_CELLS = 600_000  # of all heat maps together
 _HEAT_MOST = 160  # rows and columns of one
@@ -228,8 +229,38 @@ def _nodes(
         "height": packed(heights, "f4"),
         "step": packed(steps, "f4"),
         "confidence": confidence,
+        "affinity": _affinity(graph, partition),
         "neighbours": _NEIGHBOURS,
         "strengths": strengths,
+    }
+
+
+def _affinity(graph: InteractionGraph, partition: Partition | None) -> dict[str, Any] | None:
+    """The modules that each node belongs to most, with intervals and what it is called."""
+    if partition is None or not partition.affinity:
+        return None
+    n = min(_AFFINITIES, partition.n_modules)
+    module, share, low, high = (
+        np.full((graph.n_nodes, n), fill) for fill in (-1.0, 0, np.nan, np.nan)
+    )
+    for layer, values in partition.affinity.items():
+        rows = np.arange(graph.offsets[layer], graph.offsets[layer] + len(values))[:, None]
+        most = np.argsort(-values, axis=1, kind="stable")[:, :n]
+        share[rows[:, 0]] = np.take_along_axis(values, most, 1)
+        module[rows[:, 0]] = np.where(share[rows[:, 0]] > 0, most, -1)
+        if layer in partition.affinity_interval:
+            ends = np.take_along_axis(partition.affinity_interval[layer], most[:, :, None], 1)
+            low[rows[:, 0]], high[rows[:, 0]] = ends[:, :, 0], ends[:, :, 1]
+    role = np.zeros(graph.n_nodes)
+    for mixture in partition.mixtures():
+        role[graph.offsets[mixture.layer] + mixture.feature] = 1 + (mixture.kind == "hub")
+    return {
+        "n": n,
+        "module": packed(module, "i4"),
+        "share": packed(share, "f4"),
+        "low": packed(low, "f4") if partition.affinity_interval else None,
+        "high": packed(high, "f4") if partition.affinity_interval else None,
+        "role": packed(role, "u1"),
     }
 
 

@@ -60,6 +60,7 @@ def superposition(
     probability: float = 0.05,
     dependence: Dependence = "independent",
     fan_in: int = 2,
+    n_modules: int = 1,
     n_samples: int = 2048,
     steps: int = 2000,
 ) -> Superposition:
@@ -72,6 +73,7 @@ def superposition(
         probability: of a feature to be active.
         dependence: of features, see `sparse_features`.
         fan_in: a target feature reads 1 to so many source features.
+        n_modules: feature i is in module i mod `n_modules`, and reads features of its own only.
         n_samples: inputs.
         steps: of training, for each of the toy models.
 
@@ -88,11 +90,14 @@ def superposition(
         torch.Size([13, 13])
     """
     numbers = {"n_features": n_features, "n_neurons": n_neurons, "fan_in": fan_in,
-               "n_samples": n_samples, "steps": steps}  # fmt: skip
+               "n_modules": n_modules, "n_samples": n_samples, "steps": steps}  # fmt: skip
     for name, value in numbers.items():
         whole(name, value, 1)
-    if fan_in > n_features:
-        raise InputError(f"fan_in={fan_in}, more than n_features={n_features}")
+    if fan_in > n_features // n_modules:
+        raise InputError(
+            f"fan_in={fan_in}, more than n_features={n_features}"
+            + (f" over n_modules={n_modules}" if n_modules > 1 else "")
+        )
     generator = torch.Generator().manual_seed(seed)
 
     def draw(n: int) -> Tensor:
@@ -101,9 +106,10 @@ def superposition(
         )
 
     edges = torch.zeros(n_features, n_features)
-    for row in edges:
+    for number, row in enumerate(edges):
         n_read = int(torch.randint(1, fan_in + 1, (), generator=generator))
-        read = torch.randperm(n_features, generator=generator)[:n_read]
+        own = torch.arange(number % n_modules, n_features, n_modules)
+        read = own[torch.randperm(len(own), generator=generator)[:n_read]]
         row[read] = 0.5 + torch.rand(n_read, generator=generator)
     first = _toy_model(n_neurons, lambda: draw(_BATCH), steps, generator)
     second = _toy_model(n_neurons, lambda: draw(_BATCH) @ edges.mT, steps, generator)

@@ -3,9 +3,9 @@ import pytest
 import torch
 from communities.planted_graphs import graph_of, planted
 
+from interactgraph.communities.auto_resolution import auto_resolution
 from interactgraph.communities.network import Block, Network
 from interactgraph.communities.noise_aware import (
-    concentrate,
     effective_share,
     named_weighting,
     shrink,
@@ -33,6 +33,7 @@ def slow(name: str, w: np.ndarray) -> np.ndarray:
                 "square_root": v,
                 "logarithmic": max(0, np.log10(x / np.quantile(w[w > 0], 0.5, method="lower"))),
                 "strength_normalised": x / np.sqrt(s * t),
+                "energy": x**2 / np.sqrt((w[i] ** 2).sum() * (w[:, j] ** 2).sum()),
                 "root_normalised": v / np.sqrt(sv * tv),
                 "pmi": max(0, np.log(x * w.sum() / (s * t))),
                 "information": max(0, np.log(v / (1.25 * e))) * e**0.35,
@@ -45,7 +46,7 @@ def slow(name: str, w: np.ndarray) -> np.ndarray:
 def test_formula(name):
     w = np.random.default_rng(0).lognormal(size=(6, 9))
     w[2, 3] = w[:, 5] = 0
-    got = FORMULAS[name].block(Block(0, 1, torch.as_tensor(w)))
+    got = FORMULAS[name].block(Block(0, 1, torch.as_tensor(w), power=2))
     np.testing.assert_allclose(got.numpy(), slow(name, w), rtol=1e-12, atol=1e-15)
 
 
@@ -64,29 +65,34 @@ def test_errors_shrink_what_they_explain():
     assert shrink(Block(0, 1, weight)) is weight
 
 
-def test_amplitudes_and_squares_of_a_concentrated_graph_weigh_alike():
-    """Twice the spread on a logarithmic scale, half the exponent."""
-    draw = np.random.default_rng(0)
-    s, t = (np.exp(3 * draw.normal(size=n)) for n in (100, 80))
-    w = torch.as_tensor(np.outer(t, s) * draw.lognormal(size=(80, 100)))
-    amplitude, square = (concentrate(Block(0, 1, x / x.max())) for x in (w, w**2))
-    correlation = np.corrcoef(amplitude.flatten(), square.flatten())[0, 1]
-    assert correlation > 0.8
+@pytest.mark.parametrize(("strength", "power"), [("rms", 2), ("mean_abs", 2), ("squared", 1),
+                                                 ("exceedance", 1)])  # fmt: skip
+def test_energies_are_squares_of_amplitudes(strength, power):
+    w = np.random.default_rng(0).lognormal(size=(8, 10))
+    network = Network.from_graph(graph_of(w, strength=strength))
+    found = named_weighting("energy").weigh(network).network.blocks[0].weight.numpy()
+    p = (w / w.max()) ** power
+    np.testing.assert_allclose(found, p / np.sqrt(p.sum(1, keepdims=True) * p.sum(0)), rtol=1e-12)
 
 
-def test_concentration_is_the_least_that_leaves_few_features():
-    draw = np.random.default_rng(0)
-    s, t = (np.exp(3.5 * draw.normal(size=n)) for n in (100, 80))
-    block = Block(0, 1, torch.as_tensor(np.outer(t, s) / (t.max() * s.max())))
-    shares = {a: effective_share(block, a) for a in np.arange(1, 2.01, 0.125)}
-    exponent = min(a for a, share in shares.items() if share <= 0.12)
-    assert 1 < exponent < 2
-    w = block.weight.numpy() ** exponent
-    expected = w / np.sqrt(w.sum(1, keepdims=True) * w.sum(0))
-    np.testing.assert_allclose(concentrate(block).numpy(), expected, rtol=1e-12)
+def test_the_choice_is_that_of_hidden_edges():
+    """Energies, unless hidden edges speak for compressed weights by more than a standard error."""
+    default, seen = named_weighting("noise_aware"), set()
+    for graph in (planted(0, 2.5, (64, 128, 64))[0], planted(1, 8.0)[0], planted(2, 1.5)[0]):
+        network = Network.from_graph(graph)
+        weighed = default.weigh(network, seed=3)
+        energies, compressed = (
+            auto_resolution(network, FORMULAS[name], seed=3)[1]
+            for name in ("energy", "information")
+        )
+        prefers = np.nanmax(list(energies.values())) >= np.nanmax(list(compressed.values())) - 1
+        assert weighed.decided["edges"] == ("energy" if prefers else "information")
+        assert weighed.scores == (energies if prefers else compressed)
+        seen.add(prefers)
+    assert seen == {True, False}
 
 
-def test_noise_compresses_and_concentration_sharpens():
+def test_noise_compresses_and_few_features_count_by_energies():
     default = named_weighting("noise_aware")
     weighed = default.weigh(Network.from_graph(planted(0, 2.5, (64, 128, 64))[0]))
     noisy, decided = weighed.strengths, weighed.decided
@@ -94,7 +100,7 @@ def test_noise_compresses_and_concentration_sharpens():
     draw = np.random.default_rng(0)
     few = np.outer(np.exp(4 * draw.normal(size=60)), np.exp(4 * draw.normal(size=50)))
     decided = default.weigh(Network.from_graph(graph_of(few))).decided
-    assert decided["edges"] == "concentrated"
+    assert decided["edges"] == "energy"
     assert noisy.n_edges > 0
 
 

@@ -62,7 +62,11 @@ def make_partition(graph, n_modules=2):
         membership[layer] = np.arange(n) % n_modules
         membership[layer][0] = -1
     confidence = {layer: np.full(n, 0.75) for layer, n in graph.n_features.items()}
+    n_modules = max(int(numbers.max()) for numbers in membership.values()) + 1
+    affinity = {layer: np.full((n, n_modules), 0.3) for layer, n in graph.n_features.items()}
+    interval = {layer: np.stack([a - 0.1, a + 0.1], 2) for layer, a in affinity.items()}
     return Partition(membership, 0.4, 0.9, 0.01, 2.3, confidence=confidence, strength="rms",
+                     affinity=affinity, affinity_interval=interval,
                      details={"resolutions": {"0.5": 1.0, "1.0": 2.0}})  # fmt: skip
 
 

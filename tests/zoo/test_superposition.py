@@ -87,3 +87,12 @@ def test_mean_max_cosine():
         mean_max_cosine(itg.features.PCA(), itg.features.PCA())
     with pytest.raises(itg.InteractGraphError, match="sizes 3 and 2"):
         mean_max_cosine(first, Linear(torch.eye(2)))
+
+
+def test_targets_read_their_own_module():
+    net = superposition(1, n_features=12, n_neurons=6, fan_in=3, n_modules=4, steps=3, n_samples=8)
+    targets, sources = net.edges.nonzero().T
+    assert len(targets) >= 12
+    assert (targets % 4 == sources % 4).all()
+    with pytest.raises(itg.InputError, match="n_modules=4"):
+        superposition(1, n_features=12, fan_in=4, n_modules=4)

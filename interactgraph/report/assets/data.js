@@ -23,6 +23,19 @@ const modules = data.partition ? data.partition.modules : [];
 const moduleOf = unpacked(data.nodes.module);
 const order = unpacked(data.nodes.order);
 const confidence = unpacked(data.nodes.confidence);
+/** The modules that a node belongs to most, largest share first: {module, share, low, high}. */
+const affinity = data.nodes.affinity && {
+  n: data.nodes.affinity.n,
+  ...Object.fromEntries(["module", "share", "low", "high", "role"].map((name) => [name, unpacked(data.nodes.affinity[name])])),
+};
+const ROLES = ["", "a mixture of modules", "a hub, which is spread over all modules"];
+const roleOf = (node) => (affinity ? ROLES[affinity.role[node]] : "");
+function affinitiesOf(node) {
+  if (!affinity) return [];
+  return Array.from({ length: affinity.n }, (_, k) => node * affinity.n + k).filter((k) => affinity.module[k] >= 0)
+    .map((k) => ({ module: affinity.module[k], share: affinity.share[k],
+      low: affinity.low ? affinity.low[k] : NaN, high: affinity.high ? affinity.high[k] : NaN }));
+}
 const grey = data.partition ? data.partition.grey : "#999999";
 const colours = modules.map((module) => module.colour);
 const colourOf = (node) => colours[moduleOf[node]] || grey;

@@ -145,6 +145,13 @@ function drawDetail(state, on) {
     element("p", { class: "where" }, chip(colourOf(node)), m >= 0 ? ` module ${m}${sure}` : " in no module"),
     element("p", { class: "where text" }, `feature ${node - firstOf[l]} of ${layerName(l)}`),
   ];
+  const belongs = affinitiesOf(node);
+  if (m >= 0 && belongs.length) {
+    parts.push(element("p", { class: "where", id: "feature-affinity" }, "strength shared with ",
+      ...belongs.flatMap(({ module, share, low, high }, k) => [k ? ", " : "", chip(colours[module]),
+        ` module ${module}: ${percent(share)}${Number.isNaN(low) ? "" : ` (${percent(low)} to ${percent(high)})`}`]),
+      roleOf(node) ? `; ${roleOf(node)}` : ""));
+  }
   if (data.strengths.length) {
     const view = views[state.strength]();
     parts.push(element("p", { class: "where" }, `total |${short(view.name, 30)}| of its edges: ${number(view.total[node])}`));

@@ -1,0 +1,67 @@
+"""Soft membership against the share of each Fourier frequency in each feature."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from interactgraph import find_modules
+from interactgraph.communities.affinity import module_affinity
+from interactgraph.communities.network import Network
+
+from .arena_networks import SETS, families
+from .graphs import KnownGraph
+from .recovery import table
+
+
+def affinity(cache: Path) -> str:
+    rows = []
+    for which in SETS:
+        for family, graphs in families(cache, which, "addition").items():
+            values = np.array([cosines(known) for known in graphs])
+            cells = [f"{mean:.3f}, {worst:.3f}" for mean, worst in
+                     zip(values.mean(0), values.min(0), strict=True)]  # fmt: skip
+            rows.append([which, f"{family} ({len(graphs)})", *cells])
+    head = ["set", "family (models)", "found: affinity", "found: module only",
+            "true modules: affinity", "true modules: module only"]  # fmt: skip
+    return (
+        "## Affinity\n\nModular addition: cosine between the affinities of a feature and its "
+        "composition (the share of each Fourier frequency in its variance), mean over the features "
+        "that are scored, then over the models, and the worst model. A module stands for the "
+        "frequency that its features hold most of. \"Module only\": one for the feature's module, "
+        "zero for the others. With the modules that `find_modules` finds by default, and with each "
+        "feature in the module of its largest frequency.\n\n" + table(head, rows)
+    )  # fmt: skip
+
+
+def cosines(known: KnownGraph) -> tuple[float, float, float, float]:
+    """Of affinities and of modules: with those found, and with the true ones."""
+    found = find_modules(known.graph, significance=False)
+    assert known.composition is not None
+    network = Network.from_graph(known.graph)
+    _, true = np.unique(known.composition.argmax(1), return_inverse=True)
+    true = np.where(network.connected, true, -1)
+    result = []
+    for labels, by_layer in (
+        (found.labels, found.affinity),
+        (true, module_affinity(known.graph, network, true).shares),
+    ):
+        shares = np.concatenate(list(by_layer.values()))
+        one = np.eye(shares.shape[1])[np.maximum(labels, 0)]
+        result += [cosine(known, labels, shares), cosine(known, labels, one)]
+    return tuple(result)
+
+
+def cosine(known: KnownGraph, labels: np.ndarray, shares: np.ndarray) -> float:
+    """Mean over the scored features of the cosine in the space of frequencies."""
+    scored = known.truth >= 0
+    composition = known.composition
+    read = np.zeros_like(composition)
+    for module in range(shares.shape[1]):
+        inside = scored & (labels == module)
+        if inside.any():
+            read[:, composition[inside].sum(0).argmax()] += shares[:, module]
+    a, b = read[scored], composition[scored]
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return float(np.mean((a * b).sum(1) / np.maximum(norms, 1e-300)))
