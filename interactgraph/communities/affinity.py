@@ -29,6 +29,8 @@ from torch import Tensor
 
 from ..attribution.strengths import STRENGTHS
 from ..graph import InteractionGraph
+from ..sparse import largest, map_values, tidy, values_of
+from ..sparse import sums as row_and_column_sums
 from .network import Block, Network
 from .partition import split_layers
 from .self_edges import explained_self_edges
@@ -87,13 +89,13 @@ def module_affinity(
     layers = list(graph.layers)
     for block in network.blocks:
         pair = layers[block.source], layers[block.target]
-        values = torch.stack([fold.weights(*pair, name) for fold in folds]).to(block.weight)
+        values = [fold.weights(*pair, name) for fold in folds]
         for number, rest in enumerate(without):
             others = torch.arange(len(folds)) != number
-            part = (sizes[others] / sizes[others].sum()).to(values)[:, None, None]
-            rule = STRENGTHS.get(name, STRENGTHS["mean"])
-            pooled = rule.pooled(values[others.to(values.device)], part).abs()
-            drawn = Block(block.source, block.target, pooled)
+            part = sizes[others] / sizes[others].sum()
+            chosen = [value for value, kept in zip(values, others.tolist(), strict=True) if kept]
+            pooled = pooled_strengths(name, chosen, part).to(block.weight)
+            drawn = Block(block.source, block.target, map_values(pooled, torch.abs))
             if " -> ".join(pair) in passing:
                 drawn = explained_self_edges(drawn)
             rest.add(drawn, degree)
@@ -127,25 +129,26 @@ class _Sums:
 
     def add(self, block: Block, degree: int) -> None:
         """Adds both sides of a block."""
-        energy = block.weight / block.weight.max().clamp_min(torch.finfo(block.weight.dtype).tiny)
-        energy = energy**degree
-        total = float(energy.sum())
-        if total == 0:
+        scale = largest(block.weight)
+        if scale == 0:
             return
-        energy /= total
+        energy = map_values(block.weight, lambda values: (values / scale) ** degree)
+        total = float(values_of(energy).sum())
+        energy = map_values(energy, lambda values: values / total)
         offsets = self._network.offsets
         into, out = (slice(*offsets[k : k + 2]) for k in (block.target, block.source))
         with few_threads(self._network):
             self._add_side(energy, into, out)
-            self._add_side(energy.mT, out, into)
+            self._add_side(tidy(energy.mT), out, into)
 
     def _add_side(self, energy: Tensor, here: slice, there: slice) -> None:
         """Rows are the features of `here`."""
         modules = self._labels[there].to(energy.device)
-        columns = energy.new_zeros(self._n + 1, len(energy)).index_add_(0, modules, energy.mT)
-        strength, other = energy.sum(1), energy.sum(0)
-        null = energy.new_zeros(self._n + 1).index_add_(0, modules, other)
-        self._found[here] += columns[:-1].mT.cpu().numpy()
+        strength, other = row_and_column_sums(energy)
+        member = strength.new_zeros(len(modules), self._n + 1)
+        member[torch.arange(len(modules), device=energy.device), modules] = 1.0
+        null = strength.new_zeros(self._n + 1).index_add_(0, modules, other)
+        self._found[here] += (energy @ member)[:, :-1].cpu().numpy()
         self._expected[here] += torch.outer(strength, null[:-1]).cpu().numpy()
         self._total[here] += strength[:, None].cpu().numpy()
 
