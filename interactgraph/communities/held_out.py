@@ -30,9 +30,11 @@ from .runs import sweep_runs
 from .threads import few_threads
 from .weighting import Weighting
 
-__all__ = ["Fold", "HeldOut", "Tally", "folds_of", "held_out", "rank_one_fit"]
+__all__ = ["Fold", "HeldOut", "Tally", "folds_of", "held_out", "rank_one_fit",
+           "rows_and_columns", "searched_folds"]
 
 _ROUNDING = 1e-9  # contrasts below are nothing else
+_UNKNOWN = -1  # in no round: never seen, never judged
 
 
 class Fold(NamedTuple):
@@ -122,45 +124,67 @@ def contrast(inside: Tensor, weight: Tensor, n_rounds: int = 30) -> Tensor:
     Returns:
         `[i, j]`, zero where the weight is, and where rows and columns explain everything.
     """
-    if weight.shape[0] < weight.shape[1]:
-        return contrast(inside.mT, weight.mT, n_rounds).mT
     kept = inside * weight
-    rows, columns = weight.sum(1), weight.sum(0)
-    in_rows, in_columns = kept.sum(1), kept.sum(0)
-    x, y = torch.zeros_like(rows), torch.zeros_like(columns)
+    x, y = rows_and_columns(weight, kept.sum(1, keepdim=True), kept.sum(0)[:, None], n_rounds)
+    excess = inside.to(weight) - x - y.mT
+    return torch.where((weight > 0) & (excess.abs() > _ROUNDING), excess, 0)
+
+
+def rows_and_columns(
+    weight: Tensor, in_rows: Tensor, in_columns: Tensor, n_rounds: int = 30
+) -> tuple[Tensor, Tensor]:
+    """The x_i + y_j that come closest to several matrices by weighted least squares.
+
+    Args:
+        weight: of the entries, zero for those that do not count, `[i, j]`.
+        in_rows: sums over each row of weight times matrix, one column for each matrix, `[i, n]`.
+        in_columns: the same over each column, `[j, n]`.
+        n_rounds: at most, of blocks that are large both ways; each fits the rows, then the columns.
+
+    Returns:
+        x `[i, n]` and y `[j, n]`.
+    """
+    if weight.shape[0] < weight.shape[1]:
+        y, x = rows_and_columns(weight.mT, in_columns, in_rows, n_rounds)
+        return x, y
+    rows, columns = weight.sum(1)[:, None], weight.sum(0)[:, None]
+    x, y = torch.zeros_like(in_rows), torch.zeros_like(in_columns)
     if (
         len(columns) <= constants.SOLVED_CONTRASTS
     ):  # with few entries in a row, rounds take long to settle
-        laplacian = torch.diag(columns) - weight.mT @ _ratio(weight, rows[:, None])
-        shares = in_columns - _ratio(in_rows, rows) @ weight
+        laplacian = torch.diag(columns[:, 0]) - weight.mT @ _ratio(weight, rows)
+        shares = in_columns - weight.mT @ _ratio(in_rows, rows)
         y = torch.linalg.pinv(laplacian, rtol=1e-12, hermitian=True) @ shares
         x, n_rounds = _ratio(in_rows - weight @ y, rows), 0
     for _ in range(n_rounds):
         before = x
         x = _ratio(in_rows - weight @ y, rows)
-        y = _ratio(in_columns - x @ weight, columns)
+        y = _ratio(in_columns - weight.mT @ x, columns)
         if bool((x - before).abs().max() < _ROUNDING / 10):
             break
-    excess = inside.to(weight) - x[:, None] - y
-    return torch.where((weight > 0) & (excess.abs() > _ROUNDING), excess, 0)
+    return x, y
 
 
 def folds_of(network: Network, n_folds: int, seed: int) -> Iterator[Fold]:
-    """Hides each entry of each block once, zero entries included."""
+    """Hides each entry of each block once, zero entries included, unknown ones always."""
     draw = np.random.default_rng(seed)
     numbers = []
     for block in network.blocks:
         order = draw.permutation(np.arange(block.weight.numel(), dtype=np.int32) % n_folds)
         number = torch.as_tensor(order.astype(np.int8), device=block.weight.device)
-        numbers.append(number.reshape(block.weight.shape))
+        number = number.reshape(block.weight.shape)
+        if block.unknown is not None:
+            number = number.masked_fill(block.unknown, _UNKNOWN)
+        numbers.append(number)
     roots = [block.weight.sqrt() for block in network.blocks]
     for round_number in range(n_folds):
         hidden = [number == round_number for number in numbers]
+        filled = [(number == round_number) | (number == _UNKNOWN) for number in numbers]
         with few_threads(network):
-            expected = [rank_one_fit(v, ~h) for v, h in zip(roots, hidden, strict=True)]
+            expected = [rank_one_fit(v, ~f) for v, f in zip(roots, filled, strict=True)]
         blocks = [
-            block._replace(weight=torch.where(h, e.square(), block.weight))
-            for block, h, e in zip(network.blocks, hidden, expected, strict=True)
+            block._replace(weight=torch.where(f, e.square(), block.weight))
+            for block, f, e in zip(network.blocks, filled, expected, strict=True)
         ]
         yield Fold(hidden, roots, expected, Network(network.n_features, tuple(blocks)))
 
@@ -187,6 +211,24 @@ def held_out(
         contrasted: see `Tally`.
     """
     tally = Tally(contrasted=contrasted)
+    rounds = searched_folds(
+        network, weighting, resolution, n_folds=n_folds, n_starts=n_starts, seed=seed
+    )
+    for fold, objective, labels in rounds:
+        tally.add_fold(network, fold, objective, labels)
+    return HeldOut(tally.excess / (n_folds * max(len(network.blocks), 1)), tally.z_score)
+
+
+def searched_folds(
+    network: Network,
+    weighting: Weighting,
+    resolution: float,
+    *,
+    n_folds: int,
+    n_starts: int,
+    seed: int,
+) -> Iterator[tuple[Fold, Objective, np.ndarray]]:
+    """Every fold with the modules that are found without what it hides, see `held_out`."""
     for number, fold in enumerate(folds_of(network, n_folds, seed)):
         weighted = fold.visible.map(weighting.block)
         if not weighted.blocks:
@@ -195,9 +237,7 @@ def held_out(
         assert isinstance(objective, Objective)
         first = 1000 * seed + n_starts * number
         starts = sweep_runs(objective, range(first, first + n_starts))
-        tally.add_fold(network, fold, objective, max(starts, key=objective.quality))
-    rounds = n_folds * max(len(network.blocks), 1)
-    return HeldOut(tally.excess / rounds, tally.z_score)
+        yield fold, objective, max(starts, key=objective.quality)
 
 
 def rank_one_fit(values: Tensor, visible: Tensor, n_rounds: int = 20) -> Tensor:

@@ -29,6 +29,8 @@ class Block(NamedTuple):
         weight: float64 `[i, j]`, not negative; at most 1 as read from a graph.
         error: standard error of `weight` in the same unit, or None.
         total: sum of the strengths before scaling.
+        unknown: entries that nothing is known about, bool `[i, j]`, which `weight` holds a
+            placeholder for; None: there are none.
     """
 
     source: int
@@ -36,6 +38,7 @@ class Block(NamedTuple):
     weight: Tensor
     error: Tensor | None = None
     total: float = 1.0
+    unknown: Tensor | None = None
 
 
 @dataclass(frozen=True)

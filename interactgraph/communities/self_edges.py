@@ -64,7 +64,9 @@ def explained_self_edges(block: Block) -> Block:
     With squares p of the weights, whose sums are what the features' strengths are made of, the self
     edge of i is p_ii = r_i c_i / n with row sums r, column sums c and the sum of all n, itself
     included: the independence model of a table with structural zeros (Bishop, Fienberg and Holland,
-    Discrete Multivariate Analysis, 1975, chapter 5), fitted by iteration.
+    Discrete Multivariate Analysis, 1975, chapter 5), fitted by iteration. What independent squares
+    give is more than what roots on another scale expect (the mean of a root is below the root of
+    the mean), so tests take these entries as unknown.
     """
     squares = block.weight.square()
     own = squares.diagonal()
@@ -83,5 +85,8 @@ def explained_self_edges(block: Block) -> Block:
         error.diagonal().zero_()
     weight = squares.sqrt()
     return block._replace(
-        weight=weight, error=error, total=block.total * float(weight.sum() / block.weight.sum())
+        weight=weight,
+        error=error,
+        total=block.total * float(weight.sum() / block.weight.sum()),
+        unknown=torch.eye(len(weight), dtype=torch.bool, device=weight.device),
     )

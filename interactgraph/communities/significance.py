@@ -21,11 +21,14 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from .held_out import held_out
+import numpy as np
+
+from .held_out import Tally, searched_folds
+from .module_evidence import ModuleTally
 from .network import Network
 from .weighting import FORMULAS
 
-__all__ = ["HeldOutTest", "held_out_test"]
+__all__ = ["HeldOutTest", "held_out_test", "held_out_tests"]
 
 
 class HeldOutTest(NamedTuple):
@@ -56,13 +59,38 @@ def held_out_test(
         z and p; NaN where nothing could be tested: no hidden entry is inside a module, as in layers
         with hardly more features than there are modules.
     """
-    z = held_out(
-        network,
-        FORMULAS["root_normalised"],
-        resolution,
-        n_folds=n_folds,
-        n_starts=n_starts,
+    nowhere = np.full(network.n_nodes, -1)
+    return held_out_tests(
+        network, nowhere, resolution, n_folds=n_folds, n_starts=n_starts, seed=seed
+    )[0]
+
+
+def held_out_tests(
+    network: Network,
+    labels: np.ndarray,
+    resolution: float = 1.0,
+    *,
+    n_folds: int = 5,
+    n_starts: int = 5,
+    seed: int = 0,
+) -> tuple[HeldOutTest, np.ndarray]:
+    """As `held_out_test`, and z of every module of a partition (`module_evidence.ModuleTally`).
+
+    Args:
+        network: strengths, not weighted yet.
+        labels: module of each node, -1 for none, `[nodes]`.
+        resolution, n_folds, n_starts, seed: as for `held_out_test`.
+
+    Returns:
+        The test of the graph, and z of each module, `[modules]`, NaN where nothing was tested.
+    """
+    tally, modules = Tally(contrasted=True), ModuleTally(network, labels)
+    rounds = searched_folds(
+        network, FORMULAS["root_normalised"], resolution, n_folds=n_folds, n_starts=n_starts,
         seed=seed,
-        contrasted=True,
-    ).z_score
-    return HeldOutTest(z, 0.5 * math.erfc(z / math.sqrt(2)))
+    )  # fmt: skip
+    for fold, objective, found in rounds:
+        tally.add_fold(network, fold, objective, found)
+        modules.add_fold(network, fold, objective, found)
+    z = tally.z_score
+    return HeldOutTest(z, 0.5 * math.erfc(z / math.sqrt(2))), modules.z_scores
