@@ -62,4 +62,5 @@ HEAD = """# Module finding: recovery, calibration, speed
 Written by `python -m benchmarks.communities` from the repository's root; do not edit.
 """
 
-main()
+if __name__ == "__main__":
+    main()

@@ -16,7 +16,7 @@ a resolution or weighting is better made by the plain sum inside modules.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -30,8 +30,17 @@ from .runs import sweep_runs
 from .threads import few_threads
 from .weighting import Weighting
 
-__all__ = ["Fold", "HeldOut", "Tally", "folds_of", "held_out", "rank_one_fit",
-           "rows_and_columns", "searched_folds"]
+__all__ = [
+    "Fold",
+    "HeldOut",
+    "Tally",
+    "folds_of",
+    "held_out",
+    "modules_of",
+    "rank_one_fit",
+    "rows_and_columns",
+    "searched_folds",
+]
 
 _ROUNDING = 1e-9  # contrasts below are nothing else
 _UNKNOWN = -1  # in no round: never seen, never judged
@@ -165,8 +174,17 @@ def rows_and_columns(
     return x, y
 
 
-def folds_of(network: Network, n_folds: int, seed: int) -> Iterator[Fold]:
-    """Hides each entry of each block once, zero entries included, unknown ones always."""
+def folds_of(
+    network: Network, n_folds: int, seed: int, rounds: Sequence[int] | None = None
+) -> Iterator[Fold]:
+    """Hides each entry of each block once, zero entries included, unknown ones always.
+
+    Args:
+        network: strengths, not weighted yet.
+        n_folds: number of rounds that there are.
+        seed: decides which entry is hidden in which round.
+        rounds: those that are wanted; None: all.
+    """
     draw = np.random.default_rng(seed)
     numbers = []
     for block in network.blocks:
@@ -177,7 +195,7 @@ def folds_of(network: Network, n_folds: int, seed: int) -> Iterator[Fold]:
             number = number.masked_fill(block.unknown, _UNKNOWN)
         numbers.append(number)
     roots = [block.weight.sqrt() for block in network.blocks]
-    for round_number in range(n_folds):
+    for round_number in range(n_folds) if rounds is None else rounds:
         hidden = [number == round_number for number in numbers]
         filled = [(number == round_number) | (number == _UNKNOWN) for number in numbers]
         with few_threads(network):
@@ -230,14 +248,29 @@ def searched_folds(
 ) -> Iterator[tuple[Fold, Objective, np.ndarray]]:
     """Every fold with the modules that are found without what it hides, see `held_out`."""
     for number, fold in enumerate(folds_of(network, n_folds, seed)):
-        weighted = fold.visible.map(weighting.block)
-        if not weighted.blocks:
-            continue
-        objective = make_objective(weighted, "layered", resolution)
-        assert isinstance(objective, Objective)
         first = 1000 * seed + n_starts * number
-        starts = sweep_runs(objective, range(first, first + n_starts))
-        yield fold, objective, max(starts, key=objective.quality)
+        found = modules_of(fold, weighting, resolution, range(first, first + n_starts))
+        if found is not None:
+            yield fold, *found
+
+
+def modules_of(
+    fold: Fold, weighting: Weighting, resolution: float, seeds: Sequence[int]
+) -> tuple[Objective, np.ndarray] | None:
+    """Objective and best labels of what is visible in a fold; None where nothing is.
+
+    Args:
+        fold: the fold.
+        weighting: that the modules are found with.
+        resolution: of the layered objective.
+        seeds: of the random starts.
+    """
+    weighted = fold.visible.map(weighting.block)
+    if not weighted.blocks:
+        return None
+    objective = make_objective(weighted, "layered", resolution)
+    assert isinstance(objective, Objective)
+    return objective, max(sweep_runs(objective, seeds), key=objective.quality)
 
 
 def rank_one_fit(values: Tensor, visible: Tensor, n_rounds: int = 20) -> Tensor:

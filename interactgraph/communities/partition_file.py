@@ -18,7 +18,7 @@ from .partition import Partition
 __all__ = ["load_partition", "save_partition"]
 
 _FORMAT = 1
-_OWN_FORM = ("membership", "confidence", "details")
+_OWN_FORM = ("membership", "confidence", "module_z_scores", "details")
 _PLAIN = [f.name for f in fields(Partition) if f.name not in _OWN_FORM]
 
 
@@ -29,6 +29,7 @@ def save_partition(partition: Partition, path: str | os.PathLike[str]) -> None:
         **{name: _to_json(getattr(partition, name)) for name in _PLAIN},
         "details": _to_json(dict(partition.details)),
         "confidence": {k: _to_json(v.tolist()) for k, v in partition.confidence.items()},
+        "module_z_scores": _to_json(partition.module_z_scores.tolist()),
         "membership": {k: v.tolist() for k, v in partition.membership.items()},
     }
     with replacing(path) as temporary:
@@ -46,6 +47,10 @@ def _to_json(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_to_json(item) for item in value]
     return value
+
+
+def _array(values: list[float | None]) -> np.ndarray:
+    return np.array([math.nan if value is None else value for value in values], dtype=np.float64)
 
 
 def load_partition(path: str | os.PathLike[str]) -> Partition:
@@ -69,12 +74,12 @@ def load_partition(path: str | os.PathLike[str]) -> Partition:
                 "install a newer interactgraph"
             )
         plain: dict[str, Any] = {n: math.nan if content[n] is None else content[n] for n in _PLAIN}
-        confidence = {
-            layer: np.array([math.nan if value is None else value for value in values])
-            for layer, values in content["confidence"].items()
-        }
         return Partition(
-            content["membership"], confidence=confidence, details=content["details"], **plain
+            content["membership"],
+            confidence={layer: _array(values) for layer, values in content["confidence"].items()},
+            module_z_scores=_array(content.get("module_z_scores", [])),
+            details=content["details"],
+            **plain,
         )
     except FileNotFoundError:
         raise MissingFileError(f"there is no partition file {name}") from None

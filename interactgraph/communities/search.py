@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import math
+import warnings
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from ..checks import choice
-from ..errors import InteractGraphError
+from ..errors import InteractGraphError, InteractGraphWarning
 from ..graph import InteractionGraph
+from ..notes import handful_of_samples, not_on_other_samples, of_one_group
 from .auto_resolution import auto_resolution
 from .confidence import co_assignment
+from .held_out_samples import held_out_samples_test
 from .noise_aware import named_weighting
 from .objective import NULLS, make_objective
-from .partition import Partition, split_layers
+from .partition import SIGNIFICANT, Partition, by_size, split_layers
 from .resolution import resolution_for
 from .runs import check_runs, choose_algorithm, count_modules, mean_agreement, search
+from .sample_support import ModuleSupport, sample_support
 from .self_edges import SELF_EDGES, read_network
-from .significance import held_out_test
+from .significance import held_out_tests
 
 __all__ = ["find_modules"]
 
@@ -138,11 +143,14 @@ def find_modules(
         )
     confidence = split_layers(co_assignment(best, runs), graph.n_features)
     if significance:
-        test = held_out_test(network, tested_at, n_starts=1 if network.is_large else 4, seed=seed)
-        recorded.update(z_score=test.z_score, p_value=test.p_value)
+        n_starts = 1 if network.is_large else 4
+        test, z_scores = held_out_tests(
+            network, by_size(best), tested_at, n_starts=n_starts, seed=seed
+        )
+        recorded.update(z_score=test.z_score, p_value=test.p_value, module_z_scores=z_scores)
         if math.isnan(test.p_value):
             decided["significance"] = _UNTESTED
-    return Partition.from_labels(
+    partition = Partition.from_labels(
         best,
         graph.n_features,
         quality=objective.quality(best),
@@ -156,3 +164,34 @@ def find_modules(
         },
         **recorded,
     )
+    if not significance:
+        return partition
+    more: dict[str, Any] = {}
+    if len(graph.folds) > 1:
+        test = held_out_samples_test(
+            graph.folds, strength, tested_at, self_edges=self_edges, n_starts=n_starts, seed=seed
+        )
+        more["held_out_samples"] = test._asdict()
+    notes = _notes(partition, sample_support(graph, partition), more.get("held_out_samples"))
+    if notes:
+        more["notes"] = notes
+        for note in notes:
+            warnings.warn(note, InteractGraphWarning, stacklevel=2)
+    return replace(partition, details={**partition.details, **more})
+
+
+def _notes(
+    partition: Partition, support: list[ModuleSupport], samples: dict[str, float] | None
+) -> list[str]:
+    """What the samples say against the modules."""
+    found = []
+    n_modules = partition.n_modules
+    if handful := [each.module for each in support if each.is_handful]:
+        found.append(handful_of_samples(handful, n_modules))
+    of_group = {each.module: each.group.part for each in support if each.is_of_group and each.group}
+    if of_group:
+        groups = list(dict.fromkeys(of_group.values()))
+        found.append(of_one_group(list(of_group), groups, n_modules))
+    if samples is not None and partition.significant and not samples["p_value"] <= SIGNIFICANT:
+        found.append(not_on_other_samples(samples["p_value"]))
+    return found

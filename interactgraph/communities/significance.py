@@ -79,7 +79,10 @@ def held_out_tests(
     Args:
         network: strengths, not weighted yet.
         labels: module of each node, -1 for none, `[nodes]`.
-        resolution, n_folds, n_starts, seed: as for `held_out_test`.
+        resolution: as for `held_out_test`.
+        n_folds: as for `held_out_test`.
+        n_starts: as for `held_out_test`.
+        seed: as for `held_out_test`.
 
     Returns:
         The test of the graph, and z of each module, `[modules]`, NaN where nothing was tested.

@@ -31,8 +31,8 @@ _FLOAT32 = np.finfo(np.float32)
 _TAKEN = frozenset((
     "id", "label", "source", "target", "type", "weight", "kind", "key",
     "start", "end", "timeset", "interval", "timestamp",
-    "layer", "feature", "strength", "module", "examples", "x", "y", "z", "r", "g", "b", "size",
-    "color", "signed", "standard_error",
+    "layer", "feature", "strength", "module", "module_p_value", "examples", "x", "y", "z",
+    "r", "g", "b", "size", "color", "signed", "standard_error",
 ))
 # fmt: on
 
@@ -51,6 +51,8 @@ class Table:
         feature: number of the feature in its layer, int64 `[nodes]`.
         strength: sum of the weights of a node's edges, float64 `[nodes]`.
         module: module of each node, -1 for none, int64 `[nodes]`; None without a partition.
+        module_p_value: of that module, 1 where there is none or it could not be tested, float64
+            `[nodes]`; None where modules were not tested.
         colour: red, green, blue, int64 `[nodes, 3]`.
         x, y, size: drawing coordinates and radius, float64 `[nodes]`.
         source, target: node numbers, int64 `[edges]`.
@@ -67,6 +69,7 @@ class Table:
     feature: np.ndarray
     strength: np.ndarray
     module: np.ndarray | None
+    module_p_value: np.ndarray | None
     colour: np.ndarray
     x: np.ndarray
     y: np.ndarray
@@ -86,7 +89,11 @@ class Table:
     def node_numbers(self) -> dict[str, np.ndarray]:
         """What every format says of a node in numbers, by name."""
         numbers = {"feature": self.feature, "strength": self.strength}
-        return numbers if self.module is None else {**numbers, "module": self.module}
+        if self.module is not None:
+            numbers["module"] = self.module
+        if self.module_p_value is not None:
+            numbers["module_p_value"] = self.module_p_value
+        return numbers
 
 
 def chunks(length: int) -> Iterator[slice]:
@@ -130,6 +137,7 @@ def tabulate(
         feature=np.concatenate([np.zeros(0, np.int64), *map(np.arange, sizes)]),
         strength=node_strength,
         module=module,
+        module_p_value=_module_p_values(partition, module),
         colour=module_colours(blocks),
         x=x.round(3),
         y=y.round(3),
@@ -173,6 +181,13 @@ def node_modules(graph: InteractionGraph, partition: Partition | None) -> np.nda
     if any(part.dtype.kind not in "iu" for part in parts if len(part)):
         raise InteractGraphError("the partition's modules are not integers")
     return np.concatenate([np.zeros(0, np.int64), *parts]).astype(np.int64)
+
+
+def _module_p_values(partition: Partition | None, module: np.ndarray | None) -> np.ndarray | None:
+    """The p-value of the module of each node, float64 `[nodes]`."""
+    if partition is None or module is None or not len(partition.module_p_values):
+        return None
+    return np.append(np.nan_to_num(partition.module_p_values, nan=1.0), 1.0)[module]
 
 
 def _sizes(n_features: dict[str, int]) -> str:

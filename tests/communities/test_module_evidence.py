@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-import torch
-from communities.planted_graphs import graph_of, planted
+from communities.planted_graphs import planted
 
 from interactgraph.communities.held_out import searched_folds
-from interactgraph.communities.module_evidence import ModuleTally, holm, one_sided
+from interactgraph.communities.module_evidence import ModuleTally
+from interactgraph.communities.multiple_tests import holm, one_sided
 from interactgraph.communities.network import Network
 from interactgraph.communities.significance import held_out_test, held_out_tests
 from interactgraph.communities.weighting import FORMULAS
