@@ -49,6 +49,8 @@ NETWORKIT_SHARE = 0.03
 
 # Features of the smaller layer up to which contrasts are solved for instead of fitted in rounds.
 SOLVED_CONTRASTS = 512
+# Networks of random singular vectors that tests of residual networks are held against.
+SURROGATES = 4
 # Effective samples below which a feature lives on one or two.
 FEW_SAMPLES = 2.0
 # Share of a feature's strength that is nearly all of it.

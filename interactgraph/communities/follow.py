@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -94,7 +95,7 @@ def follow_modules(partitions: Sequence[Partition]) -> FollowedModules:
     """
     if not partitions:
         raise InteractGraphError("there are no partitions to follow modules through")
-    joints = [_joint(a, b) for a, b in zip(partitions[:-1], partitions[1:], strict=True)]
+    joints = [_joint(a, b) for a, b in pairwise(partitions)]
     tracks = [{0: module} for module in range(partitions[0].n_modules)]
     for k, (joint, after) in enumerate(zip(joints, partitions[1:], strict=True)):
         ends = {track[k]: track for track in tracks if k in track}

@@ -8,7 +8,6 @@ part of the samples, from part of the edges, and judged by the other edges of th
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -18,7 +17,7 @@ from .held_out import Tally, folds_of, modules_of
 from .mean_graph import mean_graph
 from .network import Network
 from .self_edges import read_network
-from .significance import HeldOutTest
+from .significance import HeldOutTest, one_sided_test
 from .weighting import FORMULAS
 
 __all__ = ["held_out_samples_test"]
@@ -71,8 +70,7 @@ def held_out_samples_test(
         )
         if found is not None:
             tally.add_fold(judged, hidden, *found)
-    z = tally.z_score
-    return HeldOutTest(z, 0.5 * math.erfc(z / math.sqrt(2)))
+    return one_sided_test(tally.z_score)
 
 
 def _same_blocks(one: Network, other: Network) -> tuple[Network, Network]:

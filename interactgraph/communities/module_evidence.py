@@ -99,9 +99,17 @@ class ModuleTally:
         labels = torch.as_tensor(self.members[layer], device=like.device)
         return (labels[:, None] == torch.arange(self.n_modules, device=like.device)).to(like)
 
-    @property
-    def z_scores(self) -> np.ndarray:
-        """T over the root of its variance, `[modules]`; NaN where no entry counts."""
+    def z_scores(self, shift: float = 0.0, n_surrogates: int = 0) -> np.ndarray:
+        """T over the root of its variance, `[modules]`; NaN where no entry counts.
+
+        Args:
+            shift: mean z of the whole network without modules (`significance.spectral_shift`);
+                what T is then goes by the modules' shares of the variance.
+            n_surrogates: number of networks that this is the mean of; 0: none, the shift is zero.
+        """
         known = self.variance > 0
-        root = np.sqrt(np.where(known, self.variance, 1.0))
-        return np.where(known, self.total / root, np.nan)
+        variance = np.where(known, self.variance, 1.0)
+        share = variance / max(float(self.variance.sum()), 1e-300)
+        spread = np.sqrt(1 + share / n_surrogates) if n_surrogates else 1.0
+        z = (self.total / np.sqrt(variance) - shift * np.sqrt(share)) / spread
+        return np.where(known, z, np.nan)

@@ -14,6 +14,7 @@ from ..checks import choice
 from ..errors import InteractGraphError, InteractGraphWarning
 from ..graph import InteractionGraph
 from ..notes import handful_of_samples, not_on_other_samples, of_one_group
+from . import constants
 from .auto_resolution import auto_resolution
 from .confidence import co_assignment
 from .held_out_samples import held_out_samples_test
@@ -24,7 +25,7 @@ from .resolution import resolution_for
 from .runs import check_runs, choose_algorithm, count_modules, mean_agreement, search
 from .sample_support import ModuleSupport, sample_support
 from .self_edges import SELF_EDGES, read_network
-from .significance import held_out_tests
+from .significance import held_out_tests, one_sided_test, spectral_shift
 
 __all__ = ["find_modules"]
 
@@ -144,10 +145,22 @@ def find_modules(
     confidence = split_layers(co_assignment(best, runs), graph.n_features)
     if significance:
         n_starts = 1 if network.is_large else 4
-        test, z_scores = held_out_tests(
+        test, evidence = held_out_tests(
             network, by_size(best), tested_at, n_starts=n_starts, seed=seed
         )
-        recorded.update(z_score=test.z_score, p_value=test.p_value, module_z_scores=z_scores)
+        shift, n_surrogates = 0.0, 0
+        if passing:
+            n_surrogates = 1 if network.is_large else constants.SURROGATES
+            shift = spectral_shift(
+                network, tested_at, n_surrogates=n_surrogates, n_starts=min(n_starts, 2), seed=seed
+            )
+            decided["spectral_null"] = {"z_score": test.z_score, "shift": shift}
+            test = one_sided_test(test.z_score, shift, n_surrogates)
+        recorded.update(
+            z_score=test.z_score,
+            p_value=test.p_value,
+            module_z_scores=evidence.z_scores(shift, n_surrogates),
+        )
         if math.isnan(test.p_value):
             decided["significance"] = _UNTESTED
     partition = Partition.from_labels(

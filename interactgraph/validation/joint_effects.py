@@ -30,7 +30,7 @@ from ..graph import InteractionGraph
 from ..model import Forward, PositionMask, Runner, check_data, load_model, prepared, read_mask
 from .controls import Masks, matched_partition, set_size
 from .module_ablation import ModuleAblation
-from .modules import Baselines, check, hidden_layers, look
+from .modules import check, hidden_layers, look
 
 __all__ = ["JointEffects", "joint_effects"]
 
@@ -202,21 +202,24 @@ def _missed(
         intact = ablation.output(batch, None, "features").double()
         counts = read_mask(ablation.layers.position_mask, batch)
 
-        def change(masks: Masks) -> Tensor:
-            """Of the output, with features taken away; zero at positions that do not count."""
-            difference = ablation.output(batch, masks, "features").double() - intact
-            bar.update()
-            if counts is not None and difference.ndim > 2 and difference.shape[:2] == counts.shape:
-                mask = counts.to(difference)
-                difference *= mask.reshape(*mask.shape, *[1] * (difference.ndim - 2))
-            return difference
-
         for n, taken in enumerate(sets):
-            whole_set = change(taken)
+            whole_set = _change(ablation, batch, taken, intact, counts)
             effect[n] += float(whole_set.square().sum())
             for k, several in enumerate(parts):
                 rest = whole_set.clone()
                 for part in several[n]:
-                    rest -= change(part)
+                    rest -= _change(ablation, batch, part, intact, counts)
+                    bar.update()
                 missed[k, n] += float(rest.square().sum())
     return missed, effect
+
+
+def _change(
+    ablation: ModuleAblation, batch: Any, masks: Masks, intact: Tensor, counts: Tensor | None
+) -> Tensor:
+    """Of the output, with features taken away; zero at positions that do not count."""
+    change = ablation.output(batch, masks, "features").double() - intact
+    if counts is not None and change.ndim > 2 and change.shape[:2] == counts.shape:
+        mask = counts.to(change)
+        change *= mask.reshape(*mask.shape, *[1] * (change.ndim - 2))
+    return change

@@ -2,13 +2,17 @@
 
 import numpy as np
 import pytest
+import torch
 from communities.planted_graphs import planted
 
 from interactgraph.communities.held_out import searched_folds
 from interactgraph.communities.module_evidence import ModuleTally
 from interactgraph.communities.multiple_tests import holm, one_sided
 from interactgraph.communities.network import Network
-from interactgraph.communities.significance import held_out_test, held_out_tests
+from interactgraph.communities.objective import make_objective
+from interactgraph.communities.partition import by_size
+from interactgraph.communities.runs import sweep_runs
+from interactgraph.communities.significance import held_out_test, held_out_tests, one_sided_test
 from interactgraph.communities.weighting import FORMULAS
 
 
@@ -60,9 +64,12 @@ def test_modules_add_up_to_the_graph():
     graph, labels = planted(1, contrast=2.0)
     network = Network.from_graph(graph)
     one = np.zeros(len(labels), int)
-    test, z = held_out_tests(network, one)
-    assert z[0] == pytest.approx(test.z_score, rel=1e-9)
+    test, modules = held_out_tests(network, one)
+    assert modules.z_scores()[0] == pytest.approx(test.z_score, rel=1e-9)
     assert test == held_out_test(network)
+    shifted = one_sided_test(test.z_score, 0.8, 4)
+    assert modules.z_scores(0.8, 4)[0] == pytest.approx(shifted.z_score)
+    assert shifted.z_score == pytest.approx((test.z_score - 0.8) / 1.25**0.5)
 
 
 def test_holm_is_the_procedure_of_its_paper():
@@ -70,3 +77,41 @@ def test_holm_is_the_procedure_of_its_paper():
     assert holm(p) == pytest.approx([0.09, np.nan, 0.02, 0.09, 0.9], nan_ok=True)
     assert len(holm([])) == 0
     assert one_sided(np.array([0.0, np.nan])) == pytest.approx([0.5, np.nan], nan_ok=True)
+
+
+def test_level_of_modules():
+    """Graphs of strengths alone: z of modules is standard normal, Holm holds the level."""
+    scores, any_module = [], []
+    for seed in range(24):
+        graph, _ = planted(seed, contrast=1.0, sizes=(20, 32, 24))
+        network = Network.from_graph(graph)
+        weighted = network.map(FORMULAS["root_normalised"].block)
+        labels = by_size(sweep_runs(make_objective(weighted, "layered", 1.0), [seed])[0])
+        z = held_out_tests(network, labels, n_starts=1, seed=seed)[1].z_scores()
+        scores += z[np.isfinite(z)].tolist()
+        any_module.append(np.nanmin(holm(one_sided(z))) <= 0.05)
+    assert abs(np.mean(scores)) < 4 / len(scores) ** 0.5
+    assert 0.75 < np.std(scores) < 1.25
+    assert np.mean(np.array(scores) > 1.645) < 0.1
+    assert np.mean(any_module) < 0.2
+
+
+def test_power_where_only_some_modules_are_real():
+    """Two modules of four: the features of the others have only their strengths in common."""
+    for seed in range(3):
+        graph, labels = planted(seed, contrast=6.0)
+        graph = graph.replace(
+            blocks={pair: {"rms": _without(graph, labels, pair, seed)} for pair in graph.pairs}
+        )
+        z = held_out_tests(Network.from_graph(graph), labels, seed=seed)[1].z_scores()
+        p = holm(one_sided(z))
+        assert (p[:2] < 1e-3).all()
+        assert (p[2:] > 0.05).all()
+
+
+def _without(graph, labels, pair, seed):
+    """The weights with those of modules 2 and 3 as outside of modules."""
+    ends = np.split(labels, np.cumsum(list(graph.n_features.values()))[:-1])
+    out, into = (ends[graph.layers.index(layer)] for layer in pair)
+    rest = (into[:, None] == out) & (out >= 2)
+    return graph.weights(*pair) * torch.from_numpy(np.where(rest, 1 / 6.0, 1.0))
