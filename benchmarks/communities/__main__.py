@@ -14,8 +14,11 @@ from pathlib import Path
 import torch
 
 from .calibration import calibration, untrained
+from .causal import causal
+from .modules import modules
 from .recovery import algorithms, backbones, recovery
 from .residual import residual
+from .samples import samples
 from .size import size
 
 README = Path(__file__).with_name("README.md")
@@ -23,6 +26,9 @@ SECTIONS = {
     "recovery": recovery,
     "algorithms": algorithms,
     "calibration": calibration,
+    "modules": modules,
+    "samples": samples,
+    "causal": causal,
     "untrained": untrained,
     "residual": residual,
     "backbones": backbones,

@@ -81,8 +81,8 @@ def residual(cache: Path) -> str:
     lines = [
         "## Residual networks\n",
         f"{len(SEEDS)} networks of each kind as they are initialised, and perceptrons beside a "
-        f"stream that stay within {GROUPS} groups but for cross-talk of 0.4. `self_edges=\"auto\"`: "
-        "self edges are unknown to the test, and it is held against networks of the same spectrum; "
+        f"stream that stay within {GROUPS} groups but for cross-talk of 0.4. Self edges \"auto\": "
+        "they are unknown to the test, which is held against networks of the same spectrum; "
         "without them: against none; \"keep\": self edges counted like others. Networks that none "
         "of this was chosen on.\n",
         "| networks | auto: p <= 0.05 | smallest p | z | without them: p <= 0.05 | z | "
