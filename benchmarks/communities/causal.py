@@ -63,8 +63,8 @@ def causal(cache: Path) -> str:
         "## Causal score\n\n`joint_effects`: random halves of the hidden features are taken away, "
         "whole and module by module; error: the share of the change of the output that the sum of "
         "the parts misses; score: 1 less own error over that of random modules of the same sizes "
-        f"and strengths. {SETS} sets, +- their standard error; {CONTROLS} random partitions for each, "
-        "and their spread. Seeds that nothing was chosen on.\n\n" + table(head, rows)
+        f"and strengths. {SETS} sets, +- their standard error; {CONTROLS} random partitions for "
+        "each, and their spread. Seeds that nothing was chosen on.\n\n" + table(head, rows)
     )
 
 

@@ -152,7 +152,7 @@ def find_modules(
         if passing:
             n_surrogates = 1 if network.is_large else constants.SURROGATES
             shift = spectral_shift(
-                network, tested_at, n_surrogates=n_surrogates, n_starts=min(n_starts, 2), seed=seed
+                network, tested_at, n_surrogates=n_surrogates, n_starts=1, seed=seed
             )
             decided["spectral_null"] = {"z_score": test.z_score, "shift": shift}
             test = one_sided_test(test.z_score, shift, n_surrogates)
