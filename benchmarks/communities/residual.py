@@ -81,8 +81,8 @@ def residual(cache: Path) -> str:
     warnings.simplefilter("ignore")
     lines = [
         "## Residual networks\n",
-        f"{len(SEEDS)} networks of each kind as they are initialised. Self edges are unknown to the "
-        "test, which is held against networks of the same strengths and spectrum; beside it what "
+        f"{len(SEEDS)} networks of each kind as they are initialised. Self edges are unknown to "
+        "the test, which is held against networks of the same strengths and spectrum; beside it what "
         "it says without these. Networks that none of this was chosen on.\n",
         "| networks | p > 0.05 | smallest p | z | z of these | without: p > 0.05 | z |",
         "| --- |" + " --- |" * 6,
@@ -112,7 +112,7 @@ def residual(cache: Path) -> str:
     )
     lines.append(
         f"\n{len(graphs)} networks with perceptrons beside a stream that stay within {GROUPS} "
-        "groups but for cross-talk of 0.4, at resolution 1: agreement (AMI) with the groups, self edges "
+        "groups but for cross-talk of 0.4, at resolution 1: agreement (AMI) with these, self edges "
         f'as the null model expects them ("auto") or counted like others ("keep"): '
         f'{"; ".join(cells)}. With "auto" p <= 0.05 in {sum(x <= 0.05 for x in p)} of {len(p)} '
         f"(largest p {max(p):.1g}), and {real} of {modules} modules found are significant."

@@ -1,17 +1,23 @@
 """Held-out evidence for single modules: which are more than strengths and chance.
 
 The hidden entries of a round are judged by the modules that were found without them; the modules of
-a partition have seen them all. So an entry that counts for the whole test (`held_out.Tally`) counts
-for modules of the partition, one half for that of its source and one half for that of its target:
+a partition have seen them all. So an entry inside a module found without it counts for modules of
+the partition, one half for that of its source and one half for that of its target:
 
-    M_ij = inside_ij ([i in m] + [j in m]) / 2,   T_m = sum of c (v - e),   c = M - x_i - y_j
+    M_ij = inside_ij ([i in m] + [j in m]) / 2,   (v - e) / e = x_i + y_j + sum_m g_m M_ij + noise
 
-with the x and y of the module that make c orthogonal to errors of the strengths, as for the whole
-test. The T_m add up to its T (without features that are in no module), and
+is fitted by least squares with weights e over all hidden entries, as for the whole test with x and
+y of every block and round, and with g of every module together: where some modules are real, the
+rest has more inside than its strengths explain, too, because what is weak are only edges *between*
+the two. With c_m what x and y do not explain of M_m, T_m = sum of c_m (v - e), G = sum of c_m c_n e
+and W = sum of c_m c_n (v - e)^2:
 
-    z_m = T_m / sqrt(sum of c^2 (v - e)^2)
+    g = G^+ T,   z_m = g_m / sqrt((G^+ W G^+)_mm)
 
-is close to standard normal for a module of features that only their strengths have in common.
+which is robust to noise of different size (White, Econometrica 48, 1980) and close to standard
+normal for a module of features that only their strengths have in common. The T_m add up to T of the
+whole test. Two modules cannot be told apart in this way, what is inside the one or the other is the
+same departure from strengths; both then have half of it.
 """
 
 from __future__ import annotations
@@ -28,7 +34,7 @@ from .threads import few_threads
 
 __all__ = ["ModuleTally"]
 
-_NOTHING = 1e-10  # share of the variance that is left where rows and columns explain everything
+_NOTHING = 1e-9  # share of the largest eigenvalue, or variance, that is rounding
 
 
 class ModuleTally:
@@ -40,14 +46,16 @@ class ModuleTally:
 
     Attributes:
         total: T of each module, `[modules]`.
-        variance: its estimate if only strengths matter, `[modules]`; 0 where no entry counts.
+        gram: G, `[modules, modules]`.
+        spread: W, `[modules, modules]`.
     """
 
     def __init__(self, network: Network, labels: np.ndarray) -> None:
         self.n_modules = int(labels.max(initial=-1)) + 1
         self.members = list(split_layers(labels, network.n_features).values())
         self.total = np.zeros(self.n_modules)
-        self.variance = np.zeros(self.n_modules)
+        self.gram = np.zeros((self.n_modules, self.n_modules))
+        self.spread = np.zeros((self.n_modules, self.n_modules))
 
     def add_fold(
         self, network: Network, fold: Fold, objective: Objective, labels: np.ndarray
@@ -60,56 +68,64 @@ class ModuleTally:
             inside = counts & (into[:, None] == out) & (into[:, None] >= 0)
             if not inside.any() or not self.n_modules:
                 continue
-            residual = torch.where(counts, (v - e) / v.sum(), 0)
+            scale = v.sum()
+            residual = torch.where(counts, (v - e) / scale, 0)
             with few_threads(network):
-                total, variance = self._block(block, inside, residual, torch.where(counts, e, 0))
-            self.total += total.cpu().numpy()
-            self.variance += variance.cpu().numpy()
+                self._add_block(block, inside, residual, torch.where(counts, e / scale, 0))
 
-    def _block(
-        self, block: Block, inside: Tensor, residual: Tensor, weight: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """T and its variance for every module from one block, without forming any c."""
+    def _add_block(self, block: Block, inside: Tensor, residual: Tensor, weight: Tensor) -> None:
+        """Adds the sums of one block, without forming any c."""
         a, b = (self._membership(k, weight) for k in (block.target, block.source))
 
         def sums(values: Tensor) -> tuple[Tensor, Tensor]:
             """Sums of M * values over each row and over each column, `[i, m]` and `[j, m]`."""
+            within = inside * values
             return (
-                (a * values.sum(1)[:, None] + values @ b) / 2,
-                (values.mT @ a + b * values.sum(0)[:, None]) / 2,
+                (a * within.sum(1)[:, None] + within @ b) / 2,
+                (within.mT @ a + b * within.sum(0)[:, None]) / 2,
             )
 
-        x, y = rows_and_columns(weight, *sums(inside * weight))
-        total = sums(inside * residual)[0].sum(0) - residual.sum(1) @ x - residual.sum(0) @ y
-        square = residual.square()
-        within = inside * square
-        in_rows, in_columns = sums(within)
-        both = (a * (within @ b)).sum(0)
-        added = (  # sums of M^2, (x_i + y_j)^2 and -2 M (x_i + y_j), each times the squares
-            (in_rows.sum(0) + both) / 2,
-            square.sum(1) @ x**2 + square.sum(0) @ y**2 + 2 * (x * (square @ y)).sum(0),
-            -2 * ((x * in_rows).sum(0) + (y * in_columns).sum(0)),
-        )
-        variance = added[0] + added[1] + added[2]
-        counts = variance > _NOTHING * (added[0] + added[1])
-        return torch.where(counts, total, 0), torch.where(counts, variance, 0)
+        x, y = rows_and_columns(weight, *sums(weight))
+        total = sums(residual)[0].sum(0) - residual.sum(1) @ x - residual.sum(0) @ y
+
+        def products(values: Tensor) -> Tensor:
+            """Sums of c_m c_n * values with c = M - x_i - y_j, `[modules, modules]`."""
+            within = inside * values
+            mixed = a.mT @ within @ b
+            own = torch.diag(within.sum(1) @ a + within.sum(0) @ b)
+            in_rows, in_columns = sums(values)
+            crossed = x.mT @ values @ y - in_rows.mT @ x - in_columns.mT @ y
+            return (
+                (own + mixed + mixed.mT) / 4
+                + crossed
+                + crossed.mT
+                + x.mT @ (values.sum(1)[:, None] * x)
+                + y.mT @ (values.sum(0)[:, None] * y)
+            )
+
+        self.total += total.cpu().numpy()
+        self.gram += products(weight).cpu().numpy()
+        self.spread += products(residual.square()).cpu().numpy()
 
     def _membership(self, layer: int, like: Tensor) -> Tensor:
         """Which feature of a layer is in which module, `[features, modules]`."""
-        labels = torch.as_tensor(self.members[layer], device=like.device)
+        labels = torch.as_tensor(np.array(self.members[layer]), device=like.device)
         return (labels[:, None] == torch.arange(self.n_modules, device=like.device)).to(like)
 
     def z_scores(self, shift: float = 0.0, n_surrogates: int = 0) -> np.ndarray:
-        """T over the root of its variance, `[modules]`; NaN where no entry counts.
+        """The statistic of each module, `[modules]`; NaN where no entry counts.
 
         Args:
             shift: mean z of the whole network without modules (`significance.spectral_shift`);
-                what T is then goes by the modules' shares of the variance.
+                what a module has of it goes by the root of its share of the variance.
             n_surrogates: number of networks that this is the mean of; 0: none, the shift is zero.
         """
-        known = self.variance > 0
-        variance = np.where(known, self.variance, 1.0)
-        share = variance / max(float(self.variance.sum()), 1e-300)
+        inverse = np.linalg.pinv(self.gram, rcond=_NOTHING, hermitian=True)
+        variance = (inverse @ self.spread @ inverse).diagonal()
+        size = self.gram.diagonal()
+        known = (size > _NOTHING * size.max(initial=0)) & (variance > 0)
+        share = np.where(known, self.spread.diagonal(), 0.0)
+        share = share / max(share.sum(), 1e-300)
+        z = (inverse @ self.total) / np.sqrt(np.where(known, variance, 1.0))
         spread = np.sqrt(1 + share / n_surrogates) if n_surrogates else 1.0
-        z = (self.total / np.sqrt(variance) - shift * np.sqrt(share)) / spread
-        return np.where(known, z, np.nan)
+        return np.where(known, (z - shift * np.sqrt(share)) / spread, np.nan)
