@@ -17,7 +17,7 @@ from .multi_task import make_data, recipes, train
 from .recovery import table
 
 SAMPLES = 512
-SETS, CONTROLS = 16, 8
+SETS, CONTROLS = 12, 5
 
 
 class Task(NamedTuple):

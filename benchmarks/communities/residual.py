@@ -82,7 +82,7 @@ def residual(cache: Path) -> str:
     lines = [
         "## Residual networks\n",
         f"{len(SEEDS)} networks of each kind as they are initialised. Self edges are unknown to "
-        "the test, which is held against networks of the same strengths and spectrum; beside it what "
+        "the test; it is held against networks of the same strengths and spectrum; beside it what "
         "it says without these. Networks that none of this was chosen on.\n",
         "| networks | p > 0.05 | smallest p | z | z of these | without: p > 0.05 | z |",
         "| --- |" + " --- |" * 6,
