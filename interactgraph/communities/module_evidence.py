@@ -48,6 +48,8 @@ class ModuleTally:
         total: T of each module, `[modules]`.
         gram: G, `[modules, modules]`.
         spread: W, `[modules, modules]`.
+        tested: numbers of the source and target layers of blocks with entries that count; blocks
+            are missing where layers are so narrow that rows and columns explain all that is inside.
     """
 
     def __init__(self, network: Network, labels: np.ndarray) -> None:
@@ -56,6 +58,7 @@ class ModuleTally:
         self.total = np.zeros(self.n_modules)
         self.gram = np.zeros((self.n_modules, self.n_modules))
         self.spread = np.zeros((self.n_modules, self.n_modules))
+        self.tested: set[tuple[int, int]] = set()
 
     def add_fold(
         self, network: Network, fold: Fold, objective: Objective, labels: np.ndarray
@@ -103,8 +106,11 @@ class ModuleTally:
                 + y.mT @ (values.sum(0)[:, None] * y)
             )
 
+        gram = products(weight)
+        if float(gram.diagonal().sum()) > _NOTHING * float((inside * weight).sum()):
+            self.tested.add((block.source, block.target))
         self.total += total.cpu().numpy()
-        self.gram += products(weight).cpu().numpy()
+        self.gram += gram.cpu().numpy()
         self.spread += products(residual.square()).cpu().numpy()
 
     def _membership(self, layer: int, like: Tensor) -> Tensor:

@@ -192,6 +192,8 @@ class Partition:
         if self.significant is None:
             return "\n".join([text, *filter(None, [self.details.get("significance")])])
         test = f"held-out edges: z = {self.z_score:.1f}, p = {self.p_value:.2g}"
+        if narrow := self.details.get("untested_pairs"):
+            test += f", without {', '.join(narrow)}: too narrow to test"
         if self.significant:
             return f"{text}\n{test}{self._which_are_real()}"
         return f"no modular structure found ({test})\nbest partition anyway: {text}"

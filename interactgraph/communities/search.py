@@ -163,6 +163,10 @@ def find_modules(
         )
         if math.isnan(test.p_value):
             decided["significance"] = _UNTESTED
+        names, blocks = list(graph.layers), [(b.source, b.target) for b in network.blocks]
+        narrow = [f"{names[a]} -> {names[b]}" for a, b in blocks if (a, b) not in evidence.tested]
+        if narrow:
+            decided["untested_pairs"] = narrow
     partition = Partition.from_labels(
         best,
         graph.n_features,
