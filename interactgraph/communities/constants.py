@@ -51,6 +51,8 @@ NETWORKIT_SHARE = 0.03
 SOLVED_CONTRASTS = 512
 # Networks of random singular vectors that tests of residual networks are held against.
 SURROGATES = 4
+# Modules of a large network that are tested one by one, the largest.
+MOST_TESTED = 64
 # Effective samples below which a feature lives on one or two.
 FEW_SAMPLES = 2.0
 # Share of a feature's strength that is nearly all of it.

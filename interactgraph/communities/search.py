@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import warnings
-from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -13,26 +11,17 @@ import torch
 from ..checks import choice
 from ..errors import InteractGraphError, InteractGraphWarning
 from ..graph import InteractionGraph
-from ..notes import handful_of_samples, not_on_other_samples, of_one_group
-from . import constants
 from .auto_resolution import auto_resolution
 from .confidence import co_assignment
-from .held_out_samples import held_out_samples_test
+from .evidence import edge_evidence, sample_evidence
 from .noise_aware import named_weighting
 from .objective import NULLS, make_objective
-from .partition import SIGNIFICANT, Partition, by_size, split_layers
+from .partition import Partition, split_layers
 from .resolution import resolution_for
 from .runs import check_runs, choose_algorithm, count_modules, mean_agreement, search
-from .sample_support import ModuleSupport, sample_support
 from .self_edges import SELF_EDGES, read_network
-from .significance import held_out_tests, one_sided_test, spectral_shift
 
 __all__ = ["find_modules"]
-
-_UNTESTED = (
-    "significance could not be tested: modules found without some of the edges hold none of these, "
-    "as where a layer has hardly more features than there are modules"
-)
 
 
 def find_modules(
@@ -144,29 +133,9 @@ def find_modules(
         )
     confidence = split_layers(co_assignment(best, runs), graph.n_features)
     if significance:
-        n_starts = 1 if network.is_large else 4
-        test, evidence = held_out_tests(
-            network, by_size(best), tested_at, n_starts=n_starts, seed=seed
-        )
-        shift, n_surrogates = 0.0, 0
-        if passing:
-            n_surrogates = 1 if network.is_large else constants.SURROGATES
-            shift = spectral_shift(
-                network, tested_at, n_surrogates=n_surrogates, n_starts=1, seed=seed
-            )
-            decided["spectral_null"] = {"z_score": test.z_score, "shift": shift}
-            test = one_sided_test(test.z_score, shift, n_surrogates)
-        recorded.update(
-            z_score=test.z_score,
-            p_value=test.p_value,
-            module_z_scores=evidence.z_scores(shift, n_surrogates),
-        )
-        if math.isnan(test.p_value):
-            decided["significance"] = _UNTESTED
-        names, blocks = list(graph.layers), [(b.source, b.target) for b in network.blocks]
-        narrow = [f"{names[a]} -> {names[b]}" for a, b in blocks if (a, b) not in evidence.tested]
-        if narrow:
-            decided["untested_pairs"] = narrow
+        tested, told = edge_evidence(network, best, tested_at, bool(passing), seed)
+        recorded.update(tested)
+        decided.update(told)
     partition = Partition.from_labels(
         best,
         graph.n_features,
@@ -183,32 +152,7 @@ def find_modules(
     )
     if not significance:
         return partition
-    more: dict[str, Any] = {}
-    if len(graph.folds) > 1:
-        test = held_out_samples_test(
-            graph.folds, strength, tested_at, self_edges=self_edges, n_starts=n_starts, seed=seed
-        )
-        more["held_out_samples"] = test._asdict()
-    notes = _notes(partition, sample_support(graph, partition), more.get("held_out_samples"))
-    if notes:
-        more["notes"] = notes
-        for note in notes:
-            warnings.warn(note, InteractGraphWarning, stacklevel=2)
-    return replace(partition, details={**partition.details, **more})
-
-
-def _notes(
-    partition: Partition, support: list[ModuleSupport], samples: dict[str, float] | None
-) -> list[str]:
-    """What the samples say against the modules."""
-    found = []
-    n_modules = partition.n_modules
-    if handful := [each.module for each in support if each.is_handful]:
-        found.append(handful_of_samples(handful, n_modules))
-    of_group = {each.module: each.group.part for each in support if each.is_of_group and each.group}
-    if of_group:
-        groups = list(dict.fromkeys(of_group.values()))
-        found.append(of_one_group(list(of_group), groups, n_modules))
-    if samples is not None and partition.significant and not samples["p_value"] <= SIGNIFICANT:
-        found.append(not_on_other_samples(samples["p_value"]))
-    return found
+    partition = sample_evidence(partition, graph, network, tested_at, self_edges)
+    for note in partition.notes:
+        warnings.warn(note, InteractGraphWarning, stacklevel=2)
+    return partition

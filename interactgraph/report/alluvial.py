@@ -13,6 +13,7 @@ from ..exporters.palette import module_colour
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.path import Path
 
     from ..communities import ModuleFlow
 
@@ -139,7 +140,7 @@ def _ends(block: np.ndarray, boxes: dict[int, tuple[float, float]]) -> np.ndarra
 def _band(
     left: float, right: float, left_top: float, left_bottom: float, right_top: float,
     right_bottom: float,
-) -> object:  # fmt: skip
+) -> Path:  # fmt: skip
     from matplotlib.path import Path
 
     middle = (left + right) / 2
