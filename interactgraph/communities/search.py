@@ -67,7 +67,8 @@ def find_modules(
             extra of that name); "auto": "sweeps" where the null model allows it, else "leiden".
         n_modules: ask for this many modules: the resolution is searched for and `resolution` is
             ignored. The nearest number is returned where the graph does not fall into so many.
-        significance: whether to test, on held-out edges, that there is any structure at all.
+        significance: whether to test, on held-out edges, that there is any structure at all and
+            which modules are more than chance; where the graph has folds, on held-out samples, too.
         device: where sweeps run; None: where the graph's weights are.
 
     Returns:
