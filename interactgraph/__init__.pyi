@@ -25,8 +25,11 @@ from .codes import spline_codes as spline_codes
 from .communities import Partition as Partition
 from .communities import bootstrap as bootstrap
 from .communities import find_modules as find_modules
+from .communities import follow_modules as follow_modules
+from .communities import module_flow as module_flow
 from .communities import module_tree as module_tree
 from .communities import resolution_profile as resolution_profile
+from .communities import sample_support as sample_support
 
 # what can go wrong
 from .errors import DataError as DataError
@@ -53,3 +56,4 @@ from .samples import top_samples as top_samples
 # does it matter to the model
 from .validation import ablate_modules as ablate_modules
 from .validation import edges_required as edges_required
+from .validation import joint_effects as joint_effects

@@ -21,6 +21,7 @@ __all__ = [
     "fallback",
     "features_leave_out",
     "guessed_axis",
+    "handful_of_samples",
     "held_fixed",
     "interrupted",
     "jumps",
@@ -29,6 +30,8 @@ __all__ = [
     "never_drawn",
     "no_residual",
     "no_time",
+    "not_on_other_samples",
+    "of_one_group",
     "passes_through",
     "path_off",
     "time_first",
@@ -245,3 +248,37 @@ def underflow(pair: str, dtype: str) -> str:
         f"{pair}: interactions are so small that their squares, or the change of the target, "
         f"vanish in {dtype}; compute in dtype=torch.float64"
     )
+
+
+# --- the modules ---------------------------------------------------------------------------------
+
+
+def handful_of_samples(modules: Sequence[int], n_modules: int) -> str:
+    """Most features of some modules owe their strength to one or two samples, or to one fold."""
+    return (
+        f"{_modules(modules, n_modules)}: most of their features owe their strength to a handful "
+        "of samples, so that they may be no more than a list of these (itg.sample_support says how "
+        "many); give more samples"
+    )
+
+
+def of_one_group(modules: Sequence[int], groups: Sequence[str], n_modules: int) -> str:
+    """Most features of some modules owe their strength to one group of samples."""
+    return (
+        f"{_modules(modules, n_modules)}: most of their features owe their strength to a single "
+        f"group of samples ({', '.join(groups)}); look for modules in the graph of a group"
+    )
+
+
+def not_on_other_samples(p_value: float) -> str:
+    """Modules of some samples say nothing of others; p is NaN where nothing is left to test."""
+    found = "none of their edges are left" if p_value != p_value else f"p = {p_value:.2g}"
+    return (
+        f"modules found on some of the samples do not hold on the others ({found}), though hidden "
+        "edges of the same samples speak for them: they are of the samples, not of the model"
+    )
+
+
+def _modules(modules: Sequence[int], n_modules: int) -> str:
+    shown = ", ".join(map(str, modules[:10])) + (", ..." if len(modules) > 10 else "")
+    return f"{len(modules)} of {n_modules} modules ({shown})"

@@ -35,6 +35,7 @@ CALLED = {
     ("graph/interaction_graph.py", "report"),
     ("graph/interaction_graph.py", "communities"),  # a type
     ("communities/partition.py", "report"),
+    ("communities/flow.py", "report"),
 }
 
 

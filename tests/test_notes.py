@@ -8,6 +8,7 @@ import networks
 import pytest
 import torch
 from captum.attr import FeatureAblation
+from communities.planted_graphs import of_sentences, sampled
 from torch import nn
 
 import interactgraph as itg
@@ -245,13 +246,34 @@ def underflow():
     return run(Lambda(lambda x: (x * 1e-25).tanh()), [x()], ["input", "output"], engine="forward")
 
 
+@provokes("handful_of_samples", "most of their features owe their strength to a handful")
+def handful_of_samples():
+    return found(sampled(*of_sentences()))
+
+
+@provokes("not_on_other_samples", "modules found on some of the samples do not hold on the others")
+def not_on_other_samples():
+    return found(sampled(*of_sentences(), n_folds=3))
+
+
+@provokes("of_one_group", "to a single group of samples (x, y)")
+def of_one_group():
+    (squares, _) = of_sentences(n_sentences=2, own=12)
+    several = squares.repeat(8, 0) * (1 + 0.1 * torch.rand(16, 24, 24).numpy())
+    return found(sampled(several, groups=["x"] * 8 + ["y"] * 8))
+
+
+def found(graph):
+    return itg.find_modules(graph, n_runs=2, resolution=1.0)
+
+
 def test_there_is_no_other_note():
     assert set(PROVOKED) == set(notes.__all__)
 
 
 @pytest.mark.parametrize("name", PROVOKED)
 def test_provoked(name):
-    """Each is in the graph and issued once, as a warning."""
+    """Each is in the graph, or the partition, and issued once, as a warning."""
     make, words = PROVOKED[name]
     with warnings.catch_warnings(record=True) as issued:
         warnings.simplefilter("always")

@@ -15,8 +15,11 @@ import torch
 
 from .arena import arena
 from .calibration import calibration, untrained
+from .causal import causal
+from .modules import modules
 from .recovery import algorithms, backbones, recovery
 from .residual import residual
+from .samples import samples
 from .size import size
 from .soft import affinity
 
@@ -25,6 +28,9 @@ SECTIONS = {
     "recovery": recovery,
     "algorithms": algorithms,
     "calibration": calibration,
+    "modules": modules,
+    "samples": samples,
+    "causal": causal,
     "untrained": untrained,
     "residual": residual,
     "backbones": backbones,
@@ -66,4 +72,5 @@ HEAD = """# Module finding: recovery, calibration, speed
 Written by `python -m benchmarks.communities` from the repository's root; do not edit.
 """
 
-main()
+if __name__ == "__main__":
+    main()

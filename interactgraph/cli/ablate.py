@@ -20,7 +20,7 @@ __all__ = ["add", "execute"]
 
 _MEASURES = ["accuracy", "log_likelihood", "agreement", "log_agreement", "similarity"]
 _OF_EDGES = ("pairs", "ranking", "tolerance")
-_OF_MODULES = ("ways", "layers", "n_controls", "seed")
+_OF_MODULES = ("ways", "layers", "n_controls", "seed", "n_sets")
 
 
 def add(commands: Any) -> argparse.ArgumentParser:
@@ -56,6 +56,8 @@ def add(commands: Any) -> argparse.ArgumentParser:
                          "others' features")  # fmt: skip
     modules.add_argument("--layers", nargs="+", metavar="NAME", help="default: hidden layers")
     modules.add_argument("--n-controls", type=int, help="random sets to compare (default: 10)")
+    modules.add_argument("--n-sets", type=int, help="random sets of features whose joint effects "
+                         "the modules predict (default: 8; 0: none)")  # fmt: skip
     modules.add_argument("--seed", type=int, help="of the random sets (default: 0)")
     return command
 
@@ -103,11 +105,12 @@ def _modules(
     graph: InteractionGraph, given: dict[str, Any], options: argparse.Namespace, folder: Path | None
 ) -> None:
     from ..communities import Partition
-    from ..validation import ablate_modules
+    from ..validation import ablate_modules, joint_effects
 
+    partition = Partition.load(options.modules)
     ablation = ablate_modules(
-        graph, Partition.load(options.modules), measures=options.measure,
-        **_asked(options, *_OF_MODULES), **given,
+        graph, partition, measures=options.measure,
+        **_asked(options, "ways", "layers", "n_controls", "seed"), **given,
     )  # fmt: skip
     for effect in ablation:
         print(effect)
@@ -116,6 +119,16 @@ def _modules(
     if folder is not None:
         effects = [_without_nan(dataclasses.asdict(effect)) for effect in ablation]
         _write(folder / "ablation.json", json.dumps(effects, allow_nan=False))
+    if not ablation or options.n_sets == 0:
+        return
+    joint = joint_effects(graph, partition, **_asked(options, "layers", "seed", "n_sets"), **given)
+    print(joint)
+    if folder is not None:
+        numbers = {
+            name: getattr(joint, name) for name in ("score", "standard_error", "spread", "error")
+        }
+        numbers["control_errors"] = joint.control_errors.tolist()
+        _write(folder / "joint_effects.json", json.dumps(_without_nan(numbers), allow_nan=False))
 
 
 def _edges(

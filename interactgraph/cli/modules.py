@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from .options import (
     add_group_flag,
@@ -14,6 +15,9 @@ from .options import (
     pruned,
     read_graph,
 )
+
+if TYPE_CHECKING:
+    from ..communities import ModuleFlow
 
 __all__ = ["add", "execute"]
 
@@ -26,7 +30,8 @@ def add(commands: Any) -> argparse.ArgumentParser:
         description="Finds the modules of a graph, prints them and saves them as JSON.",
         epilog="examples:\n  interactgraph modules graph.safetensors -o modules.json\n"
         "  interactgraph modules graph.safetensors --n-modules 4 --tree\n"
-        "  interactgraph modules graph.safetensors --resolution 0.7 --profile",
+        "  interactgraph modules graph.safetensors --resolution 0.7 --profile\n"
+        "  interactgraph modules graph.safetensors -o modules.json --flow",
     )
     command.add_argument("graph", metavar="GRAPH", help="a graph file")
     command.add_argument("-o", "--output", default="modules.json", metavar="FILE")
@@ -37,6 +42,10 @@ def add(commands: Any) -> argparse.ArgumentParser:
         help="also a table of resolutions: modules, quality, agreement of runs, plateaus",
     )  # fmt: skip
     command.add_argument("--tree", action="store_true", help="also the modules inside modules")
+    command.add_argument(
+        "--flow", action="store_true",
+        help="also what goes from module to module: a table and an alluvial picture beside FILE",
+    )  # fmt: skip
     add_pruning_flags(command)
     return command
 
@@ -60,3 +69,19 @@ def execute(options: argparse.Namespace) -> None:
     if options.tree:
         print(f"\n{module_tree(graph, partition).summary()}")
     print(f"wrote {options.output}")
+    if options.flow:
+        _flow(partition.flow(graph), Path(options.output))
+
+
+def _flow(flow: ModuleFlow, output: Path) -> None:
+    """Prints what goes from module to module, and writes its table and its picture."""
+    from ..errors import InteractGraphError
+
+    table, picture = (output.with_name(f"{output.stem}_flow.{suffix}") for suffix in ("csv", "svg"))
+    flow.save(table)
+    print(f"\n{flow.summary()}\nwrote {table}")
+    try:
+        flow.plot(picture)
+        print(f"wrote {picture}")
+    except InteractGraphError as error:
+        print(f"no picture: {error}")

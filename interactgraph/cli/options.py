@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -353,17 +354,26 @@ def _mixed(partition: Partition, graph: InteractionGraph) -> list[str]:
     return lines
 
 
+def _evidence(partition: Partition, number: int) -> str:
+    """The last columns of a module's row: its z, and its p for all modules together."""
+    z, p = partition.module_z_scores[number], partition.module_p_values[number]
+    return f"  {'untested':>16}" if math.isnan(p) else f"  {z:>6.1f}  {p:>8.2g}"
+
+
 def describe(partition: Partition, graph: InteractionGraph) -> str:
     """A few lines about a partition, honest where there is nothing to find."""
     lines = [partition.summary()]
     sizes = [{layer: len(f) for layer, f in module.items()} for module in partition.modules]
     width = max((len(layer) for layer in graph.layers), default=5)
+    tested = len(partition.module_p_values) > 0
     if sizes:
         names = "  ".join(f"{layer:>{max(width, 5)}}" for layer in graph.layers)
-        lines.append("module  features  " + names)
+        evidence = f"  {'z':>6}  {'p':>8}" if tested else ""
+        lines.append("module  features  " + names + evidence)
     for number, size in enumerate(sizes[:30]):
         row = "  ".join(f"{size.get(layer, 0):>{max(width, 5)}}" for layer in graph.layers)
-        lines.append(f"{number:>6}  {sum(size.values()):>8}  {row}")
+        evidence = _evidence(partition, number) if tested else ""
+        lines.append(f"{number:>6}  {sum(size.values()):>8}  {row}{evidence}")
     if len(sizes) > 30:
         lines.append(f"... and {len(sizes) - 30} smaller ones")
     isolated = sum(int((m < 0).sum()) for m in partition.membership.values())
@@ -373,6 +383,7 @@ def describe(partition: Partition, graph: InteractionGraph) -> str:
             f"features that are with their module in less than half of the samples: {doubtful}"
         )
     lines += _mixed(partition, graph)
+    lines += [f"note: {note}" for note in partition.notes]
     if isolated:
         lines.append(f"features without edges, which belong to no module: {isolated}")
     return "\n".join(lines)

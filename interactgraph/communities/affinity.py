@@ -31,6 +31,7 @@ from ..attribution.strengths import STRENGTHS
 from ..graph import InteractionGraph
 from ..sparse import largest, map_values, tidy, values_of
 from ..sparse import sums as row_and_column_sums
+from .mean_graph import pooled_strengths
 from .network import Block, Network
 from .partition import split_layers
 from .self_edges import explained_self_edges

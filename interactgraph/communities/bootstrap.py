@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from ..attribution.strengths import STRENGTHS
 from ..checks import whole
 from ..errors import InteractGraphError
 from ..graph import InteractionGraph
-from ..sparse import is_sparse, lookup, nonzero, sparse_matrix, tidy
 from .confidence import co_assignment, set_apart
+from .mean_graph import mean_graph
 from .mutual_information import adjusted_mutual_information
 from .partition import Partition, split_layers
 from .search import find_modules
 
-__all__ = ["bootstrap", "mean_graph"]
+__all__ = ["bootstrap"]
 
 
 def bootstrap(
@@ -98,43 +95,3 @@ def bootstrap(
         agreement=float(agreement),
         details={**partition.details, "bootstrap_samples": n_samples, "uncertain": doubtful},
     )
-
-
-def mean_graph(folds: Sequence[InteractionGraph]) -> InteractionGraph:
-    """The graph over all folds: means of strengths, root mean squares of `rms`, largest `max`.
-
-    Folds count by their samples.
-
-    Raises:
-        InteractGraphError: the folds have different layers, features or strengths.
-    """
-    first = folds[0]
-    for other in folds[1:]:
-        same = (first.layers, first.pairs, first.n_features, first.strengths)
-        if same != (other.layers, other.pairs, other.n_features, other.strengths):
-            raise InteractGraphError(
-                f"folds must be graphs of the same layers, features and strengths; got {first!r} "
-                f"and {other!r}"
-            )
-    sizes = torch.tensor([float(fold.metadata.get("n_samples", 1)) for fold in folds])
-    share = sizes / sizes.sum()
-    blocks: dict[tuple[str, str], Mapping[str, Tensor]] = {}
-    for pair in first.pairs:
-        blocks[pair] = {
-            name: _pooled(name, [fold.blocks[pair][name] for fold in folds], share)
-            for name in first.strengths
-        }
-    return first.replace(blocks=blocks, standard_errors={})
-
-
-def _pooled(name: str, parts: Sequence[Tensor], share: Tensor) -> Tensor:
-    """By the strength's own rule; one that is not ours counts as a mean."""
-    strength = STRENGTHS.get(name, STRENGTHS["mean"])
-    if not any(map(is_sparse, parts)):
-        values = torch.stack(list(parts))
-        return strength.pooled(values, share.to(values)[:, None, None])
-    places = torch.cat([torch.stack(nonzero(part)[:2]) for part in parts], 1).unique(dim=1)
-    rows, columns = places[0], places[1]
-    values = torch.stack([lookup(part, rows, columns) for part in parts])[:, None]
-    found = strength.pooled(values, share.to(values)[:, None, None])[0]
-    return tidy(sparse_matrix(rows, columns, found, parts[0].shape))

@@ -46,5 +46,15 @@ NETWORKIT_SHARE = 0.03
 
 # Features of the smaller layer up to which contrasts are solved for instead of fitted in rounds.
 SOLVED_CONTRASTS = 512
+# Networks of random singular vectors that tests of residual networks are held against.
+SURROGATES = 4
+# Modules of a large network that are tested one by one, the largest.
+MOST_TESTED = 64
+# Effective samples below which a feature lives on one or two.
+FEW_SAMPLES = 2.0
+# Share of a feature's strength that is nearly all of it.
+NEARLY_ALL = 0.8
+# Share of a module's features above which what holds for them holds for the module.
+MOST_FEATURES = 0.5
 # Features: smaller modules are not divided further.
 SMALLEST_DIVIDED = 8

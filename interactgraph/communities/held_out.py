@@ -16,7 +16,7 @@ a resolution or weighting is better made by the plain sum inside modules.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -39,9 +39,20 @@ from .runs import sweep_runs
 from .threads import few_threads
 from .weighting import Weighting
 
-__all__ = ["Fold", "HeldOut", "Tally", "folds_of", "held_out", "rank_one_fit"]
+__all__ = [
+    "Fold",
+    "HeldOut",
+    "Tally",
+    "folds_of",
+    "held_out",
+    "modules_of",
+    "rank_one_fit",
+    "rows_and_columns",
+    "searched_folds",
+]
 
 _ROUNDING = 1e-9  # contrasts below are nothing else
+_UNKNOWN = -1  # in no round: never seen, never judged
 
 
 class Fold(NamedTuple):
@@ -142,31 +153,58 @@ def contrast(inside: Tensor, weight: Tensor, n_rounds: int = 30) -> Tensor:
     Returns:
         `[i, j]`, zero where the weight is, and where rows and columns explain everything.
     """
-    if weight.shape[0] < weight.shape[1]:
-        return contrast(inside.mT, weight.mT, n_rounds).mT
     kept = inside * weight
-    rows, columns = weight.sum(1), weight.sum(0)
-    in_rows, in_columns = kept.sum(1), kept.sum(0)
-    x, y = torch.zeros_like(rows), torch.zeros_like(columns)
+    x, y = rows_and_columns(weight, kept.sum(1, keepdim=True), kept.sum(0)[:, None], n_rounds)
+    excess = inside.to(weight) - x - y.mT
+    return torch.where((weight > 0) & (excess.abs() > _ROUNDING), excess, 0)
+
+
+def rows_and_columns(
+    weight: Tensor, in_rows: Tensor, in_columns: Tensor, n_rounds: int = 30
+) -> tuple[Tensor, Tensor]:
+    """The x_i + y_j that come closest to several matrices by weighted least squares.
+
+    Args:
+        weight: of the entries, zero for those that do not count, `[i, j]`.
+        in_rows: sums over each row of weight times matrix, one column for each matrix, `[i, n]`.
+        in_columns: the same over each column, `[j, n]`.
+        n_rounds: at most, of blocks that are large both ways; each fits the rows, then the columns.
+
+    Returns:
+        x `[i, n]` and y `[j, n]`.
+    """
+    if weight.shape[0] < weight.shape[1]:
+        y, x = rows_and_columns(weight.mT, in_columns, in_rows, n_rounds)
+        return x, y
+    rows, columns = weight.sum(1)[:, None], weight.sum(0)[:, None]
+    x, y = torch.zeros_like(in_rows), torch.zeros_like(in_columns)
     if (
         len(columns) <= constants.SOLVED_CONTRASTS
     ):  # with few entries in a row, rounds take long to settle
-        laplacian = torch.diag(columns) - weight.mT @ _ratio(weight, rows[:, None])
-        shares = in_columns - _ratio(in_rows, rows) @ weight
+        laplacian = torch.diag(columns[:, 0]) - weight.mT @ _ratio(weight, rows)
+        shares = in_columns - weight.mT @ _ratio(in_rows, rows)
         y = torch.linalg.pinv(laplacian, rtol=1e-12, hermitian=True) @ shares
         x, n_rounds = _ratio(in_rows - weight @ y, rows), 0
     for _ in range(n_rounds):
         before = x
         x = _ratio(in_rows - weight @ y, rows)
-        y = _ratio(in_columns - x @ weight, columns)
+        y = _ratio(in_columns - weight.mT @ x, columns)
         if bool((x - before).abs().max() < _ROUNDING / 10):
             break
-    excess = inside.to(weight) - x[:, None] - y
-    return torch.where((weight > 0) & (excess.abs() > _ROUNDING), excess, 0)
+    return x, y
 
 
-def folds_of(network: Network, n_folds: int, seed: int) -> Iterator[Fold]:
-    """Hides each entry of each block once, zero entries included."""
+def folds_of(
+    network: Network, n_folds: int, seed: int, rounds: Sequence[int] | None = None
+) -> Iterator[Fold]:
+    """Hides each entry of each block once, zero entries included, unknown ones always.
+
+    Args:
+        network: strengths, not weighted yet.
+        n_folds: number of rounds that there are.
+        seed: decides which entry is hidden in which round.
+        rounds: those that are wanted; None: all.
+    """
     draw = np.random.default_rng(seed)
     numbers: list[Tensor | list[HiddenCells]] = []
     for block in network.blocks:
@@ -175,15 +213,22 @@ def folds_of(network: Network, n_folds: int, seed: int) -> Iterator[Fold]:
             continue
         order = draw.permutation(np.arange(block.weight.numel(), dtype=np.int32) % n_folds)
         number = torch.as_tensor(order.astype(np.int8), device=block.weight.device)
-        numbers.append(number.reshape(block.weight.shape))
+        number = number.reshape(block.weight.shape)
+        if block.unknown is not None:
+            number = number.masked_fill(block.unknown, _UNKNOWN)
+        numbers.append(number)
     roots = [map_values(block.weight, torch.sqrt) for block in network.blocks]
-    for k in range(n_folds):
+    for k in range(n_folds) if rounds is None else rounds:
         hidden = [each[k] if isinstance(each, list) else each == k for each in numbers]
+        filled = [
+            each[k] if isinstance(each, list) else (each == k) | (each == _UNKNOWN)
+            for each in numbers
+        ]
         with few_threads(network):
-            expected = [_expected(v, h) for v, h in zip(roots, hidden, strict=True)]
+            expected = [_expected(v, f) for v, f in zip(roots, filled, strict=True)]
         blocks = [
-            block._replace(weight=_visible(block.weight, h, e))
-            for block, h, e in zip(network.blocks, hidden, expected, strict=True)
+            block._replace(weight=_visible(block.weight, f, e))
+            for block, f, e in zip(network.blocks, filled, expected, strict=True)
         ]
         yield Fold(hidden, roots, expected, Network(network.n_features, tuple(blocks)))
 
@@ -223,17 +268,48 @@ def held_out(
         contrasted: see `Tally`.
     """
     tally = Tally(contrasted=contrasted)
+    rounds = searched_folds(
+        network, weighting, resolution, n_folds=n_folds, n_starts=n_starts, seed=seed
+    )
+    for fold, objective, labels in rounds:
+        tally.add_fold(network, fold, objective, labels)
+    return HeldOut(tally.excess / (n_folds * max(len(network.blocks), 1)), tally.z_score)
+
+
+def searched_folds(
+    network: Network,
+    weighting: Weighting,
+    resolution: float,
+    *,
+    n_folds: int,
+    n_starts: int,
+    seed: int,
+) -> Iterator[tuple[Fold, Objective, np.ndarray]]:
+    """Every fold with the modules that are found without what it hides, see `held_out`."""
     for number, fold in enumerate(folds_of(network, n_folds, seed)):
-        weighted = fold.visible.map(weighting.block)
-        if not weighted.blocks:
-            continue
-        objective = make_objective(weighted, "layered", resolution)
-        assert isinstance(objective, Objective)
         first = 1000 * seed + n_starts * number
-        starts = sweep_runs(objective, range(first, first + n_starts))
-        tally.add_fold(network, fold, objective, max(starts, key=objective.quality))
-    rounds = n_folds * max(len(network.blocks), 1)
-    return HeldOut(tally.excess / rounds, tally.z_score)
+        found = modules_of(fold, weighting, resolution, range(first, first + n_starts))
+        if found is not None:
+            yield fold, *found
+
+
+def modules_of(
+    fold: Fold, weighting: Weighting, resolution: float, seeds: Sequence[int]
+) -> tuple[Objective, np.ndarray] | None:
+    """Objective and best labels of what is visible in a fold; None where nothing is.
+
+    Args:
+        fold: the fold.
+        weighting: that the modules are found with.
+        resolution: of the layered objective.
+        seeds: of the random starts.
+    """
+    weighted = fold.visible.map(weighting.block)
+    if not weighted.blocks:
+        return None
+    objective = make_objective(weighted, "layered", resolution)
+    assert isinstance(objective, Objective)
+    return objective, max(sweep_runs(objective, seeds), key=objective.quality)
 
 
 def rank_one_fit(values: Tensor, visible: Tensor, n_rounds: int = 20) -> Tensor:

@@ -33,6 +33,8 @@ class Block(NamedTuple):
         total: sum of the strengths before scaling.
         power: of the weights that makes them energies: 2 where they are amplitudes, as the
             strengths of this library are but for shares; 1 where nothing is known of their unit.
+        unknown: entries that nothing is known about, bool `[i, j]`, which `weight` holds a
+            placeholder for; None: there are none.
     """
 
     source: int
@@ -41,6 +43,7 @@ class Block(NamedTuple):
     error: Tensor | None = None
     total: float = 1.0
     power: int = 1
+    unknown: Tensor | None = None
 
 
 @dataclass(frozen=True)

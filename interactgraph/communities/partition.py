@@ -15,10 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import InteractGraphError
+from .multiple_tests import holm, one_sided
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from ..graph import InteractionGraph
+    from .flow import ModuleFlow
     from .mixtures import Mixture
 
 __all__ = ["Partition", "by_size", "split_layers"]
@@ -54,6 +57,9 @@ class Partition:
             to at most 1, to 0 for a hub. Empty: not measured.
         affinity_interval: layer -> the ends of 95 % intervals of `affinity`, `[features, modules,
             2]`, from the folds of the graph; empty where it has none.
+        module_z_scores: for each module the statistic of its share of the held-out structure,
+            standard normal for features that only their strengths have in common, float64
+            `[modules]`; NaN where it could not be tested. Empty: not tested.
         details: anything else about how it was found (algorithm, qualities of the runs, ...).
     """
 
@@ -71,6 +77,7 @@ class Partition:
     confidence: Mapping[str, np.ndarray] = field(default_factory=dict)
     affinity: Mapping[str, np.ndarray] = field(default_factory=dict)
     affinity_interval: Mapping[str, np.ndarray] = field(default_factory=dict)
+    module_z_scores: np.ndarray = field(default_factory=lambda: np.zeros(0))
     details: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -94,6 +101,14 @@ class Partition:
                 "module numbers must be 0, 1, 2, ... without gaps (and -1 for isolated features), "
                 f"found {numbers[:10].tolist()}"
             )
+        z_scores = np.array(self.module_z_scores, dtype=np.float64)
+        if z_scores.shape not in ((0,), (len(numbers),)):
+            raise InteractGraphError(
+                f"module_z_scores has shape {z_scores.shape}; it must give one number for each of "
+                f"the {len(numbers)} modules, or none"
+            )
+        z_scores.flags.writeable = False
+        object.__setattr__(self, "module_z_scores", z_scores)
         for name, more in (("affinity", ()), ("affinity_interval", (2,))):
             object.__setattr__(self, name, MappingProxyType(self._shares(name, more)))
 
@@ -165,6 +180,27 @@ class Partition:
         """Whether the p-value is at most 0.05; None where it was not tested."""
         return None if math.isnan(self.p_value) else self.p_value <= SIGNIFICANT
 
+    @cached_property
+    def module_p_values(self) -> np.ndarray:
+        """Of each module: probability of such a `module_z_scores` by chance, float64 `[modules]`.
+
+        Corrected for the number of modules (Holm), so that in 95 % of the graphs that are nothing
+        but strengths no module is below 0.05. NaN where it could not be tested; empty: not tested.
+        """
+        values = holm(one_sided(self.module_z_scores))
+        values.flags.writeable = False
+        return values
+
+    @property
+    def significant_modules(self) -> list[int]:
+        """Modules that are more than strengths and chance: a `module_p_values` of at most 0.05."""
+        return np.flatnonzero(self.module_p_values <= SIGNIFICANT).tolist()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What makes the modules doubtful; issued as warnings when they were found."""
+        return tuple(self.details.get("notes", ()))
+
     def mixtures(self, least: float = 0.25) -> list[Mixture]:
         """Features that are not of one module alone, in the order of the nodes.
 
@@ -200,18 +236,35 @@ class Partition:
         if self.significant is None:
             return "\n".join([text, *filter(None, [self.details.get("significance")])])
         test = f"held-out edges: z = {self.z_score:.1f}, p = {self.p_value:.2g}"
+        if narrow := self.details.get("untested_pairs"):
+            test += f", without {', '.join(narrow)}: too narrow to test"
         if self.significant:
-            return f"{text}\n{test}"
+            return f"{text}\n{test}{self._which_are_real()}"
         return f"no modular structure found ({test})\nbest partition anyway: {text}"
+
+    def _which_are_real(self) -> str:
+        """How many modules are significant, for the summary; empty where it was not tested."""
+        n_tested = int(np.isfinite(self.module_p_values).sum())
+        if not n_tested:
+            return ""
+        text = f"; {len(self.significant_modules)} of {self.n_modules} modules are more than chance"
+        untested = self.n_modules - n_tested
+        return f"{text} ({untested} could not be tested)" if untested else text
 
     def _repr_html_(self) -> str:
         """A table for notebooks: the modules and how many features of each layer they hold."""
         layers = list(self.membership)
-        head = "".join(f"<th>{escape(name)}</th>" for name in ("module", "features", *layers))
+        tested = len(self.module_p_values) > 0
+        names = ["module", "features", *layers, *(["z", "p"] if tested else [])]
+        head = "".join(f"<th>{escape(name)}</th>" for name in names)
         rows = []
         for number in range(self.n_modules):
             counts = [int((self.membership[layer] == number).sum()) for layer in layers]
-            cells = "".join(f"<td>{cell}</td>" for cell in (number, sum(counts), *counts))
+            shown: list[object] = [number, sum(counts), *counts]
+            if tested:
+                shown += [f"{self.module_z_scores[number]:.1f}"]
+                shown += [f"{self.module_p_values[number]:.2g}"]
+            cells = "".join(f"<td>{cell}</td>" for cell in shown)
             rows.append(f"<tr>{cells}</tr>")
         text = escape(self.summary()).replace("\n", "<br>")
         table = f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
@@ -243,6 +296,22 @@ class Partition:
 
         size = (min(max(0.9 * len(self.layers) + 2.5, 5.0), 20.0), 4.0)
         return picture(lambda axes: plot_modules(axes, self), size, path, axes)
+
+    def flow(self, graph: InteractionGraph, strength: str | None = None) -> ModuleFlow:
+        """How much strength goes from each module of a layer to each of the next.
+
+        See `interactgraph.module_flow`.
+
+        Args:
+            graph: the graph that this is a partition of.
+            strength: which strength; None: that of the partition, or the graph's first.
+
+        Raises:
+            InteractGraphError: no such strength, or another graph.
+        """
+        from .flow import module_flow
+
+        return module_flow(graph, self, strength)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the partition to a JSON file, whole or not at all; `load` reads it.

@@ -19,7 +19,9 @@ __all__ = ["load_partition", "save_partition"]
 
 _FORMAT = 1
 _DECIMALS = 6
-_OWN_FORM = ("membership", "confidence", "details", "affinity", "affinity_interval")
+_OWN_FORM = (
+    "membership", "confidence", "module_z_scores", "details", "affinity", "affinity_interval",
+)  # fmt: skip
 _PLAIN = [f.name for f in fields(Partition) if f.name not in _OWN_FORM]
 
 
@@ -31,6 +33,7 @@ def save_partition(partition: Partition, path: str | os.PathLike[str]) -> None:
         "details": _to_json(dict(partition.details)),
         "affinity": {layer: _packed(partition, layer) for layer in partition.affinity},
         "confidence": {k: _to_json(v.tolist()) for k, v in partition.confidence.items()},
+        "module_z_scores": _to_json(partition.module_z_scores.tolist()),
         "membership": {k: v.tolist() for k, v in partition.membership.items()},
     }
     with replacing(path) as temporary:
@@ -88,6 +91,10 @@ def _to_json(value: Any) -> Any:
     return value
 
 
+def _array(values: list[float | None]) -> np.ndarray:
+    return np.array([math.nan if value is None else value for value in values], dtype=np.float64)
+
+
 def load_partition(path: str | os.PathLike[str]) -> Partition:
     """Reads a partition that `Partition.save` wrote.
 
@@ -109,10 +116,7 @@ def load_partition(path: str | os.PathLike[str]) -> Partition:
                 "install a newer interactgraph"
             )
         plain: dict[str, Any] = {n: math.nan if content[n] is None else content[n] for n in _PLAIN}
-        confidence = {
-            layer: np.array([math.nan if value is None else value for value in values])
-            for layer, values in content["confidence"].items()
-        }
+        confidence = {layer: _array(values) for layer, values in content["confidence"].items()}
         membership = content["membership"]
         numbers = [module for modules in membership.values() for module in modules]
         affinity, interval = _unpacked(
@@ -120,7 +124,8 @@ def load_partition(path: str | os.PathLike[str]) -> Partition:
         )
         return Partition(
             membership, confidence=confidence, affinity=affinity, affinity_interval=interval,
-            details=content["details"], **plain,
+            module_z_scores=_array(content.get("module_z_scores", [])), details=content["details"],
+            **plain,
         )  # fmt: skip
     except FileNotFoundError:
         raise MissingFileError(f"there is no partition file {name}") from None

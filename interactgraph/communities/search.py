@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import math
+import warnings
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from ..checks import choice
-from ..errors import InteractGraphError
+from ..errors import InteractGraphError, InteractGraphWarning
 from ..graph import InteractionGraph
 from .affinity import module_affinity
 from .auto_resolution import best_resolution, resolution_scores
 from .confidence import co_assignment
+from .evidence import edge_evidence, sample_evidence
 from .noise_aware import named_weighting
 from .objective import NULLS, make_objective
 from .partition import Partition, by_size, split_layers
 from .resolution import resolution_for
 from .runs import check_runs, choose_algorithm, count_modules, mean_agreement, search
 from .self_edges import SELF_EDGES, read_network
-from .significance import held_out_test
 
 __all__ = ["find_modules"]
-
-_UNTESTED = (
-    "significance could not be tested: modules found without some of the edges hold none of these, "
-    "as where a layer has hardly more features than there are modules"
-)
 
 
 def find_modules(
@@ -74,7 +69,8 @@ def find_modules(
             extra of that name); "auto": "sweeps" where the null model allows it, else "leiden".
         n_modules: ask for this many modules: the resolution is searched for and `resolution` is
             ignored. The nearest number is returned where the graph does not fall into so many.
-        significance: whether to test, on held-out edges, that there is any structure at all.
+        significance: whether to test, on held-out edges, that there is any structure at all and
+            which modules are more than chance; where the graph has folds, on held-out samples, too.
         device: where sweeps run; None: where the graph's weights are.
 
     Returns:
@@ -143,12 +139,11 @@ def find_modules(
         )
     confidence = split_layers(co_assignment(best, runs), graph.n_features)
     if significance:
-        test = held_out_test(network, tested_at, n_starts=1 if network.is_large else 4, seed=seed)
-        recorded.update(z_score=test.z_score, p_value=test.p_value)
-        if math.isnan(test.p_value):
-            decided["significance"] = _UNTESTED
+        tested, told = edge_evidence(network, best, tested_at, bool(passing), seed)
+        recorded.update(tested)
+        decided.update(told)
     affinity = module_affinity(graph, network, by_size(best), strength, passing)
-    return Partition.from_labels(
+    partition = Partition.from_labels(
         best,
         graph.n_features,
         affinity=affinity.shares,
@@ -164,3 +159,9 @@ def find_modules(
         },
         **recorded,
     )
+    if not significance:
+        return partition
+    partition = sample_evidence(partition, graph, network, tested_at, self_edges)
+    for note in partition.notes:
+        warnings.warn(note, InteractGraphWarning, stacklevel=2)
+    return partition

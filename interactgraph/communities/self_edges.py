@@ -66,7 +66,9 @@ def explained_self_edges(block: Block) -> Block:
     With squares p of the weights, whose sums are what the features' strengths are made of, the self
     edge of i is p_ii = r_i c_i / n with row sums r, column sums c and the sum of all n, itself
     included: the independence model of a table with structural zeros (Bishop, Fienberg and Holland,
-    Discrete Multivariate Analysis, 1975, chapter 5), fitted by iteration.
+    Discrete Multivariate Analysis, 1975, chapter 5), fitted by iteration. What independent squares
+    give is more than what roots on another scale expect (the mean of a root is below the root of
+    the mean), so tests take these entries as unknown.
     """
     if is_sparse(block.weight):
         return _explained_sparse(block)
@@ -78,7 +80,8 @@ def explained_self_edges(block: Block) -> Block:
     if error is not None:
         error = error.clone()
         error.diagonal().zero_()
-    return _with(block, squares.sqrt(), error)
+    unknown = torch.eye(len(squares), dtype=torch.bool, device=squares.device)
+    return _with(block, squares.sqrt(), error)._replace(unknown=unknown)
 
 
 def _explained_sparse(block: Block) -> Block:

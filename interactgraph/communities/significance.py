@@ -21,11 +21,21 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from .held_out import held_out
+import numpy as np
+
+from .held_out import Tally, searched_folds
+from .module_evidence import ModuleTally
 from .network import Network
+from .spectral_null import surrogate
 from .weighting import FORMULAS
 
-__all__ = ["HeldOutTest", "held_out_test"]
+__all__ = [
+    "HeldOutTest",
+    "held_out_test",
+    "held_out_tests",
+    "one_sided_test",
+    "spectral_shift",
+]
 
 
 class HeldOutTest(NamedTuple):
@@ -56,13 +66,73 @@ def held_out_test(
         z and p; NaN where nothing could be tested: no hidden entry is inside a module, as in layers
         with hardly more features than there are modules.
     """
-    z = held_out(
-        network,
-        FORMULAS["root_normalised"],
-        resolution,
-        n_folds=n_folds,
-        n_starts=n_starts,
-        seed=seed,
-        contrasted=True,
-    ).z_score
+    nowhere = np.full(network.n_nodes, -1)
+    return held_out_tests(
+        network, nowhere, resolution, n_folds=n_folds, n_starts=n_starts, seed=seed
+    )[0]
+
+
+def spectral_shift(
+    network: Network,
+    resolution: float = 1.0,
+    *,
+    n_surrogates: int,
+    n_starts: int,
+    seed: int = 0,
+) -> float:
+    """Mean z of networks with the same strengths and spectrum, see `spectral_null`.
+
+    Args:
+        network: strengths, not weighted yet.
+        resolution: as for `held_out_test`.
+        n_surrogates: number of such networks.
+        n_starts: as for `held_out_test`.
+        seed: of the networks, folds and starts.
+    """
+    scores = [
+        held_out_test(
+            surrogate(network, 1000 * seed + k), resolution, n_starts=n_starts, seed=seed
+        ).z_score
+        for k in range(n_surrogates)
+    ]
+    known = [z for z in scores if math.isfinite(z)]
+    return sum(known) / len(known) if known else 0.0
+
+
+def one_sided_test(z_score: float, shift: float = 0.0, n_surrogates: int = 0) -> HeldOutTest:
+    """The one-sided test of z, against surrogates whose mean is known from so many."""
+    z = (z_score - shift) / math.sqrt(1 + 1 / n_surrogates) if n_surrogates else z_score
     return HeldOutTest(z, 0.5 * math.erfc(z / math.sqrt(2)))
+
+
+def held_out_tests(
+    network: Network,
+    labels: np.ndarray,
+    resolution: float = 1.0,
+    *,
+    n_folds: int = 5,
+    n_starts: int = 5,
+    seed: int = 0,
+) -> tuple[HeldOutTest, ModuleTally]:
+    """As `held_out_test`, and the sums of every module of a partition.
+
+    Args:
+        network: strengths, not weighted yet.
+        labels: module of each node, -1 for none, `[nodes]`.
+        resolution: as for `held_out_test`.
+        n_folds: as for `held_out_test`.
+        n_starts: as for `held_out_test`.
+        seed: as for `held_out_test`.
+
+    Returns:
+        The test of the graph, and the sums of its modules, which hold their z.
+    """
+    tally, modules = Tally(contrasted=True), ModuleTally(network, labels)
+    rounds = searched_folds(
+        network, FORMULAS["root_normalised"], resolution, n_folds=n_folds, n_starts=n_starts,
+        seed=seed,
+    )  # fmt: skip
+    for fold, objective, found in rounds:
+        tally.add_fold(network, fold, objective, found)
+        modules.add_fold(network, fold, objective, found)
+    return one_sided_test(tally.z_score), modules

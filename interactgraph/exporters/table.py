@@ -31,7 +31,7 @@ _FLOAT32 = np.finfo(np.float32)
 _TAKEN = frozenset((
     "id", "label", "source", "target", "type", "weight", "kind", "key",
     "start", "end", "timeset", "interval", "timestamp",
-    "layer", "feature", "strength", "module", "examples", "drivers", "affinity",
+    "layer", "feature", "strength", "module", "module_p_value", "examples", "drivers", "affinity",
     "second_module", "second_affinity", "role", "x", "y", "z", "r", "g", "b", "size",
     "color", "signed", "standard_error",
 ))
@@ -55,6 +55,8 @@ class Table:
         module: module of each node, -1 for none, int64 `[nodes]`; None without a partition.
         roles: "mixture", "hub" or "" for each node; None where affinities are not known.
         affinity: what `node_affinity` gives.
+        module_p_value: of that module, 1 where there is none or it could not be tested, float64
+            `[nodes]`; None where modules were not tested.
         colour: red, green, blue, int64 `[nodes, 3]`.
         x, y, size: drawing coordinates and radius, float64 `[nodes]`.
         source, target: node numbers, int64 `[edges]`.
@@ -74,6 +76,7 @@ class Table:
     module: np.ndarray | None
     roles: list[str] | None
     affinity: dict[str, np.ndarray]
+    module_p_value: np.ndarray | None
     colour: np.ndarray
     x: np.ndarray
     y: np.ndarray
@@ -94,9 +97,11 @@ class Table:
     def node_numbers(self) -> dict[str, np.ndarray]:
         """What every format says of a node in numbers, by name."""
         numbers = {"feature": self.feature, "strength": self.strength}
-        return (
-            numbers if self.module is None else {**numbers, "module": self.module, **self.affinity}
-        )
+        if self.module is not None:
+            numbers |= {"module": self.module, **self.affinity}
+        if self.module_p_value is not None:
+            numbers["module_p_value"] = self.module_p_value
+        return numbers
 
 
 def chunks(length: int) -> Iterator[slice]:
@@ -143,6 +148,7 @@ def tabulate(
         module=module,
         roles=_roles(graph, partition),
         affinity=node_affinity(graph, partition),
+        module_p_value=_module_p_values(partition, module),
         colour=module_colours(blocks),
         x=x.round(3),
         y=y.round(3),
@@ -241,6 +247,13 @@ def _roles(graph: InteractionGraph, partition: Partition | None) -> list[str] | 
     for mixture in partition.mixtures():
         roles[graph.offsets[mixture.layer] + mixture.feature] = mixture.kind
     return roles
+
+
+def _module_p_values(partition: Partition | None, module: np.ndarray | None) -> np.ndarray | None:
+    """The p-value of the module of each node, float64 `[nodes]`."""
+    if partition is None or module is None or not len(partition.module_p_values):
+        return None
+    return np.append(np.nan_to_num(partition.module_p_values, nan=1.0), 1.0)[module]
 
 
 def _sizes(n_features: dict[str, int]) -> str:

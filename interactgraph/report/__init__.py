@@ -1,6 +1,7 @@
 """Pictures and pages for people."""
 
 from .ablation_file import AblationCurve, Curve, read_ablation
+from .alluvial import plot_flow
 from .axes import (
     plot_blocks,
     plot_curves,
@@ -21,6 +22,7 @@ __all__ = [
     "draw_curves",
     "plot_blocks",
     "plot_curves",
+    "plot_flow",
     "plot_graph",
     "plot_modules",
     "plot_profile",

@@ -70,7 +70,10 @@ def contents(
         "drivers": _drivers(graph),
         "recipe": _recipe(graph),
         "run": _run(graph),
-        "notes": [xml_text(note) for note in graph.notes],
+        "notes": [
+            xml_text(note)
+            for note in (*graph.notes, *(() if partition is None else partition.notes))
+        ],
         "pairs": [_pair(graph, number) for number in range(len(graph.pairs))],
         "strengths": list(map(xml_text, graph.strengths)),
         "edges": _edges(graph, n_edges),
@@ -290,6 +293,8 @@ def _partition(graph: InteractionGraph, partition: Partition, module: np.ndarray
             "sizes": [int(size[number]) for size in sizes],
             "inside": float(share[number]),
             "agreement": _module_agreement(partition, number),
+            "z_score": _or_nan(partition.module_z_scores, number),
+            "p_value": _or_nan(partition.module_p_values, number),
         }
         for number in range(partition.n_modules)
     ]
@@ -316,6 +321,10 @@ def _partition(graph: InteractionGraph, partition: Partition, module: np.ndarray
             "modules": modules,
         }
     )
+
+
+def _or_nan(values: np.ndarray, number: int) -> float:
+    return float(values[number]) if len(values) else float("nan")
 
 
 def _module_agreement(partition: Partition, number: int) -> float:

@@ -2,6 +2,7 @@
 
 from .ablation import PairAblation
 from .greedy import greedy_ranking
+from .joint_effects import JointEffects, joint_effects
 from .measures import MEASURES, Measure
 from .modules import ModuleEffect, ablate_modules
 from .required import EdgesRequired, ablation_curve, edges_required
@@ -9,6 +10,7 @@ from .required import EdgesRequired, ablation_curve, edges_required
 __all__ = [
     "MEASURES",
     "EdgesRequired",
+    "JointEffects",
     "Measure",
     "ModuleEffect",
     "PairAblation",
@@ -16,4 +18,5 @@ __all__ = [
     "ablation_curve",
     "edges_required",
     "greedy_ranking",
+    "joint_effects",
 ]

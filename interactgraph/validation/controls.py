@@ -12,7 +12,7 @@ import numpy as np
 
 from ..graph import InteractionGraph
 
-__all__ = ["Masks", "matched_set", "relative_strength", "set_size"]
+__all__ = ["Masks", "matched_partition", "matched_set", "relative_strength", "set_size"]
 
 _NEAREST = 8  # features of similar strength, or a third, that a control feature is drawn from
 _TRIES = 20  # sets of such features, of which one becomes a control
@@ -43,6 +43,33 @@ def matched_set(graph: InteractionGraph, masks: Masks, random: np.random.Generat
         drawn[layer] = min(
             tries, key=lambda taken: abs(in_layer[taken].sum() - in_layer[mask].sum())
         )
+    return drawn
+
+
+def matched_partition(
+    graph: InteractionGraph, membership: Mapping[str, np.ndarray], random: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """Random modules with as many features of each layer as the given ones, about as strong.
+
+    Features change places with others of the same layer that are close in strength; those in no
+    module (-1) stay.
+
+    Args:
+        graph: the graph.
+        membership: layer -> module of each feature.
+        random: draws.
+    """
+    strength, offsets = graph.node_strength(), graph.offsets
+    drawn = {}
+    for layer, modules in membership.items():
+        placed = np.flatnonzero(modules >= 0)
+        order = placed[np.argsort(strength[offsets[layer] + placed], kind="stable")]
+        size = max(_NEAREST, len(order) // 3)
+        first = int(random.integers(size)) if len(order) > size else 0
+        result = np.array(modules)
+        for near in np.split(order, np.arange(first or size, max(len(order), 1), size)):
+            result[near] = random.permutation(modules[near])
+        drawn[layer] = result
     return drawn
 
 

@@ -89,7 +89,7 @@ class ModuleAblation:
         classes: list[str] = []
         for number, batch in enumerate(self.layers.data):
             batch = self.layers.runner.convert(batch)
-            output = self._output(batch, masks, way)
+            output = self.output(batch, masks, way)
             if masks is None:
                 self._intact.append(output)
                 classes += self._classes(batch, len(output))
@@ -101,7 +101,8 @@ class ModuleAblation:
         # Classes that only some batches have are no classes of the data.
         return Outcome(joined, classes if len(classes) == n_samples else [])
 
-    def _output(self, batch: Any, masks: Masks | None, way: str) -> Tensor:
+    def output(self, batch: Any, masks: Masks | None, way: str) -> Tensor:
+        """Of a converted batch, with features or edges taken away, see `run`."""
         runner, sites = self.layers.runner, self.layers.sites
         if masks is None:
             return runner.output(batch, {})

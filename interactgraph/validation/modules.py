@@ -29,7 +29,7 @@ from .measures import Measure, check_measure
 from .module_ablation import WAYS, ModuleAblation, Outcome
 from .module_effect import ModuleEffect, share_inside, specialisation, strongest_features
 
-__all__ = ["WAYS", "ModuleEffect", "ablate_modules", "hidden_layers"]
+__all__ = ["WAYS", "Baselines", "ModuleEffect", "ablate_modules", "check", "hidden_layers", "look"]
 
 Baselines = str | Tensor | Mapping[str, "str | Tensor"]
 
@@ -109,7 +109,7 @@ def ablate_modules(
     checked = _check_measures(measures)
     n_controls, seed = whole("n_controls", n_controls, 0), whole("seed", seed, 0)
     layers = hidden_layers(graph) if layers is None else list(dict.fromkeys(layers))
-    _check(graph, partition, ways, layers, baseline)
+    check(graph, partition, ways, layers, baseline)
     sets = {
         number: {layer: partition.membership[layer] == number for layer in layers}
         for number in range(len(partition.modules))
@@ -124,7 +124,7 @@ def ablate_modules(
     with prepared(model), torch.no_grad():
         batches = check_data(data)
         batches.keep_order("module ablation, which goes over the data many times, needs")
-        looked = _look(graph, runner, batches, layers, baseline, position_mask)
+        looked = look(graph, runner, batches, layers, baseline, position_mask)
         ablation = ModuleAblation(looked, checked, classes)
         passes = len(sets) * len(ways) * (1 + n_controls)
         with tqdm(total=passes, desc="module ablation", disable=not progress, leave=False) as bar:
@@ -189,7 +189,7 @@ def _effect(
     )
 
 
-def _look(
+def look(
     graph: InteractionGraph,
     runner: Runner,
     batches: Iterable[Any],
@@ -224,7 +224,7 @@ def _check_measures(measures: str | Mapping[str, str | Measure]) -> dict[str, Me
     return {name: check_measure(measure) for name, measure in chosen.items()}
 
 
-def _check(
+def check(
     graph: InteractionGraph,
     partition: Partition,
     ways: Sequence[str],

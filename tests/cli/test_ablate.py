@@ -59,12 +59,21 @@ def test_one_pair_without_labels(code, capsys):
 
 def test_modules(code, capsys):
     assert run(*ABLATE, "--modules", "m.json", "--ways", "features", "edges", "others",
-               "--n-controls", "2", "-o", "out") == 0  # fmt: skip
+               "--n-controls", "2", "--n-sets", "2", "-o", "out") == 0  # fmt: skip
     out = capsys.readouterr().out
     assert "module 0" in out
+    assert "joint effects: " in out
+    joint = json.loads((code / "out" / "joint_effects.json").read_text())
+    assert len(joint["control_errors"]) == 5
+    assert joint["score"] is None or joint["score"] <= 1
     assert "with nothing but it" in out
     table = json.loads((code / "out" / "ablation.json").read_text())
     assert set(table[0]["effect"]) == {"features", "edges", "others"}
+
+
+def test_modules_without_joint_effects(code, capsys):
+    assert run(*ABLATE, "--modules", "m.json", "--n-controls", "1", "--n-sets", "0") == 0
+    assert "joint effects" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,19 @@ def test_run_writes_a_folder(code, capsys):
     }  # fmt: skip
 
 
+def test_modules_with_significance_and_flow(code, capsys):
+    assert run("build", "code.py:net", "code.py:data", *LAYERS, "-o", "g.safetensors") == 0
+    assert run("modules", "g.safetensors", "-o", "m.json", "--flow") == 0
+    out = capsys.readouterr().out
+    (head,) = (line for line in out.splitlines() if line.startswith("module  features"))
+    assert head.split()[-2:] == ["z", "p"]
+    assert "stays in its module" in out
+    assert "wrote m_flow.csv" in out
+    assert "wrote m_flow.svg" in out
+    assert (code / "m_flow.csv").read_text().startswith("source,source_module,target,")
+    assert "<svg" in (code / "m_flow.svg").read_text()
+
+
 def test_report_from_files(code, capsys):
     assert run("build", "code.py:net", "code.py:data", *LAYERS, "-o", "g.safetensors") == 0
     assert run("report", "g.safetensors", "-o", "a.html", "--n-edges", 10, "--profile") == 0

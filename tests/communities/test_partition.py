@@ -67,6 +67,39 @@ def test_saved_and_loaded(tmp_path):
     assert Partition.load(tmp_path / "p.json").layers == ("a", "b")
 
 
+def test_significance_of_modules(tmp_path):
+    labels = np.array([0] * 4 + [1] * 3 + [2] * 2 + [3])
+    z = np.array([5.0, 1.9, np.nan, 0.1])
+    partition = Partition.from_labels(
+        labels, {"a": 10}, quality=0.3, p_value=1e-6, z_score=5, module_z_scores=z
+    )
+    # Holm: 3 p, 2 p, 1 p of the three that were tested.
+    assert partition.module_p_values[:2] == pytest.approx(
+        [3 * 2.8665157e-7, 2 * 0.02871656], rel=1e-6
+    )
+    assert np.isnan(partition.module_p_values[2])
+    assert partition.significant_modules == [0]
+    told = "1 of 4 modules are more than chance (1 could not be tested)"
+    assert told in partition.summary()
+    assert "<th>p</th>" in partition._repr_html_()
+    assert "<td>5.0</td><td>8.6e-07</td>" in partition._repr_html_()
+    partition.save(tmp_path / "p.json")
+    again = load_partition(tmp_path / "p.json")
+    assert np.array_equal(again.module_z_scores, z, equal_nan=True)
+    with pytest.raises(InteractGraphError, match="each of the 1 modules"):
+        Partition({"a": [0, 0]}, quality=0.1, module_z_scores=z)
+
+
+def test_files_without_significance_of_modules(tmp_path):
+    make().save(tmp_path / "p.json")
+    content = json.loads((tmp_path / "p.json").read_text())
+    del content["module_z_scores"]
+    (tmp_path / "p.json").write_text(json.dumps(content))
+    again = load_partition(tmp_path / "p.json")
+    assert len(again.module_p_values) == 0
+    assert "<th>p</th>" not in again._repr_html_()
+
+
 def test_what_was_not_measured_survives_saving(tmp_path):
     Partition({"a": [0, 0]}, quality=0.1).save(tmp_path / "p.json")
     again = Partition.load(tmp_path / "p.json")

@@ -71,3 +71,17 @@ def test_what_cannot_be_tested_is_said():
     assert partition.significant is None
     assert "could not be tested" in partition.summary()
     assert "tested" not in find_modules(graph_of(first), n_runs=2, significance=False).summary()
+
+
+def test_pairs_too_narrow_to_test_are_said():
+    """A single feature behind a wide pair: its strengths explain every edge to it."""
+    draw = np.random.default_rng(0)
+    owner = np.arange(24) % 3
+    wide = np.exp(0.3 * draw.normal(size=(24, 24))) * np.where(owner[:, None] == owner, 5.0, 1.0)
+    narrow = np.exp(0.3 * draw.normal(size=(1, 24)))
+    partition = find_modules(graph_of(wide, narrow), n_runs=2, resolution=1.0)
+    assert partition.significant
+    assert partition.details["untested_pairs"] == ["l1 -> l2"]
+    assert "without l1 -> l2: too narrow to test" in partition.summary()
+    clean = find_modules(graph_of(wide, wide), n_runs=2, resolution=1.0)
+    assert "untested_pairs" not in clean.details

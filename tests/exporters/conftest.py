@@ -69,7 +69,8 @@ def _graphs(draw):
             membership={
                 layer: np.array(draw(st.lists(modules, min_size=n, max_size=n)), dtype=np.int64)
                 for layer, n in sizes.items()
-            }
+            },
+            module_p_values=draw(st.sampled_from([np.zeros(0), P_VALUES])),
         )
     strength = draw(st.sampled_from([None, *strengths])) if pairs else None
     return graph, partition, strength
@@ -79,6 +80,9 @@ def _graphs(draw):
 def small_graphs():
     """Strategy for (graph, partition or None, strength or None)."""
     return _graphs()
+
+
+P_VALUES = np.where(np.arange(41) % 5 == 0, np.nan, 10.0 ** -np.arange(41))
 
 
 def _cleaner(forbidden: Callable[[str], bool]) -> Callable[[str], str]:
@@ -114,7 +118,10 @@ def _expected(graph, partition, strength, kind):
                 text, place = graph.examples[layer].texts[j, 0], f"sample {j}, position 0"
                 node["examples"] = clean(f"{text} ({place})" if text else place)
             if partition is not None:
-                node["module"] = int(partition.membership[layer][j])
+                module = node["module"] = int(partition.membership[layer][j])
+                if len(partition.module_p_values):
+                    p_value = partition.module_p_values[module] if module >= 0 else 1.0
+                    node["module_p_value"] = 1.0 if np.isnan(p_value) else float(p_value)
             nodes.append(node)
     for source, target in graph.pairs:
         block = graph.weights(source, target, strength).double().numpy()
@@ -206,5 +213,6 @@ def partition():
             "input": np.array([0, -1, 1, 1]),
             "0": np.array([1, 0, 0]),
             "2": np.array([0, 1]),
-        }
+        },
+        module_p_values=np.zeros(0),
     )

@@ -2,6 +2,7 @@ import base64
 import hashlib
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -60,12 +61,25 @@ def test_modules(graph, partition):
     assert first["colour"] == "#{:02x}{:02x}{:02x}".format(*module_colour(0))
     assert sum(first["sizes"]) == partition.sizes[0]
     assert first["agreement"] == pytest.approx(0.75)
+    assert first["z_score"] is None
+    assert first["p_value"] is None
     assert found["partition"]["search"] == [[0.5, 1.0], [1.0, 2.0]]
     order = array(found["nodes"]["order"])
     assert sorted(order.tolist()) == list(range(graph.n_nodes))
     blocks = partition.labels[order[: graph.n_features[graph.layers[0]]]]
     assert blocks[-1] == -1
     assert (np.diff(blocks[:-1]) >= 0).all()
+
+
+def test_significance_of_modules_and_notes(graph, partition):
+    partition = replace(
+        partition, module_z_scores=[4.0, np.nan], details={"notes": ["of one sample"]}
+    )
+    found = described(graph, partition)
+    modules = found["partition"]["modules"]
+    assert [module["z_score"] for module in modules] == [4.0, None]
+    assert modules[0]["p_value"] == pytest.approx(partition.module_p_values[0])
+    assert found["notes"] == ["a note", "of one sample"]
 
 
 def test_heat_map_follows_the_order(graph, partition):

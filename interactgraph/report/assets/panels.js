@@ -94,6 +94,12 @@ function spark(module) {
   return picture;
 }
 
+/** What held-out edges say of a module: empty where it was not tested. */
+function evidence(module) {
+  if (module.p_value === null) return "";
+  return `${module.p_value <= 0.05 ? "" : "no more than chance, "}p = ${number(module.p_value)}`;
+}
+
 function drawModules(state, on) {
   const p = data.partition;
   $("modules-count").textContent = p ? whole(modules.length) : "";
@@ -110,11 +116,12 @@ function drawModules(state, on) {
   const shown = state.allModules ? modules : modules.slice(0, LISTED);
   const list = shown.map((module, m) => {
     const agreement = module.agreement === null ? "" : `, agreement ${number(module.agreement)}`;
+    const told = evidence(module), chance = module.p_value !== null && module.p_value > 0.05;
     return element("li", {}, element("button", {
       type: "button", "aria-pressed": String(state.modules.has(m)), "data-module": m,
-      title: `Module ${m}: ${sizeOf(module)} features, ${percent(module.inside)} of the weight of their edges stays inside${agreement}`,
+      title: `Module ${m}: ${sizeOf(module)} features, ${percent(module.inside)} of the weight of their edges stays inside${agreement}${told && `, ${told}`}`,
       onclick: (event) => on.module(m, event.ctrlKey || event.metaKey || event.shiftKey),
-    }, chip(module.colour), element("span", {}, String(m)), spark(module),
+    }, chip(module.colour), element("span", { class: chance ? "chance" : null }, String(m)), spark(module),
     element("span", { class: "number" }, whole(sizeOf(module))), element("span", { class: "number" }, percent(module.inside))));
   });
   if (p && p.isolated) {
@@ -231,6 +238,7 @@ function aboutModule(m, on, most) {
   });
   const about = [`${whole(sizeOf(module))} features`, `${percent(module.inside)} of its weight inside`];
   if (module.agreement !== null) about.push(`agreement ${number(module.agreement)}`);
+  if (evidence(module)) about.push(evidence(module));
   const example = best >= 0 && data.examples && data.examples[best].length ? data.examples[best][0] : null;
   return [
     element("p", { class: "small" }, about.join(" · ")),
