@@ -75,7 +75,8 @@ def tokens(**options):
     return itg.interaction_graph(
         model, x.split(4), ["first", "second"], strengths=ALL,
         features={"first": dictionary(6, 40), "second": dictionary(5, 30)},
-        position_mask=lambda batch: batch[..., 0] > -1, n_steps=3, tolerance=None, progress=False, **options,
+        position_mask=lambda batch: batch[..., 0] > -1, n_steps=3, tolerance=None,
+        progress=False, **options,
     )  # fmt: skip
 
 
