@@ -34,7 +34,7 @@ OVERCOMPLETE = 16
 ACTIVE = 24  # features at a time
 SAMPLES, BATCH = 1024, 256
 WIDE, WIDTH, KEPT = 24_576, 64, 600_000
-WIDE_SAMPLES, WIDE_BATCH, WIDE_ACTIVE, WIDE_NODES = 768, 64, 32, 2
+WIDE_SAMPLES, WIDE_BATCH, WIDE_ACTIVE, WIDE_NODES = 384, 64, 32, 2
 
 _T = TypeVar("_T")
 
@@ -191,9 +191,7 @@ def wide_graph() -> None:
     )
     truth = np.concatenate([maps[0][1], [-1], maps[1][1], [-1]])  # the errors are of neither
     placed = (partition.labels >= 0) & (truth >= 0)
-    table = np.zeros((partition.n_modules, 2))
-    np.add.at(table, (partition.labels[placed], truth[placed]), 1)
-    purity = table.max(1).sum() / table.sum()
+    score = itg.communities.adjusted_mutual_information(partition.labels[placed], truth[placed])
     lines = [
         f"### TopK dictionaries of {WIDE:,} features on both sides of {WIDTH} units, two halves "
         f"that do not meet, {WIDE_SAMPLES} samples, {WIDE_ACTIVE} features active, "
@@ -211,8 +209,8 @@ def wide_graph() -> None:
         f"| rms above which no edge is missing, share of the largest | "
         f"{kept['absent']['rms'] / float(graph.weights('1', '3').values().max()):.2g} |",
         f"| file, MB (edges of it) | {on_disk / 1e6:.1f} ({edges / 1e6:.1f}) |",
-        f"| modules found, z of hidden edges | {partition.n_modules}, {partition.z_score:.0f} |",
-        f"| features in the half that most of their module is in | {purity:.1%} |",
+        f"| modules found, p-value | {partition.n_modules}, {partition.p_value:.1g} |",
+        f"| adjusted mutual information with the halves | {score:.2f} |",
     ]
     write("sparse_wide", lines)
 
