@@ -231,5 +231,5 @@ def test_contrasts_by_cells():
     inside = hidden & (into[:, None] == out)
     expected = contrast(inside, torch.where(hidden, torch.outer(a, b), 0))
     x, y = _contrast_parts(RankOne(a, b), cells, into, out)
-    found = torch.where(hidden, inside.to(x) - x[:, None] - y, 0)
+    found = torch.where(hidden, inside.double() - x[:, None] - y, 0)
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-8)
