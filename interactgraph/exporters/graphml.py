@@ -18,6 +18,8 @@ from .table import Table
 
 __all__ = ["write_graphml"]
 
+_SMALLEST = np.finfo(np.float64).smallest_normal
+
 _HEAD = """\
 <?xml version="1.0" encoding="UTF-8"?>
 <graphml xmlns="http://graphml.graphdrawing.org/xmlns"
@@ -86,10 +88,15 @@ def _edges(table: Table, part: slice, ids: np.ndarray) -> Iterator[str]:
         constant('" target="', part.stop - part.start),
         ids[table.target[part]].tolist(),
         fragments('"><data key="weight">', table.weights[part], "</data>"),
-        *(_data(escaped(name), values[part]) for name, values in table.more.items()),
+        *(_data(escaped(name), _normal(values[part])) for name, values in table.more.items()),
         constant("</edge>\n", part.stop - part.start),
     ]
     return rows(columns)
+
+
+def _normal(values: np.ndarray) -> np.ndarray:
+    """Zero for what is below the normal numbers, at which igraph stops reading."""
+    return np.where(np.abs(values) < _SMALLEST, 0.0, values)
 
 
 def _data(name: str, values: np.ndarray) -> list[str]:

@@ -27,7 +27,7 @@ def test_networkx_reads_it(small_graphs, check, tmp_path_factory, data):
         for name, values in view.nodes(data=True)
     ]
     edges = {(a, b): values for a, b, values in view.edges(data=True)}
-    check(graph, partition, strength, "xml", nodes, edges)
+    check(graph, partition, strength, "graphml", nodes, edges)
 
 
 @settings(deadline=None, max_examples=50)
@@ -49,7 +49,7 @@ def test_igraph_reads_any_graph(small_graphs, check, tmp_path_factory, data):
         }
         for edge in view.es
     }
-    check(graph, partition, strength, "xml", nodes, edges)
+    check(graph, partition, strength, "graphml", nodes, edges)
 
 
 def test_igraph_reads_it(graph, partition, tmp_path):

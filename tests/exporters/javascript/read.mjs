@@ -37,7 +37,7 @@ const readGexf = (text) => {
 
 const readCytoscape = (text) => {
   const { elements, data } = JSON.parse(text);
-  const graph = cytoscape({ headless: true, styleEnabled: false, elements, data });
+  const graph = cytoscape({ headless: true, elements, data, layout: { name: "preset" } });
   return {
     meta: graph.data(),
     nodes: graph.nodes().map((node) => ({ data: node.data(), position: node.position() })),
