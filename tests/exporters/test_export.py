@@ -9,6 +9,8 @@ from importlib.util import find_spec
 from pkgutil import resolve_name
 from types import SimpleNamespace
 
+import igraph
+import networkx
 import numpy as np
 import pytest
 import torch
@@ -146,6 +148,19 @@ def test_both_tables_or_none(graph, tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match="half-way"):
         itg.export(graph, tmp_path / "g.csv")
     assert not any(tmp_path.iterdir())
+
+
+def test_readers_that_unpack(graph, partition, tmp_path):
+    """Those of the table in docs/formats.md that are libraries; pandas is in test_export_csv."""
+    for suffix, read in (("gexf", networkx.read_gexf), ("graphml", networkx.read_graphml)):
+        plain, packed = (
+            read(*itg.export(graph, tmp_path / f"g.{suffix}{gz}", partition=partition))
+            for gz in ("", ".gz")
+        )
+        assert dict(plain.nodes(data=True)) == dict(packed.nodes(data=True))
+        assert set(map(str, plain.edges(data=True))) == set(map(str, packed.edges(data=True)))
+    view = igraph.Graph.Read_GraphMLz(str(tmp_path / "g.graphml.gz"))
+    assert view.get_edgelist() == list(zip(*graph.edges()[:2], strict=True))
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
