@@ -20,6 +20,7 @@ import networkx
 import numpy as np
 from matplotlib import pyplot
 from matplotlib.patches import FancyArrowPatch
+from PIL import Image
 
 HERE = Path(__file__).parent
 
@@ -42,11 +43,9 @@ def draw(
     *,
     unit: float = 1.0,
     curved: bool = False,
-    dark: bool = False,
 ) -> None:
     """Edges in the colour of their source, as wide as their weight; nodes as the file says."""
     figure, axes = pyplot.subplots(figsize=(9, 5.6), dpi=100)
-    figure.set_facecolor("#222222" if dark else "white")
     largest = max((w for *_, w in view.edges(data="weight")), default=1.0)
     for source, target, weight in sorted(view.edges(data="weight"), key=lambda edge: edge[2]):
         arrow = FancyArrowPatch(
@@ -66,7 +65,9 @@ def draw(
     axes.set_ylim(points[:, 1].min() - margin[1], points[:, 1].max() + margin[1])
     axes.axis("off")
     figure.tight_layout(pad=0)
-    figure.savefig(HERE / f"{name}.png", facecolor=figure.get_facecolor())
+    figure.canvas.draw()
+    picture = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")
+    picture.quantize(96).save(HERE / f"{name}.png", optimize=True)
     pyplot.close(figure)
 
 
@@ -77,17 +78,25 @@ def strongest(view: networkx.DiGraph, share: float) -> networkx.DiGraph:
     return view.edge_subgraph(kept).copy()
 
 
+def force_atlas(view: networkx.DiGraph) -> dict[str, np.ndarray]:
+    """The layout of ForceAtlas 2, from where the file puts the nodes."""
+    both = view.to_undirected()
+    mean = np.mean([weight for *_, weight in both.edges(data="weight")])
+    for *_, values in both.edges(data=True):
+        values["weight"] /= mean
+    return networkx.forceatlas2_layout(
+        both, pos=placed(view), max_iter=500, scaling_ratio=10.0, gravity=0.5, weight="weight",
+        seed=0,
+    )  # fmt: skip
+
+
 def main() -> None:
     """Draws all three."""
     view = networkx.read_gexf(sys.argv[1])
     draw(view, placed(view), "gephi-opened")
     few = strongest(view, 0.05)
     draw(few, placed(few), "gephi-filtered")
-    start = {node: place / 100 for node, place in placed(few).items()}
-    layout = networkx.forceatlas2_layout(
-        few, pos=start, max_iter=400, scaling_ratio=8.0, linlog=True, weight="weight", seed=0
-    )
-    draw(few, layout, "gephi-figure", curved=True, unit=1.3)
+    draw(few, force_atlas(few), "gephi-figure", curved=True, unit=1.3)
 
 
 if __name__ == "__main__":
