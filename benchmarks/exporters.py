@@ -135,8 +135,8 @@ def main() -> None:
         f"| networkx's `write_gexf` | {peer[0]:.1f} | {peer[1] / MIB:.0f} MiB "
         f"| {peer[2] / 1e6:.0f} MB | |",
         "",
-        f"networkx's writer of the same nodes, edges and attributes takes {min(slower):.0f} to "
-        f"{max(slower):.0f} times as long as this library's (asked: at least 5), side by side.",
+        f"networkx's writer of the same nodes, edges and attributes takes {min(slower):.1f} to "
+        f"{max(slower):.1f} times as long as this library's (asked: at least 5), side by side.",
     ]
     write("exporters", lines)
 
