@@ -75,7 +75,10 @@ def execute(options: argparse.Namespace) -> None:
 
     print()
     shown = graph.prune(top_k_per_target=_SHOWN)
-    for path in write_folder(folder, graph, shown, partition, **results):
+    written = write_folder(
+        folder, graph, shown, partition, progress=not options.no_progress, **results
+    )
+    for path in written:
         print(f"wrote {path}")
     print(f"\ndone in {time.perf_counter() - started:.1f} s; open {folder / 'report.html'} in a")
     print(f"browser, or {folder / 'graph.gexf'} in Gephi (it shows the {_SHOWN} strongest edges")

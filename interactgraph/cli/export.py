@@ -17,7 +17,7 @@ def add(commands: Any) -> argparse.ArgumentParser:
         help="write a graph for other tools",
         description="Writes a graph for other tools; the suffix of OUTPUT names the format: "
         ".gexf (Gephi), .graphml, .csv and .parquet (node and edge tables), .json (node-link), "
-        ".cyjs (Cytoscape), .npz (matrix), .dot (Graphviz); .gz may follow those of one text file.",
+        ".cyjs (Cytoscape), .npz (matrix), .dot (Graphviz); all text but .dot may end in .gz.",
         epilog="example:\n  interactgraph export graph.safetensors graph.gexf "
         "--modules modules.json --top-k-per-target 10",
     )
@@ -26,6 +26,7 @@ def add(commands: Any) -> argparse.ArgumentParser:
     command.add_argument("--modules", metavar="FILE", help="modules that `modules` wrote")
     command.add_argument("--strength", help="which strength is the weight; default: the first")
     add_pruning_flags(command)
+    command.add_argument("--no-progress", action="store_true", help="no progress bar")
     return command
 
 
@@ -37,5 +38,9 @@ def execute(options: argparse.Namespace) -> None:
 
     graph = pruned(load(options.graph), options)
     partition = None if options.modules is None else load_partition(options.modules)
-    for path in export(graph, options.output_file, partition=partition, strength=options.strength):
+    paths = export(
+        graph, options.output_file, partition=partition, strength=options.strength,
+        progress=not options.no_progress,
+    )  # fmt: skip
+    for path in paths:
         print(f"wrote {path}")

@@ -72,7 +72,10 @@ def execute(options: argparse.Namespace) -> None:
             f"the graph has {n_edges} edges; graph.gexf and the tables show the {_SHOWN} strongest "
             "into each feature (--top-k-per-target, --top-k or --threshold choose others)"
         )
-    for path in write_folder(folder, graph, shown, partition, options.strength):
+    paths = write_folder(
+        folder, graph, shown, partition, options.strength, progress=not options.no_progress
+    )
+    for path in paths:
         print(f"wrote {path}")
 
 
@@ -82,6 +85,7 @@ def write_folder(
     shown: InteractionGraph,
     partition: Partition,
     strength: str | None = None,
+    progress: bool = True,
     **results: Any,
 ) -> list[Path]:
     """Writes graph, modules, exports, the report and, where matplotlib is there, the picture.
@@ -92,6 +96,7 @@ def write_folder(
         shown: the graph to export, pruned or not.
         partition: its modules.
         strength: which strength is the weight.
+        progress: show a bar where an export takes long.
         **results: what else the report shows, as `write_report` takes it.
 
     Returns:
@@ -105,7 +110,9 @@ def write_folder(
     partition.save(folder / "modules.json")
     paths = [folder / "graph.safetensors", folder / "modules.json"]
     for name in ("graph.gexf", "graph.csv"):
-        paths += export(shown, folder / name, partition=partition, strength=strength)
+        paths += export(
+            shown, folder / name, partition=partition, strength=strength, progress=progress
+        )
     paths.append(write_report(graph, folder / "report.html", partition=partition, **results))
     try:
         paths.append(draw(graph, folder / "graph.png", partition=partition, strength=strength))

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from tqdm import tqdm
 
 from ..errors import FileError
 from .arrays import write_npz, write_parquet
@@ -16,6 +19,8 @@ from .gexf import write_gexf
 from .graphml import write_graphml
 from .json import write_json
 from .palette import ISOLATED, module_colour
+from .table import Table, tabulate
+from .text import csv_text, json_text, xml_text
 
 if TYPE_CHECKING:
     from ..communities import Partition
@@ -23,19 +28,19 @@ if TYPE_CHECKING:
 
 __all__ = ["ISOLATED", "SUFFIXES", "export", "module_colour"]
 
-_Writer = Callable[["InteractionGraph", Path, "Partition | None", "str | None"], list[Path]]
-
-_WRITERS: dict[str, _Writer] = {
-    ".gexf": write_gexf,
-    ".graphml": write_graphml,
-    ".csv": write_csv,
-    ".json": write_json,
-    ".cyjs": write_cytoscape,
-    ".parquet": write_parquet,
-    ".npz": write_npz,
-    ".dot": write_dot,
+# Suffix -> what writes the file, and what replaces the characters that it cannot hold.
+_WRITERS: dict[str, tuple[Callable[[Table, Path], list[Path]], Callable[[str], str]]] = {
+    ".gexf": (write_gexf, xml_text),
+    ".graphml": (write_graphml, xml_text),
+    ".csv": (write_csv, csv_text),
+    ".json": (write_json, json_text),
+    ".cyjs": (write_cytoscape, json_text),
+    ".parquet": (write_parquet, json_text),
+    ".npz": (write_npz, csv_text),
+    ".dot": (write_dot, csv_text),
 }
-_PACKED = (".gexf", ".graphml", ".json", ".cyjs")  # may be followed by .gz
+_PACKED = (".gexf", ".graphml", ".csv", ".json", ".cyjs")  # may be followed by .gz
+_PATIENCE = 1.0  # seconds until progress is shown
 
 SUFFIXES = (*_WRITERS, *(f"{suffix}.gz" for suffix in _PACKED))
 
@@ -46,6 +51,7 @@ def export(
     *,
     partition: Partition | None = None,
     strength: str | None = None,
+    progress: bool = True,
 ) -> list[Path]:
     """Writes a graph in the format that the suffix names; files appear whole or not at all.
 
@@ -54,8 +60,9 @@ def export(
     for node-link JSON (`networkx.node_link_graph(..., edges="edges")`, d3), `.cyjs` for Cytoscape
     and cytoscape.js, `.parquet` for tables that pandas, polars and DuckDB read
     (`NAME.nodes.parquet`, `NAME.edges.parquet`), `.npz` for the adjacency matrix
-    (`scipy.sparse.load_npz`), `.dot` for Graphviz. `.gexf`, `.graphml`, `.json` and `.cyjs` may be
-    followed by `.gz`.
+    (`scipy.sparse.load_npz`), `.dot` for Graphviz. `.gz` may follow `.gexf`, `.graphml`, `.csv`,
+    `.json` and `.cyjs`. Text is written piece by piece, so that memory holds the graph and its
+    edge list once, however long the file is.
 
     In every format an edge has its absolute `weight`, `signed` where the strength has a sign, the
     other strengths and the standard error; a node has its label, layer, number, strength and
@@ -69,6 +76,7 @@ def export(
         path: the file; its folder is made if it does not exist.
         partition: modules of the graph's features, for colours and the `module` attribute.
         strength: which strength is the weight; None: the graph's first.
+        progress: show a bar where writing takes longer than a second.
 
     Returns:
         The files that were written.
@@ -88,11 +96,16 @@ def export(
     """
     path = Path(path)
     suffix = "".join(path.suffixes[-2:] if path.suffix.lower() == ".gz" else path.suffixes[-1:])
-    writer = _WRITERS.get(suffix.lower().removesuffix(".gz"))
-    if writer is None or suffix.lower() not in SUFFIXES:
+    if suffix.lower() not in SUFFIXES:
         found = f"has the suffix {suffix!r}" if suffix else "has no suffix"
         raise FileError(
             f"cannot export to {path}: it {found}; give a file name that ends in one of "
             + ", ".join(SUFFIXES)
         )
-    return writer(graph, path, partition, strength)
+    write, clean = _WRITERS[suffix.lower().removesuffix(".gz")]
+    table = tabulate(graph, partition, strength, clean)
+    with tqdm(
+        total=table.n_rows, desc=path.name, unit=" rows", unit_scale=True, delay=_PATIENCE,
+        disable=not progress, leave=False,
+    ) as bar:  # fmt: skip
+        return write(replace(table, advance=bar.update), path)

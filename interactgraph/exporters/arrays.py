@@ -3,31 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ..errors import InteractGraphError
 from ..files import replacing
-from .table import tabulate
-from .text import csv_text, json_text
-
-if TYPE_CHECKING:
-    from ..communities import Partition
-    from ..graph import InteractionGraph
+from .table import Table
 
 __all__ = ["write_npz", "write_parquet"]
 
 
-def write_npz(
-    graph: InteractionGraph, path: Path, partition: Partition | None, strength: str | None
-) -> list[Path]:
+def write_npz(table: Table, path: Path) -> list[Path]:
     """See `interactgraph.exporters.export`.
 
     `scipy.sparse.load_npz` reads the adjacency `[source, target]`, `numpy.load` the node columns
     beside it.
     """
-    table = tabulate(graph, partition, strength, csv_text)
     n = len(table.ids)
     signed = table.more.get("signed", table.weights)
     arrays: dict[str, Any] = {
@@ -44,12 +36,11 @@ def write_npz(
             col=table.target.astype(np.int64),
             **arrays,
         )
+    table.advance(table.n_rows)
     return [path]
 
 
-def write_parquet(
-    graph: InteractionGraph, path: Path, partition: Partition | None, strength: str | None
-) -> list[Path]:
+def write_parquet(table: Table, path: Path) -> list[Path]:
     """See `interactgraph.exporters.export`."""
     try:
         import pyarrow
@@ -58,7 +49,6 @@ def write_parquet(
         raise InteractGraphError(
             "Parquet is written by pyarrow: pip install 'interactgraph[parquet]'"
         ) from error
-    table = tabulate(graph, partition, strength, json_text)
     edges: dict[str, Any] = {
         "source": table.source, "target": table.target, "weight": table.weights,
     }  # fmt: skip
@@ -71,6 +61,7 @@ def write_parquet(
         for columns, place in ((nodes, first), (edges, second)):
             arrow = pyarrow.table(columns).replace_schema_metadata(about)
             parquet.write_table(arrow, place, compression="zstd")
+            table.advance(arrow.num_rows)
     return paths
 
 

@@ -4,16 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..errors import InputError
 from .markup import text_file
-from .table import Table, tabulate
-from .text import csv_text
-
-if TYPE_CHECKING:
-    from ..communities import Partition
-    from ..graph import InteractionGraph
+from .table import Table
 
 __all__ = ["write_dot"]
 
@@ -21,11 +15,8 @@ _MOST = 20_000  # edges; Graphviz places thousands at most
 _WIDEST = 5.0  # points
 
 
-def write_dot(
-    graph: InteractionGraph, path: Path, partition: Partition | None, strength: str | None
-) -> list[Path]:
+def write_dot(table: Table, path: Path) -> list[Path]:
     """See `interactgraph.exporters.export`."""
-    table = tabulate(graph, partition, strength, csv_text)
     if len(table.weights) > _MOST:
         raise InputError(
             f"the graph has {len(table.weights)} edges, and Graphviz draws {_MOST} at most; prune "
@@ -60,6 +51,7 @@ def _lines(table: Table) -> Iterator[str]:
         if table.drivers is not None:
             attributes["drivers"] = quoted(table.drivers[number])
         yield f"{name} [{_list(attributes)}];\n"
+    table.advance(len(names))
     for layer in dict.fromkeys(table.layers):
         members = (name for name, of in zip(names, table.layers, strict=True) if of == layer)
         yield f"{{rank=same; {'; '.join(members)}}}\n"
@@ -73,6 +65,7 @@ def _lines(table: Table) -> Iterator[str]:
                 attributes[quoted(key)] = numeral(value)
         source, target = names[table.source[number]], names[table.target[number]]
         yield f"{source} -> {target} [{_list(attributes)}];\n"
+    table.advance(len(table.weights))
     yield "}\n"
 
 

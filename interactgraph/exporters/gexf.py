@@ -4,18 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .. import __version__
 from .markup import constant, escaped, fragments, rows, text_file
-from .table import Table, chunks, tabulate
-from .text import xml_text
-
-if TYPE_CHECKING:
-    from ..communities import Partition
-    from ..graph import InteractionGraph
+from .table import Table
 
 __all__ = ["write_gexf"]
 
@@ -30,11 +24,8 @@ _HEAD = """\
 """
 
 
-def write_gexf(
-    graph: InteractionGraph, path: Path, partition: Partition | None, strength: str | None
-) -> list[Path]:
+def write_gexf(table: Table, path: Path) -> list[Path]:
     """See `interactgraph.exporters.export`."""
-    table = tabulate(graph, partition, strength, xml_text)
     with text_file(path) as file:
         file.writelines(_lines(table))
     return [path]
@@ -44,11 +35,11 @@ def _lines(table: Table) -> Iterator[str]:
     yield _HEAD.format(version=__version__, description=escaped(table.description))
     yield from _declarations(table)
     yield f'<nodes count="{len(table.ids)}">\n'
-    for part in chunks(len(table.ids)):
+    for part in table.node_parts():
         yield from _nodes(table, part)
     yield f'</nodes>\n<edges count="{len(table.weights)}">\n'
     ids = np.array([escaped(name) for name in table.ids], dtype=object)
-    for part in chunks(len(table.weights)):
+    for part in table.edge_parts():
         yield from _edges(table, part, ids)
     yield "</edges>\n</graph>\n</gexf>\n"
 

@@ -9,20 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .. import __version__
 from .markup import constant, escaped, fragments, rows, text_file
-from .table import Table, chunks, tabulate
-from .text import xml_text
-
-if TYPE_CHECKING:
-    from ..communities import Partition
-    from ..graph import InteractionGraph
+from .table import Table
 
 __all__ = ["write_graphml"]
+
+_SMALLEST = np.finfo(np.float64).smallest_normal
 
 _HEAD = """\
 <?xml version="1.0" encoding="UTF-8"?>
@@ -34,11 +30,8 @@ _HEAD = """\
 """
 
 
-def write_graphml(
-    graph: InteractionGraph, path: Path, partition: Partition | None, strength: str | None
-) -> list[Path]:
+def write_graphml(table: Table, path: Path) -> list[Path]:
     """See `interactgraph.exporters.export`."""
-    table = tabulate(graph, partition, strength, xml_text)
     with text_file(path) as file:
         file.writelines(_lines(table))
     return [path]
@@ -56,10 +49,10 @@ def _lines(table: Table) -> Iterator[str]:
             name = escaped(name)
             yield f'<key id="{name}" for="{kind}" attr.name="{name}" attr.type="{type_}"/>\n'
     yield '<graph edgedefault="directed">\n'
-    for part in chunks(len(table.ids)):
+    for part in table.node_parts():
         yield from _nodes(table, numbers, part)
     ids = np.array([escaped(name) for name in table.ids], dtype=object)
-    for part in chunks(len(table.weights)):
+    for part in table.edge_parts():
         yield from _edges(table, part, ids)
     yield "</graph>\n</graphml>\n"
 
@@ -95,10 +88,15 @@ def _edges(table: Table, part: slice, ids: np.ndarray) -> Iterator[str]:
         constant('" target="', part.stop - part.start),
         ids[table.target[part]].tolist(),
         fragments('"><data key="weight">', table.weights[part], "</data>"),
-        *(_data(escaped(name), values[part]) for name, values in table.more.items()),
+        *(_data(escaped(name), _normal(values[part])) for name, values in table.more.items()),
         constant("</edge>\n", part.stop - part.start),
     ]
     return rows(columns)
+
+
+def _normal(values: np.ndarray) -> np.ndarray:
+    """Zero for what is below the normal numbers, at which igraph stops reading."""
+    return np.where(np.abs(values) < _SMALLEST, 0.0, values)
 
 
 def _data(name: str, values: np.ndarray) -> list[str]:

@@ -5,27 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .. import __version__
 from .markup import constant, fragments, rows, text_file
-from .table import Table, chunks, tabulate
-from .text import json_text
-
-if TYPE_CHECKING:
-    from ..communities import Partition
-    from ..graph import InteractionGraph
+from .table import Table
 
 __all__ = ["as_json", "separated", "write_json"]
 
 
-def write_json(
-    graph: InteractionGraph, path: Path, partition: Partition | None, strength: str | None
-) -> list[Path]:
+def write_json(table: Table, path: Path) -> list[Path]:
     """See `interactgraph.exporters.export`."""
-    table = tabulate(graph, partition, strength, json_text)
     with text_file(path) as file:
         file.writelines(_pieces(table))
     return [path]
@@ -38,12 +29,10 @@ def _pieces(table: Table) -> Iterator[str]:
         "weight": table.weight,
     }
     yield f'{{"directed":true,"multigraph":false,"graph":{as_json(about)},\n"nodes":[\n'
-    yield from separated(row for part in chunks(len(table.ids)) for row in _nodes(table, part))
+    yield from separated(row for part in table.node_parts() for row in _nodes(table, part))
     yield '\n],\n"edges":[\n'
     ids = np.array([as_json(name) for name in table.ids], dtype=object)
-    yield from separated(
-        row for part in chunks(len(table.weights)) for row in _edges(table, part, ids)
-    )
+    yield from separated(row for part in table.edge_parts() for row in _edges(table, part, ids))
     yield "\n]}\n"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from ..communities import Partition
     from ..graph import Edges, InteractionGraph
 
-__all__ = ["CHUNK", "Table", "check_finite", "chunks", "node_affinity", "node_modules", "tabulate"]
+__all__ = ["CHUNK", "Table", "check_finite", "node_affinity", "node_modules", "tabulate"]
 
 CHUNK = 50_000  # rows that are turned into Python objects at a time
+
+Advance = Callable[[int], object]  # is told how many more rows are written
 
 _EXAMPLES = 3  # of each feature
 
@@ -36,6 +38,10 @@ _TAKEN = frozenset((
     "color", "signed", "standard_error",
 ))
 # fmt: on
+
+
+def _unwatched(n_rows: int) -> None:
+    """Nobody looks at the progress."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,7 @@ class Table:
         source, target: node numbers, int64 `[edges]`.
         weights: absolute, finite and above zero, float64 `[edges]`.
         more: further values of the edges by name, float64 `[edges]`, NaN where there is none.
+        advance: is told how many more nodes or edges are written.
     """
 
     description: str
@@ -85,6 +92,7 @@ class Table:
     target: np.ndarray
     weights: np.ndarray
     more: dict[str, np.ndarray]
+    advance: Advance = field(default=_unwatched, repr=False)
 
     @property
     def node_texts(self) -> dict[str, list[str]]:
@@ -103,11 +111,26 @@ class Table:
             numbers["module_p_value"] = self.module_p_value
         return numbers
 
+    @property
+    def n_rows(self) -> int:
+        """Nodes and edges."""
+        return len(self.ids) + len(self.weights)
 
-def chunks(length: int) -> Iterator[slice]:
-    """Slices that together cover `length` rows."""
+    def node_parts(self) -> Iterator[slice]:
+        """Slices that cover the nodes; each counts as written when the next one is asked for."""
+        return chunks(len(self.ids), self.advance)
+
+    def edge_parts(self) -> Iterator[slice]:
+        """The same for the edges."""
+        return chunks(len(self.weights), self.advance)
+
+
+def chunks(length: int, advance: Advance) -> Iterator[slice]:
+    """Slices that cover `length` rows."""
     for start in range(0, length, CHUNK):
-        yield slice(start, min(start + CHUNK, length))
+        part = slice(start, min(start + CHUNK, length))
+        yield part
+        advance(part.stop - part.start)
 
 
 def tabulate(

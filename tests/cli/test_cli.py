@@ -6,12 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+from inspect import signature
 
 import pytest
 import torch
 
 import interactgraph as itg
-from interactgraph.cli import main
+from interactgraph.cli import main, parser
 
 CODE = """
 import time, torch
@@ -43,6 +44,15 @@ def code(tmp_path, monkeypatch):
 
 def run(*arguments):
     return main([str(a) for a in arguments])
+
+
+def test_pruning_flags_are_those_of_prune():
+    rules = set(signature(itg.InteractionGraph.prune).parameters) - {"self", "strength"}
+    export = parser().parse_args(["export", "g.safetensors", "g.gexf"])
+    whole = parser().parse_args(["run", "m.py:m", "d.py:d", "--layers", "a", "b"])
+    shared = vars(export).keys() & vars(whole).keys()
+    assert rules == {"threshold", "relative", "top_k", "top_k_per_target"}
+    assert rules | {"strength", "no_progress"} <= shared
 
 
 LAYERS = ("--layers", "input", "1", "3", "4", "--no-progress")

@@ -1,6 +1,7 @@
 """Random graphs for the exporters, and what a file made of one has to hold."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +14,31 @@ from interactgraph.graph import InteractionGraph
 
 # Markup, quotes, separators, line ends, controls, lone surrogates, non-characters, astral text.
 AWKWARD = "<>&\"',;]| \t\n\r\x00\x01\x0b\x1f\x7f\x85\u2028\ud800\udfff\ufeff\ufffe\uffff\U0001f9e0"
-TEXT = st.text(st.one_of(st.sampled_from(AWKWARD), st.characters()), max_size=6)
+HOSTILE = (
+    "",
+    "\n",
+    " ",
+    "</script><script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    "]]></data><!-- & &amp; &#0; &lt; -->",
+    "\"'`,;\t|=1+1",
+    '=HYPERLINK("http://example.org")',
+    "\x00\x1b[31m\x07\r\n\x0b\x7f\x85\x9f",
+    "\u202eright to left\u200f\u2066\u0627\u0644\u0639",
+    "\ud800 alone \udfff\ufffe\uffff\ufeff",
+    "NaN",
+    "null",
+    "007",
+    "-1e5",
+    "\\n\\N{x}\\",
+    "{}[]()/*//--",
+    'long <&"> \U0001f9e0' * 600,  # more than 10 kB
+)
+TEXT = st.one_of(
+    st.text(st.one_of(st.sampled_from(AWKWARD), st.characters()), max_size=6),
+    st.sampled_from(HOSTILE),
+)
+SMALLEST = float(np.finfo(np.float64).smallest_normal)
 TINIEST = float(np.finfo(np.float32).smallest_subnormal)
 LARGEST = float(np.finfo(np.float32).max)
 
@@ -104,6 +129,7 @@ CLEAN = {
     "csv": _cleaner(lambda c: c == "\x00" or "\ud800" <= c <= "\udfff"),
     "json": _cleaner(lambda c: "\ud800" <= c <= "\udfff"),
 }
+CLEAN["graphml"] = CLEAN["xml"]  # where numbers below the normal ones are zero, too
 
 
 def _expected(graph, partition, strength, kind):
@@ -180,9 +206,28 @@ def check():
             was = wanted.pop("was")
             if signed:
                 wanted["signed"] = was
+            if kind == "graphml":
+                wanted |= {k: v if abs(v) >= SMALLEST else 0.0 for k, v in wanted.items()}
             assert found_edges[ends] == wanted
 
     return compare
+
+
+@pytest.fixture
+def hostile():
+    """(graph, partition): every hostile text as a label, twice, and some as names of layers."""
+    names = ("</script><b>\"'&", "\x00\ud800\u202e", "a\nb\t,;")
+    labels = dict.fromkeys(names[:2], HOSTILE) | {names[2]: ["same", "same"]}
+    generator = torch.Generator().manual_seed(1)
+    blocks = {
+        (source, target): {
+            "rms": torch.rand(len(labels[target]), len(labels[source]), generator=generator) + 0.1
+        }
+        for source, target in pairwise(names)
+    }
+    graph = InteractionGraph(names, list(blocks), labels, blocks)
+    modules = {name: np.arange(len(texts)) % 3 - 1 for name, texts in labels.items()}
+    return graph, SimpleNamespace(membership=modules)
 
 
 @pytest.fixture

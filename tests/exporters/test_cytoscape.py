@@ -70,7 +70,7 @@ def test_compressed(graph, partition, tmp_path, suffix):
     assert packed.read_bytes() == before
 
 
-@pytest.mark.parametrize("name", ["g.csv.gz", "g.npz.gz", "g.gz", "g.txt.gz"])
+@pytest.mark.parametrize("name", ["g.parquet.gz", "g.npz.gz", "g.dot.gz", "g.gz", "g.txt.gz"])
 def test_what_is_not_compressed(graph, tmp_path, name):
     with pytest.raises(itg.InteractGraphError, match=r"cannot export .*\.gz"):
         itg.export(graph, tmp_path / name)

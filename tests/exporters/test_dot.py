@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 import interactgraph as itg
 from interactgraph.exporters.dot import quoted
+from interactgraph.exporters.text import csv_text
 
 pydot = pytest.importorskip("pydot")
 
@@ -54,6 +56,26 @@ def test_pydot_reads_it(graph, partition, tmp_path):
         assert value["strength"] == wanted.edges[ends]["weight"]
         assert value['"signed"'] == wanted.edges[ends]["signed"]
         assert 0 < value["penwidth"] <= 5
+
+
+def test_hostile_labels(hostile, tmp_path):
+    graph, partition = hostile
+    (path,) = itg.export(graph, tmp_path / "g.dot", partition=partition)
+    (found,) = pydot.graph_from_dot_data(path.read_bytes().decode("utf-8"))
+    nodes = [node for node in found.get_nodes() if node.get_name() != "node"]
+    labels = [csv_text(text) for layer in graph.layers for text in graph.labels[layer]]
+    assert [unquoted(node.get("label")) for node in nodes] == labels
+    assert [int(node.get("module")) for node in nodes] == np.concatenate(
+        list(partition.membership.values())
+    ).tolist()
+    number = {node.get_name(): k for k, node in enumerate(nodes)}
+    edges = graph.edges()
+    wanted = zip(edges.source.tolist(), edges.target.tolist(), strict=True)
+    weights = dict(zip(wanted, edges.weight.tolist(), strict=True))
+    assert {
+        (number[e.get_source()], number[e.get_destination()]): float(e.get("strength").strip('"'))
+        for e in found.get_edges()
+    } == weights
 
 
 def test_numbers_have_no_exponent_outside_of_quotes(graph, tmp_path):

@@ -2,13 +2,19 @@
 
 import gzip
 import hashlib
+import io
+import json
+import xml.etree.ElementTree as ET
 from importlib.util import find_spec
 from pkgutil import resolve_name
 from types import SimpleNamespace
 
+import igraph
+import networkx
 import numpy as np
 import pytest
 import torch
+from tqdm import tqdm
 
 import interactgraph as itg
 from interactgraph import InteractGraphError
@@ -103,11 +109,11 @@ def test_unwritable_folder(graph, tmp_path, suffix):
 
 # What is interrupted of each format, and at which call: the nodes are written, the edges are not.
 HALF_WAY = {
-    ".gexf": ("interactgraph.exporters.gexf.chunks", 2),
-    ".graphml": ("interactgraph.exporters.graphml.chunks", 2),
-    ".csv": ("interactgraph.exporters.csv.chunks", 2),
-    ".json": ("interactgraph.exporters.json.chunks", 2),
-    ".cyjs": ("interactgraph.exporters.cytoscape.chunks", 2),
+    ".gexf": ("interactgraph.exporters.table.chunks", 2),
+    ".graphml": ("interactgraph.exporters.table.chunks", 2),
+    ".csv": ("interactgraph.exporters.table.chunks", 2),
+    ".json": ("interactgraph.exporters.table.chunks", 2),
+    ".cyjs": ("interactgraph.exporters.table.chunks", 2),
     ".dot": ("interactgraph.exporters.dot._list", 11),
     ".parquet": ("pyarrow.parquet.write_table", 2),
     ".npz": ("numpy.lib.format.write_array", 5),
@@ -142,6 +148,55 @@ def test_both_tables_or_none(graph, tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match="half-way"):
         itg.export(graph, tmp_path / "g.csv")
     assert not any(tmp_path.iterdir())
+
+
+def test_readers_that_unpack(graph, partition, tmp_path):
+    """Those of the table in docs/formats.md that are libraries; pandas is in test_export_csv."""
+    for suffix, read in (("gexf", networkx.read_gexf), ("graphml", networkx.read_graphml)):
+        plain, packed = (
+            read(*itg.export(graph, tmp_path / f"g.{suffix}{gz}", partition=partition))
+            for gz in ("", ".gz")
+        )
+        assert dict(plain.nodes(data=True)) == dict(packed.nodes(data=True))
+        assert set(map(str, plain.edges(data=True))) == set(map(str, packed.edges(data=True)))
+    view = igraph.Graph.Read_GraphMLz(str(tmp_path / "g.graphml.gz"))
+    assert view.get_edgelist() == list(zip(*graph.edges()[:2], strict=True))
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_progress_reaches_the_end(graph, tmp_path, suffix, monkeypatch):
+    monkeypatch.setattr("interactgraph.exporters.table.CHUNK", 2)
+    bars = []
+
+    class Bar(tqdm):
+        def __init__(self, **options):
+            super().__init__(**options, file=io.StringIO())
+            bars.append(self)
+
+    monkeypatch.setattr("interactgraph.exporters.tqdm", Bar)
+    itg.export(graph, tmp_path / f"g{suffix}")
+    n_edges = len(graph.edges().weight)
+    assert [(bar.n, bar.total) for bar in bars] == [(9 + n_edges, 9 + n_edges)]
+    itg.export(graph, tmp_path / f"g{suffix}", progress=False)
+    assert bars[1].disable
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_all_hostile_labels_of_a_graph_at_once(hostile, tmp_path, suffix):
+    """Every text format is one piece of what it claims to be; others have tests of their own."""
+    graph, partition = hostile
+    for path in itg.export(graph, tmp_path / f"g{suffix}", partition=partition):
+        assert path.stat().st_size
+        if suffix in (".parquet", ".npz"):
+            continue
+        content = path.read_bytes()
+        text = (gzip.decompress(content) if suffix.endswith(".gz") else content).decode("utf-8")
+        assert "\x00" not in text
+        if suffix in (".gexf", ".graphml"):
+            assert "<script" not in text
+            ET.fromstring(content)
+        elif suffix in (".json", ".cyjs"):
+            json.loads(text)
 
 
 @pytest.mark.parametrize("suffix", [name for name in SUFFIXES if name not in (".parquet", ".npz")])

@@ -32,6 +32,23 @@ def test_parquet_survives(small_graphs, check, tmp_path_factory, data):
     check(graph, partition, strength, "json", *read_parquet(written))
 
 
+@settings(deadline=None, max_examples=50)
+@given(data=st.data())
+def test_pandas_reads_parquet(small_graphs, check, tmp_path_factory, data):
+    pandas = pytest.importorskip("pandas")
+    graph, partition, strength = data.draw(small_graphs)
+    path = tmp_path_factory.mktemp("parquet") / "g.parquet"
+    nodes, edges = (
+        pandas.read_parquet(place)
+        for place in itg.export(graph, path, partition=partition, strength=strength)
+    )
+    found = {}
+    for row in edges.to_dict("records"):
+        ends = nodes["id"][row.pop("source")], nodes["id"][row.pop("target")]
+        found[ends] = {key: value for key, value in row.items() if not pandas.isna(value)}
+    check(graph, partition, strength, "json", nodes.to_dict("records"), found)
+
+
 @settings(deadline=None)
 @given(data=st.data())
 def test_matrices_survive(small_graphs, tmp_path_factory, data):

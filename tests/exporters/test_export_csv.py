@@ -1,5 +1,6 @@
 import csv
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -46,6 +47,35 @@ def test_any_graph_survives(small_graphs, check, tmp_path_factory, data):
         assert ends not in edges
         row = numbers(row)
         edges[ends] = {"weight": row.pop("Weight"), **row}
+    check(graph, partition, strength, "csv", nodes, edges)
+
+
+@settings(deadline=None, max_examples=50)
+@given(data=st.data())
+@pytest.mark.parametrize("suffix", ["csv", "csv.gz"])
+def test_pandas_reads_it(small_graphs, check, tmp_path_factory, suffix, data):
+    pandas = pytest.importorskip("pandas")
+    graph, partition, strength = data.draw(small_graphs)
+    path = tmp_path_factory.mktemp("csv") / f"g.{suffix}"
+    written = itg.export(graph, path, partition=partition, strength=strength)
+    assert [path.name for path in written] == [f"g.nodes.{suffix}", f"g.edges.{suffix}"]
+    words = dict.fromkeys(("Id", "Label", "layer", "examples", "Source", "Target", "Type"), str)
+    # pandas takes words such as NaN and null for missing values unless it is told otherwise.
+    none = {key: [] for key in words}
+    tables = [
+        pandas.read_csv(place, dtype=words, na_values=none, keep_default_na=False)
+        for place in written
+    ]
+    nodes = [
+        {"id": row.pop("Id"), "label": row.pop("Label"), **row}
+        for row in tables[0].to_dict("records")
+    ]
+    edges = {}
+    for row in tables[1].to_dict("records"):
+        assert row.pop("Type") == "Directed"
+        ends = row.pop("Source"), row.pop("Target")
+        values = {key: float(value) for key, value in row.items() if value != ""}
+        edges[ends] = {"weight": values.pop("Weight"), **values}
     check(graph, partition, strength, "csv", nodes, edges)
 
 

@@ -27,7 +27,29 @@ def test_networkx_reads_it(small_graphs, check, tmp_path_factory, data):
         for name, values in view.nodes(data=True)
     ]
     edges = {(a, b): values for a, b, values in view.edges(data=True)}
-    check(graph, partition, strength, "xml", nodes, edges)
+    check(graph, partition, strength, "graphml", nodes, edges)
+
+
+@settings(deadline=None, max_examples=50)
+@given(data=st.data())
+def test_igraph_reads_any_graph(small_graphs, check, tmp_path_factory, data):
+    graph, partition, strength = data.draw(small_graphs)
+    path = tmp_path_factory.mktemp("graphml") / "g.graphml"
+    itg.export(graph, path, partition=partition, strength=strength)
+    view = igraph.Graph.Read_GraphML(str(path))
+    nodes = [
+        {key: value for key, value in node.attributes().items() if key not in DRAWING}
+        for node in view.vs
+    ]
+    for node in nodes:  # igraph leaves this one entity in ids as it is
+        node["id"] = node["id"].replace("&#38;", "&")
+    edges = {
+        (nodes[edge.source]["id"], nodes[edge.target]["id"]): {
+            key: value for key, value in edge.attributes().items() if value == value
+        }
+        for edge in view.es
+    }
+    check(graph, partition, strength, "graphml", nodes, edges)
 
 
 def test_igraph_reads_it(graph, partition, tmp_path):

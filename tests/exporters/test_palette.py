@@ -1,5 +1,8 @@
+import re
+
 import numpy as np
 
+import interactgraph as itg
 from interactgraph.exporters.palette import ISOLATED, module_colour, module_colours
 
 
@@ -39,3 +42,24 @@ def test_many_at_once():
     modules = np.array([3, -1, 50, 3])
     assert module_colours(modules).tolist() == [list(module_colour(m)) for m in (3, -1, 50, 3)]
     assert module_colours(np.zeros(0, np.int64)).shape == (0, 3)
+
+
+def test_every_file_has_the_colours_of_the_palette(graph, partition, tmp_path):
+    numbers = np.concatenate([partition.membership[layer] for layer in graph.layers])
+    wanted = ["#{:02x}{:02x}{:02x}".format(*module_colour(number)) for number in numbers.tolist()]
+
+    def text(suffix):
+        (path,) = itg.export(graph, tmp_path / f"g.{suffix}", partition=partition)
+        return path.read_text(encoding="utf-8")
+
+    gexf = re.findall(r'<viz:color r="(\d+)" g="(\d+)" b="(\d+)"', text("gexf"))
+    assert ["#{:02x}{:02x}{:02x}".format(*map(int, rgb)) for rgb in gexf] == wanted
+    found = re.findall(r'<data key="[rgb]">(\d+)</data>' * 3, text("graphml"))
+    assert ["#{:02x}{:02x}{:02x}".format(*map(int, rgb)) for rgb in found] == wanted
+    for suffix in ("json", "cyjs"):
+        assert re.findall(r'"color":"(#\w+)"', text(suffix)) == wanted
+    assert re.findall(r'fillcolor="(#\w+)"', text("dot")) == wanted
+    page = tmp_path / "report.html"
+    itg.write_report(graph, page, partition=itg.Partition(partition.membership, 0.3))
+    assert {"#0072b2", "#e69f00", "#999999"} == set(wanted)
+    assert all(colour in page.read_text(encoding="utf-8") for colour in set(wanted))
