@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
@@ -23,7 +24,8 @@ extensions = [
 ]
 exclude_patterns = ["_build", "_ext"]
 # formats.md and gephi.md are listed by a pattern, which may match nothing.
-suppress_warnings = ["toc.empty_glob"]
+# Files of the repository begin with headings of the third level.
+suppress_warnings = ["toc.empty_glob", "myst.header"]
 
 myst_enable_extensions = ["dollarmath", "deflist", "colon_fence", "attrs_inline"]
 myst_heading_anchors = 3
@@ -48,3 +50,22 @@ html_show_sphinx = False
 html_copy_source = False
 html_theme_options = {"navigation_with_keys": True}
 pygments_style = "friendly"
+
+# Links in files of the repository that are pages here.
+_PAGES = {
+    "benchmarks/communities/README.md": "communities.md",
+    "benchmarks/communities": "communities.md",
+    "benchmarks/README.md": "benchmarks.md",
+    "CONTRIBUTING.md": "contributing.md",
+}
+
+
+def link_pages(app: Any, path: Path, page: str, content: list[str]) -> None:
+    """Turns links to such files into links to the pages."""
+    for file, target in _PAGES.items():
+        content[0] = content[0].replace(f"]({file})", f"]({target})")
+
+
+def setup(app: Any) -> None:
+    """Connects what is above."""
+    app.connect("include-read", link_pages)

@@ -29,7 +29,7 @@ PAGES = [
 ]
 LIKE = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 # Lines of `bash` blocks that nobody can run in a test: they install, or need a network.
-SHELL = ("python -m venv", "python3 -m venv", "pip install", "torchrun", "git ", "cd ", "bash ",
+SHELL = (". .venv/bin/activate", "python -m venv", "python3 -m venv", "pip install", "torchrun", "git ", "cd ", "bash ",
          "pytest", "ruff", "sphinx-build", "python examples/", "python -m benchmarks", "#")  # fmt: skip
 
 

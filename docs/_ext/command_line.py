@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
 
 from docutils import nodes
 from sphinx.application import Sphinx
@@ -30,7 +29,7 @@ class CommandLine(SphinxDirective):
         section += nodes.paragraph("", command.description or "")
         section += _code(_usage(command), "text")
         for group in command._action_groups:
-            shown = [action for action in group._group_actions if action.help is not None]
+            shown = [a for a in group._group_actions if not isinstance(a, argparse._HelpAction)]
             if not shown:
                 continue
             section += nodes.rubric("", (group.title or "").capitalize())
@@ -58,16 +57,14 @@ def _flags(
     listed = nodes.definition_list(classes=["command-line"])
     for action in actions:
         item = nodes.definition_list_item()
-        item += nodes.term("", "", nodes.literal("", " ".join(_invocation(command, action))))
-        text = command._get_formatter()._expand_help(action)
-        item += nodes.definition("", nodes.paragraph("", text or ""))
+        formatter = command._get_formatter()
+        item += nodes.term("", "", nodes.literal("", formatter._format_action_invocation(action)))
+        text = formatter._expand_help(action) if action.help else ""
+        if action.choices and "choices" not in text:
+            text += f" ({', '.join(map(str, action.choices))})"
+        item += nodes.definition("", nodes.paragraph("", text.strip()))
         listed += item
     return listed
-
-
-def _invocation(command: argparse.ArgumentParser, action: argparse.Action) -> Iterator[str]:
-    formatter = command._get_formatter()
-    yield formatter._format_action_invocation(action)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

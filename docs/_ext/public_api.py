@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import typing
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -74,6 +75,47 @@ def _entry(module: ModuleType, name: str) -> str:
     return f".. py:data:: {full}\n\n   {_shown(value)}\n"
 
 
+def _file_name(group: Group) -> str:
+    return re.sub(r"[^a-z]+", "-", group.title).removeprefix("the-")
+
+
+def _results(group: Group) -> list[str]:
+    """Entries of classes that functions of the group return and that have none elsewhere."""
+    found: dict[str, None] = {}
+    for name in group.names:
+        value = getattr(interactgraph, name)
+        if inspect.isfunction(value):
+            for each in _classes(_returned(value)):
+                found[f"{each.__module__}.{each.__qualname__}"] = None
+    known = {_home(name) for name in documented_names()}
+    return [
+        f".. autoclass:: {full}\n   :members:\n"
+        for full in found
+        if full.startswith(f"{_TOP}.") and full not in known
+    ]
+
+
+def _returned(function: Any) -> Any:
+    """The annotation of what a function returns, where its module imports the names in it."""
+    hint = function.__annotations__.get("return")
+    try:
+        return eval(hint, function.__globals__) if isinstance(hint, str) else hint
+    except NameError:
+        return None
+
+
+def _home(public: str) -> str:
+    module, _, name = public.rpartition(".")
+    value = getattr(import_module(module), name)
+    return f"{value.__module__}.{value.__qualname__}" if inspect.isclass(value) else public
+
+
+def _classes(hint: Any) -> list[type]:
+    """The classes in an annotation."""
+    inside = [each for part in typing.get_args(hint) for each in _classes(part)]
+    return [hint, *inside] if inspect.isclass(hint) and not typing.get_args(hint) else inside
+
+
 def _shown(value: Any) -> str:
     """A constant in words."""
     if isinstance(value, dict) or hasattr(value, "keys"):
@@ -105,9 +147,10 @@ def pages() -> dict[str, str]:
     own = [group for group in groups() if group.title != _PARTS]
     for group in own:
         title = group.title[0].upper() + group.title[1:]
-        entries = (_entry(interactgraph, name) for name in group.names)
-        written[f"{re.sub(r'[^a-z]+', '-', group.title)}.rst"] = _page(title, *entries)
-    first = sorted(written, key=lambda name: not name.startswith("the-main-job"))
+        names = sorted(group.names, key=lambda name: name.lower() != "interaction_graph")
+        entries = [_entry(interactgraph, name) for name in names]
+        written[f"{_file_name(group)}.rst"] = _page(title, *entries, *_results(group))
+    first = sorted(written, key=lambda name: not name.startswith("main-job"))
     for part in parts():
         written[f"{part.__name__}.rst"] = _part_page(part)
     packages = sorted(set(written) - set(first))
@@ -136,10 +179,6 @@ def write_pages(app: Sphinx) -> None:
         path = folder / name
         if not path.exists() or path.read_text() != text:
             path.write_text(text)
-
-
-def check(app: Sphinx, error: Exception | None) -> None:
-    """Says which public names the API leaves out."""
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
