@@ -10,13 +10,12 @@ import re
 from importlib import import_module
 from typing import Any
 
+import public_api
 from docutils import nodes
 from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.util.docutils import SphinxRole
-
-import public_api
 
 # What reStructuredText would take for markup: |x|, and *positions in a shape outside of code.
 _CODE = re.compile(r"(``.*?``|`[^`]*`)", re.DOTALL)

@@ -6,7 +6,6 @@ added to the package needs nothing here.
 
 from __future__ import annotations
 
-import ast
 import inspect
 import re
 import typing
