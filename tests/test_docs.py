@@ -114,17 +114,26 @@ def commands_of(block):
         yield command, output
 
 
+def forget_modules(folder):
+    """Pages have files of the same names."""
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None) or "").startswith(str(folder)):
+            del sys.modules[name]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_page_runs(page, tmp_path, monkeypatch):
-    blocks = [block for block in blocks_of(page) if block.language in ("python", "bash", "console")]
     text = page.read_text(encoding="utf-8")
     for needed in re.findall(r"<!-- needs: (\w+) -->", text):
         pytest.importorskip(needed)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     runner = Page(page)
-    for block in (each for each in blocks_of(page) if each.file or each in blocks):
-        runner.run(block)
+    try:
+        for block in blocks_of(page):
+            runner.run(block)
+    finally:
+        forget_modules(tmp_path)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
@@ -139,21 +148,31 @@ def test_every_block_is_run_or_cannot_be(page):
 
 
 def test_readme_commands_are_one_line_each():
-    lines = [
-        line
-        for line in (ROOT / "README.md").read_text().splitlines()
-        if line.startswith("python -m venv ")
-    ]
-    ends = [r"interactgraph demo", r"pytest -q -n 2", r"--text README\.md .*-o minilm"]
-    for end, line in zip(ends, lines, strict=False):  # in the order in which the gate runs them
+    """In the order in which the gate runs them."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    ends = ["interactgraph demo", "pytest -q -n 2", r"--text README\.md .*-o minilm"]
+    lines = re.findall(r"^python3? -m venv .*$", text, re.M)
+    assert len(lines) == len(ends)
+    for line, end in zip(lines, ends, strict=True):
         assert re.search(f"{end}$", line)
 
 
-def test_a_wrong_output_is_seen(tmp_path):
-    page = tmp_path / "page.md"
-    for text in ("```python\n>>> 1 + 1\n3\n```\n", "```console\n$ interactgraph --help\nno\n```\n"):
-        page.write_text(text)
-        runner = Page(ROOT / "README.md")
-        (block,) = blocks_of(page)
-        with pytest.raises((AssertionError, SystemExit)):
-            runner.run(block)
+WRONG = {
+    "doctest": "```python\n>>> 1 + 1\n3\n```\n",
+    "error": "```python\nassert False\n```\n",
+    "output": "```console\n$ interactgraph info g\n3 features\n```\n",
+    "status": "```bash\ninteractgraph info missing\n```\n",
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_what_is_wrong_in_a_page_is_seen(kind, tmp_path, monkeypatch):
+    def command(arguments):
+        print("2 features")
+        return int("missing" in arguments)
+
+    monkeypatch.setitem(Page.command.__globals__, "main", command)
+    (tmp_path / "page.md").write_text(WRONG[kind])
+    (block,) = blocks_of(tmp_path / "page.md")
+    with pytest.raises(AssertionError):
+        Page(ROOT / "README.md").run(block)
