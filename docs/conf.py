@@ -23,9 +23,8 @@ extensions = [
     "formulas",
 ]
 exclude_patterns = ["_build", "_ext"]
-# formats.md and gephi.md are listed by a pattern, which may match nothing.
 # Files of the repository begin with headings of the third level.
-suppress_warnings = ["toc.empty_glob", "myst.header"]
+suppress_warnings = ["myst.header"]
 
 myst_enable_extensions = ["dollarmath", "deflist", "colon_fence", "attrs_inline"]
 myst_heading_anchors = 3
