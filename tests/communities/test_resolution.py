@@ -29,7 +29,7 @@ def test_profile_is_consistent_with_find_modules():
     graph, _ = planted(0, 4.0)
     profile = resolution_profile(graph, resolutions=[1.5, 0.5, 1.0], n_runs=2)
     assert [p.resolution for p in profile.partitions] == [0.5, 1.0, 1.5]
-    same = find_modules(graph, n_runs=2, significance=False)
+    same = find_modules(graph, n_runs=2, significance=False, resolution=1.0)
     assert profile.partitions[1].labels.tolist() == same.labels.tolist()
     assert profile.partitions[1].quality == same.quality
     assert "resolution" in profile.summary()
