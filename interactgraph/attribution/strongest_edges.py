@@ -18,6 +18,7 @@ from torch import Tensor
 from ..distributed import World
 from ..features import Drivers
 from .strengths import Strength
+from .sums.blocks import row_slices
 
 __all__ = ["StrongestEdges"]
 
@@ -62,12 +63,14 @@ class _Side:
         Returns:
             Where in `others` the partner of each of the features is, `[g]`; -1: not there.
         """
-        sizes = totals.abs()
         place = _place(self.partners[features], others)
-        here = place >= 0
-        known = sizes.gather(1, place.clamp(min=0)[:, None])[:, 0]
-        self.totals[features] = torch.where(here, known, self.totals[features])
-        best, at = sizes.max(1)
+        best, known = totals.new_zeros(2, len(features))
+        at = torch.zeros_like(place)
+        for rows in row_slices(totals.shape):
+            sizes = totals[rows].abs()
+            best[rows], at[rows] = sizes.max(1)
+            known[rows] = sizes.gather(1, place[rows].clamp(min=0)[:, None])[:, 0]
+        self.totals[features] = torch.where(place >= 0, known, self.totals[features])
         stronger = best > self.totals[features]
         new = features[stronger]
         self.partners[new], self.totals[new] = others[at[stronger]], best[stronger]
