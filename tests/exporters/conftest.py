@@ -227,7 +227,7 @@ def hostile():
     }
     graph = InteractionGraph(names, list(blocks), labels, blocks)
     modules = {name: np.arange(len(texts)) % 3 - 1 for name, texts in labels.items()}
-    return graph, SimpleNamespace(membership=modules)
+    return graph, SimpleNamespace(membership=modules, module_p_values=np.zeros(0))
 
 
 @pytest.fixture
