@@ -256,7 +256,7 @@ def not_on_other_samples():
     return found(sampled(*of_sentences(), n_folds=3))
 
 
-@provokes("of_one_group", "to a single group of samples (x, y)")
+@provokes("of_one_group", "to a single group of samples (")
 def of_one_group():
     (squares, _) = of_sentences(n_sentences=2, own=12)
     several = squares.repeat(8, 0) * (1 + 0.1 * torch.rand(16, 24, 24).numpy())
