@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from .options import add_pruning_flags, pruned
+from .options import add_group_flag, add_pruning_flags, pruned, read_graph
 
 __all__ = ["add", "execute"]
 
@@ -25,6 +25,7 @@ def add(commands: Any) -> argparse.ArgumentParser:
     command.add_argument("output_file", metavar="OUTPUT", help="the file to write")
     command.add_argument("--modules", metavar="FILE", help="modules that `modules` wrote")
     command.add_argument("--strength", help="which strength is the weight; default: the first")
+    add_group_flag(command)
     add_pruning_flags(command)
     command.add_argument("--no-progress", action="store_true", help="no progress bar")
     return command
@@ -34,9 +35,8 @@ def execute(options: argparse.Namespace) -> None:
     """Runs the command."""
     from ..communities import load_partition
     from ..exporters import export
-    from ..graph import load
 
-    graph = pruned(load(options.graph), options)
+    graph = pruned(read_graph(options.graph, options.group), options)
     partition = None if options.modules is None else load_partition(options.modules)
     paths = export(
         graph, options.output_file, partition=partition, strength=options.strength,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from .options import add_group_flag, read_graph
+
 if TYPE_CHECKING:
     from ..report import Curve
     from ..validation import ModuleEffect
@@ -30,6 +32,7 @@ def add(commands: Any) -> argparse.ArgumentParser:
         help="modules that `modules` wrote; default: they are found now",
     )  # fmt: skip
     command.add_argument("-o", "--output", default="report.html", metavar="FILE")
+    add_group_flag(command)
     command.add_argument(
         "--ablation", nargs="+", default=[], metavar="FILE",
         help="what `ablate -o` wrote, of edges, of modules or both",
@@ -47,12 +50,11 @@ def add(commands: Any) -> argparse.ArgumentParser:
 def execute(options: argparse.Namespace) -> None:
     """Runs the command."""
     from ..communities import find_modules, load_partition, resolution_profile
-    from ..graph import load
     from ..report import MOST_EDGES, read_ablation, write_report
     from .output import check_writable
 
     check_writable(options.output)
-    graph = load(options.graph)
+    graph = read_graph(options.graph, options.group)
     curves: dict[tuple[str, str], Curve] = {}
     effects: list[ModuleEffect] = []
     for file in options.ablation:

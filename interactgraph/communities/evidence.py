@@ -100,14 +100,12 @@ def sample_evidence(
         self_edges: see `find_modules`.
 
     Returns:
-        `details["held_out_samples"]` holds the test on folds, `details["notes"]` what is doubtful;
-        neither of graphs with sparse blocks.
+        `details["held_out_samples"]` holds the test on folds, where blocks are dense,
+        `details["notes"]` what is doubtful.
     """
-    if any(is_sparse(block.weight) for block in network.blocks):
-        return partition
     strength = partition.strength or None
     details: dict[str, Any] = {}
-    if len(graph.folds) > 1:
+    if len(graph.folds) > 1 and not any(is_sparse(block.weight) for block in network.blocks):
         test = held_out_samples_test(
             graph.folds, strength, resolution, self_edges=self_edges, n_starts=_n_starts(network),
             seed=partition.seed,

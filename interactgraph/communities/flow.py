@@ -18,6 +18,7 @@ import numpy as np
 from ..errors import InteractGraphError
 from ..files import replacing
 from ..graph import InteractionGraph, Pair
+from ..sparse import is_sparse, nonzero
 from .partition import Partition
 
 if TYPE_CHECKING:
@@ -221,9 +222,17 @@ def module_flow(
         name = graph.check_strength(strength or known)
     blocks = {}
     for source, target in graph.pairs:
-        weight = graph.weights(source, target, name).detach().abs().double().cpu().numpy()
-        columns = _sums(weight.T, partition.membership[source], partition.n_modules)
-        blocks[source, target] = _sums(columns.T, partition.membership[target], partition.n_modules)
+        weight = graph.weights(source, target, name).detach()
+        ends = partition.membership[source], partition.membership[target]
+        if is_sparse(weight):
+            rows, columns, values = (x.cpu().numpy() for x in nonzero(weight))
+            sums = np.zeros((partition.n_modules + 1,) * 2)  # module -1 is the last one
+            np.add.at(sums, (ends[1][rows], ends[0][columns]), np.abs(values.astype(np.float64)))
+        else:
+            dense = weight.abs().double().cpu().numpy()
+            of_sources = _sums(dense.T, ends[0], partition.n_modules)
+            sums = _sums(of_sources.T, ends[1], partition.n_modules)
+        blocks[source, target] = sums
     return ModuleFlow(graph.layers, name, MappingProxyType(blocks))
 
 

@@ -24,6 +24,7 @@ from torch import Tensor
 from ..attribution.strengths import STRENGTHS
 from ..errors import InteractGraphError
 from ..graph import InteractionGraph
+from ..sparse import is_sparse, lookup, map_values, nonzero, sums, values_of, with_values
 from . import constants
 from .partition import Partition
 
@@ -157,12 +158,16 @@ def _effective_samples(graph: InteractionGraph, name: str) -> np.ndarray:
         errors = graph.standard_errors.get(pair, {}).get(name)
         if errors is None or plan.get("sources_per_sample") is not None:
             continue
-        value, weight = graph.weights(*pair, name).detach().double(), _powers(graph, pair, name)
-        weight = weight / weight.sum().clamp_min(1e-300)
-        relative = _degree(name) * (errors.detach().double() / value.abs()).nan_to_num(0.0, 0.0)
+        value, powers = graph.weights(*pair, name).detach().double(), _powers(graph, pair, name)
+        error = errors.detach().double()
+        if is_sparse(value):
+            rows, columns, _ = nonzero(powers)
+            value, error = (lookup(each, rows, columns) for each in (value, error))
+        weight = values_of(powers) / values_of(powers).sum().clamp_min(1e-300)
+        relative = _degree(name) * (error / value.abs()).nan_to_num(0.0, 0.0)
         share = 1 / n_samples + (n_samples - 1) / n_samples * relative.square()
-        _add(total, graph, pair, weight)
-        _add(concentration, graph, pair, weight * share)
+        _add(total, graph, pair, with_values(powers, weight))
+        _add(concentration, graph, pair, with_values(powers, weight * share))
     return np.divide(total, concentration, out=np.full(graph.n_nodes, np.nan), where=total > 0)
 
 
@@ -172,7 +177,7 @@ def _shares(
     """Names of the parts, and what each has of every node's strength, `[parts, nodes]`."""
     totals = np.zeros((len(parts), graph.n_nodes))
     for pair in graph.pairs:
-        scale = float(_powers(graph, pair, name).sum())
+        scale = float(values_of(_powers(graph, pair, name)).sum())
         for total, part in zip(totals, parts.values(), strict=True):
             n_samples = float(part.metadata.get("n_samples", 1))
             _add(
@@ -186,14 +191,16 @@ def _shares(
 
 def _powers(graph: InteractionGraph, pair: tuple[str, str], name: str) -> Tensor:
     """Means over samples of a pair's squares, or absolute values, float64 `[i, j]`."""
-    return graph.weights(*pair, name).detach().double().abs() ** _degree(name)
+    weights = graph.weights(*pair, name).detach().double()
+    return map_values(weights, lambda values: values.abs() ** _degree(name))
 
 
 def _add(total: np.ndarray, graph: InteractionGraph, pair: tuple[str, str], weight: Tensor) -> None:
     """Adds a block's sums over rows and columns to the nodes."""
     source, target = (graph.offsets[layer] for layer in pair)
-    total[source : source + weight.shape[1]] += weight.sum(0).cpu().numpy()
-    total[target : target + weight.shape[0]] += weight.sum(1).cpu().numpy()
+    of_rows, of_columns = sums(weight)
+    total[source : source + weight.shape[1]] += of_columns.cpu().numpy()
+    total[target : target + weight.shape[0]] += of_rows.cpu().numpy()
 
 
 def _part_share(shares: tuple[list[str], np.ndarray], inside: np.ndarray) -> PartShare | None:

@@ -82,8 +82,9 @@ def export(
         The files that were written.
 
     Raises:
-        FileError: unknown suffix or strength, a partition of another graph, a weight that
-            is not finite, or a path that cannot be written.
+        FileError: an unknown suffix, or a path that cannot be written.
+        InteractGraphError: an unknown strength, a partition of another graph, a weight that is not
+            finite, too many edges for the format, or a package that is missing.
 
     Example:
         >>> import interactgraph as itg

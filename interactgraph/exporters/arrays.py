@@ -53,7 +53,8 @@ def write_parquet(table: Table, path: Path) -> list[Path]:
         "source": table.source, "target": table.target, "weight": table.weights,
     }  # fmt: skip
     edges |= {name: pyarrow.array(x, from_pandas=True) for name, x in table.more.items()}
-    nodes = {"id": table.ids, **table.node_texts, **table.node_numbers}
+    nodes: dict[str, Any] = {"id": table.ids, **table.node_texts}
+    nodes |= {name: pyarrow.array(x, from_pandas=True) for name, x in table.node_numbers.items()}
     paths = [path.with_suffix(f".{kind}.parquet") for kind in ("nodes", "edges")]
     about = {"description": table.description, "weight": table.weight}
     # Both are moved into place only when both are complete.

@@ -31,25 +31,15 @@ def _lines(table: Table) -> Iterator[str]:
     yield f"digraph {quoted(table.description)} {{\nrankdir=LR;\nnode [style=filled];\n"
     names = [quoted(name) for name in table.ids]
     for number, name in enumerate(names):
+        attributes = {key: quoted(texts[number]) for key, texts in table.node_texts.items()}
+        for key, values in table.node_numbers.items():
+            value = values[number]
+            if values.dtype.kind == "i":
+                attributes[key] = repr(int(value))
+            elif value == value:
+                attributes[key] = numeral(value)
         colour = "#{:02x}{:02x}{:02x}".format(*table.colour[number].tolist())
-        attributes = {
-            "label": quoted(table.labels[number]),
-            "layer": quoted(table.layers[number]),
-            "feature": repr(int(table.feature[number])),
-            "strength": numeral(table.strength[number]),
-            "fillcolor": quoted(colour),
-        }
-        if table.module is not None:
-            attributes["module"] = repr(int(table.module[number]))
-        for name, values in table.affinity.items():
-            if values[number] == values[number]:
-                attributes[name] = numeral(values[number])
-        if table.roles is not None:
-            attributes["role"] = quoted(table.roles[number])
-        if table.examples is not None:
-            attributes["examples"] = quoted(table.examples[number])
-        if table.drivers is not None:
-            attributes["drivers"] = quoted(table.drivers[number])
+        attributes["fillcolor"] = quoted(colour)
         yield f"{name} [{_list(attributes)}];\n"
     table.advance(len(names))
     for layer in dict.fromkeys(table.layers):

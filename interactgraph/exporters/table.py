@@ -61,7 +61,7 @@ class Table:
         module: module of each node, -1 for none, int64 `[nodes]`; None without a partition.
         roles: "mixture", "hub" or "" for each node; None where affinities are not known.
         affinity: what `node_affinity` gives.
-        module_p_value: of that module, 1 where there is none or it could not be tested, float64
+        module_p_value: of that module, NaN where there is none or it could not be tested, float64
             `[nodes]`; None where modules were not tested.
         colour: red, green, blue, int64 `[nodes, 3]`.
         x, y, size: drawing coordinates and radius, float64 `[nodes]`.
@@ -276,7 +276,7 @@ def _module_p_values(partition: Partition | None, module: np.ndarray | None) -> 
     """The p-value of the module of each node, float64 `[nodes]`."""
     if partition is None or module is None or not len(partition.module_p_values):
         return None
-    return np.append(np.nan_to_num(partition.module_p_values, nan=1.0), 1.0)[module]
+    return np.append(partition.module_p_values, np.nan)[module]
 
 
 def _sizes(n_features: dict[str, int]) -> str:

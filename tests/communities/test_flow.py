@@ -111,3 +111,10 @@ def test_followed_through_pairs():
         itg.follow_modules([first, third])
     with pytest.raises(InteractGraphError, match="no partitions"):
         itg.follow_modules([])
+
+
+def test_sparse_graphs_have_the_same_flow():
+    graph, partition = found()
+    sparse = partition.flow(graph.to_sparse())
+    for pair, block in partition.flow(graph).blocks.items():
+        np.testing.assert_allclose(sparse.blocks[pair], block, rtol=1e-12)

@@ -150,3 +150,20 @@ def test_what_the_graph_does_not_say():
     with pytest.raises(InteractGraphError, match="of another graph"):
         itg.sample_support(graph, Partition({"l0": [0]}, quality=0))
     assert constants.FEW_SAMPLES < 3
+
+
+def test_sparse_graphs_say_the_same():
+    graph = sampled(*of_sentences(), n_folds=3)
+    partition = itg.find_modules(graph, n_runs=2, resolution=1.0, significance=False)
+    for one, other in zip(
+        itg.sample_support(graph, partition),
+        itg.sample_support(graph.to_sparse(), partition),
+        strict=True,
+    ):
+        assert one.effective_samples == pytest.approx(other.effective_samples)
+        assert (one.few, one.is_handful) == (pytest.approx(other.few), other.is_handful)
+        assert one.fold.features == pytest.approx(other.fold.features)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", InteractGraphWarning)
+        notes = itg.find_modules(graph.to_sparse(), n_runs=2, resolution=1.0).notes
+    assert any("a handful of samples" in note or "one or two samples" in note for note in notes)

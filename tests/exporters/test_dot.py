@@ -99,3 +99,25 @@ def test_graphs_too_large_to_be_drawn(tmp_path):
     with pytest.raises(itg.InputError, match="prune it first"):
         itg.export(graph, tmp_path / "g.dot")
     assert not list(tmp_path.iterdir())
+
+
+def test_all_of_a_partition_is_there(tmp_path):
+    """Affinities, roles and p-values of modules are attributes of the nodes they are of."""
+    net = itg.zoo.planted_modules(widths=(8, 12, 8), n_modules=2, n_samples=64)
+    graph = itg.interaction_graph(net.model, net.data, net.layers, progress=False)
+    partition = itg.find_modules(graph, n_runs=2)
+    path = tmp_path / "g.dot"
+    itg.export(graph, path, partition=partition)
+    (read,) = pydot.graph_from_dot_file(str(path))
+    nodes = {node.get_name().strip('"'): node for node in read.get_nodes()}
+    named = [f"{layer}/{j}" for layer, n in graph.n_features.items() for j in range(n)]
+    assert set(named) <= set(nodes)
+    for layer in graph.layers:
+        for j, module in enumerate(partition.membership[layer].tolist()):
+            node = nodes[f"{layer}/{j}"]
+            assert int(node.get("module")) == module
+            affinity = float(node.get("affinity").strip('"'))
+            assert affinity == pytest.approx(float(partition.affinity[layer][j, module]))
+            second = int(node.get("second_module"))
+            assert second != module
+            assert node.get("drivers")

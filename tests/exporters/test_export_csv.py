@@ -61,7 +61,7 @@ def test_pandas_reads_it(small_graphs, check, tmp_path_factory, suffix, data):
     assert [path.name for path in written] == [f"g.nodes.{suffix}", f"g.edges.{suffix}"]
     words = dict.fromkeys(("Id", "Label", "layer", "examples", "Source", "Target", "Type"), str)
     # pandas takes words such as NaN and null for missing values unless it is told otherwise.
-    none = {key: [] for key in words}
+    none = {**{key: [] for key in words}, "module_p_value": [""]}
     tables = [
         pandas.read_csv(place, dtype=words, na_values=none, keep_default_na=False)
         for place in written
