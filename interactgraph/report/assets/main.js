@@ -4,7 +4,9 @@ const START = 3000; // edges shown at first
 const FEWEST = 20;
 
 const state = {
-  strength: 0, ranking: "pair", colour: "module", count: Math.min(START, edgeCount),
+  // What the modules were found in, else the graph's own weight.
+  strength: Math.max(0, data.partition ? data.strengths.indexOf(data.partition.strength) : 0),
+  ranking: "pair", colour: "module", count: Math.min(START, edgeCount),
   modules: new Set(), node: -1, hover: -1, allModules: false, allCards: false,
 };
 
