@@ -98,6 +98,7 @@ def test_holm_is_the_procedure_of_its_paper():
     assert one_sided(np.array([0.0, np.nan])) == pytest.approx([0.5, np.nan], nan_ok=True)
 
 
+@pytest.mark.slow
 def test_level_of_modules():
     """Graphs of strengths alone: z of modules is standard normal, Holm holds the level."""
     scores, any_module = [], []

@@ -127,6 +127,7 @@ def test_modules_of_all_samples_are_not():
     assert partition.details["held_out_samples"]["p_value"] < 1e-3
 
 
+@pytest.mark.slow
 def test_level_with_samples_held_out():
     """Edges that do not depend on modules, though they are the same on all samples."""
     scores = []

@@ -49,6 +49,7 @@ def test_vectors_are_orthonormal():
     assert torch.allclose(q.T @ q, torch.eye(4, dtype=torch.float64))
 
 
+@pytest.mark.slow
 def test_modules_are_lost():
     graph, _ = planted(0, contrast=4.0)
     network = Network.from_graph(graph)
