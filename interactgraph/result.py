@@ -189,8 +189,10 @@ def _name(entry: str | Tensor) -> str:
 
 def _takes_one(label: Callable[..., str] | None) -> bool:
     """Whether the data's words for a place can be asked for a sample as a whole."""
+    if label is None:
+        return False
     try:
-        inspect.signature(label).bind(0)  # type: ignore[arg-type]
+        inspect.signature(label).bind(0)
     except (TypeError, ValueError):
         return False
     return True

@@ -290,10 +290,14 @@ class Accumulator:
         Args:
             label: sample -> what the data say of it; None: nothing.
         """
-        total = self.total()
-        if self.strongest is None or not isinstance(total, StrengthSums):
+        if self.strongest is None:
             return None
-        return self.strongest.result(total.sample_totals(self.strengths[0].name), label)
+        totals = self._totals(slice(None), slice(None))
+        if self.drawn:
+            total = self.total()
+            assert isinstance(total, StrengthSums)
+            totals = total.sample_totals(self.strengths[0].name)
+        return self.strongest.result(totals, label)
 
     def variance_parts(self) -> tuple[float, float, float]:
         """Of the first strength, over all edges; see `StrengthSums.variance_parts`."""

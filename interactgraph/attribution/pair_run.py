@@ -229,13 +229,8 @@ class PairRun:
     def remark(self) -> None:
         """Notes what the sums over all samples tell; after those of all processes are joined."""
         context, residual = self.context, self.sums.completeness.relative
-        total = self.sums.total()
-        if isinstance(total, SparseSums) and total.n_dropped:
-            bounds, name = total.bounds(), total.strengths[0].name
-            context.note(
-                "dropped",
-                edges_dropped(context.name, name, bounds["absent"][name], bounds["missed"][name]),
-            )
+        if self.sums.most is not None:
+            self._note_dropped()
         unknown = self.sums.draws.unknown
         if unknown.any():
             share, number = self.sums.draws.unknown_share, int(unknown.sum())
@@ -247,6 +242,15 @@ class PairRun:
         if context.options.definition == "captum" and residual > LARGE_RESIDUAL:
             method = context.options.method.__name__
             context.note(INTEGRAL, does_not_add_up(context.name, method, residual))
+
+    def _note_dropped(self) -> None:
+        """Notes what edges may lack where sums of few of them are kept."""
+        total = self.sums.total()
+        assert isinstance(total, SparseSums)
+        if total.n_dropped:
+            bounds, name = total.bounds(), total.strengths[0].name
+            absent, missed = (bounds[what][name] for what in ("absent", "missed"))
+            self.context.note("dropped", edges_dropped(self.context.name, name, absent, missed))
 
     # --- checkpoints -----------------------------------------------------------------------------
 

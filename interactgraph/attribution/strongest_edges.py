@@ -17,13 +17,14 @@ from torch import Tensor
 
 from ..distributed import World
 from ..features import Drivers
+from ..sparse import first_of_rows
 from .strengths import Strength
 from .sums.blocks import row_slices
+from .top_activations import MOST_TEXTS
 
 __all__ = ["StrongestEdges"]
 
 _K = 3  # samples of each feature
-_MOST_TEXTS = 100_000  # beyond which samples are numbers only
 _ENTRIES = 1 << 20  # that are looked at together
 
 
@@ -110,13 +111,10 @@ class _Side:
         group = torch.cat([group, kept])
         numbers = torch.cat([numbers[fresh], self.samples[:, some].flatten()])
         amounts = torch.cat([amounts[fresh], self.amounts[:, some].flatten()])
-        order = amounts.argsort(descending=True, stable=True)
-        order = order[group[order].argsort(stable=True)]
-        group, numbers, amounts = group[order], numbers[order], amounts[order]
-        rank = torch.arange(len(group), device=group.device) - torch.searchsorted(group, group)
-        most = rank < _K
-        place = rank[most], some[group[most]]
-        self.samples[place], self.amounts[place] = numbers[most], amounts[most]
+        order, rank = first_of_rows(group, amounts)
+        order, rank = order[rank < _K], rank[rank < _K]
+        place = rank, some[group[order]]
+        self.samples[place], self.amounts[place] = numbers[order], amounts[order]
 
 
 def _place(wanted: Tensor, among: Tensor) -> Tensor:
@@ -284,17 +282,13 @@ class StrongestEdges:
         shares = self.strength.is_mean and not self.strength.is_signed
         found = []
         for side, sums in ((self._targets, totals), (self._sources, totals.mT)):
-            there = side.partners >= 0
             every = sums.gather(1, side.partners.clamp(min=0)[:, None])[:, 0]
             share = side.amounts / every if shares else torch.full_like(side.amounts, torch.nan)
             share = torch.where(side.samples >= 0, share, 0.0)
-            partners = torch.where(there, side.partners, -1)
-            samples = side.samples.cpu()
-            numbers = [number for number in samples.unique().tolist() if number >= 0]
-            texts = {}
-            if label is not None and samples.numel() <= _MOST_TEXTS:
-                texts = {number: label(number) for number in numbers}
-            found.append(Drivers(partners.cpu(), samples, share.float().cpu(), texts))
+            samples, texts = side.samples.cpu(), {}
+            if label is not None and samples.numel() <= MOST_TEXTS:
+                texts = {n: label(n) for n in samples.unique().tolist() if n >= 0}
+            found.append(Drivers(side.partners.cpu(), samples, share.float().cpu(), texts))
         return found[0], found[1]
 
     def state(self) -> list[Sequence[Tensor]]:

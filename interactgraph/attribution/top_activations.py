@@ -14,11 +14,11 @@ from ..distributed import World
 from ..features import Examples
 from ..layers import EncodedBatch
 
-__all__ = ["TopActivations"]
+__all__ = ["MOST_TEXTS", "TopActivations"]
 
 _K = 5  # samples of each feature
 _AT_FIRST = 1 << 16  # values that the first samples are taken from
-_MOST_TEXTS = 100_000  # beyond which samples are numbers only
+MOST_TEXTS = 100_000  # beyond which samples are numbers only
 
 
 @dataclass(eq=False)
@@ -104,10 +104,7 @@ class TopActivations:
         Args:
             label: (sample, position) -> text.
         """
-        if (
-            label is None
-            or sum(each.samples.numel() for each in self.layers.values()) > _MOST_TEXTS
-        ):
+        if label is None or sum(each.samples.numel() for each in self.layers.values()) > MOST_TEXTS:
             return dict(self.layers)
         labelled = {}
         for layer, each in self.layers.items():

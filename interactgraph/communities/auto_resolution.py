@@ -23,21 +23,7 @@ from .spectral import Spectrum
 from .threads import few_threads
 from .weighting import Weighting
 
-__all__ = ["auto_resolution", "best_resolution", "resolution_scores"]
-
-
-def auto_resolution(
-    network: Network, weighting: Weighting, seed: int = 0
-) -> tuple[float, dict[float, float]]:
-    """The resolution, and z of the hidden edges (see `Tally`) at each that was tried.
-
-    Args:
-        network: strengths.
-        weighting: that modules are found with.
-        seed: of the folds and the starts.
-    """
-    (z,) = resolution_scores(network, [weighting], seed)
-    return best_resolution(z), z
+__all__ = ["best_resolution", "resolution_scores"]
 
 
 def best_resolution(z: dict[float, float]) -> float:

@@ -1,4 +1,4 @@
-"""P-values of several tests."""
+"""P-values of one-sided tests, and of several together."""
 
 from __future__ import annotations
 

@@ -25,6 +25,7 @@ import numpy as np
 
 from .held_out import Tally, searched_folds
 from .module_evidence import ModuleTally
+from .multiple_tests import one_sided
 from .network import Network
 from .spectral_null import surrogate
 from .weighting import FORMULAS
@@ -102,7 +103,7 @@ def spectral_shift(
 def one_sided_test(z_score: float, shift: float = 0.0, n_surrogates: int = 0) -> HeldOutTest:
     """The one-sided test of z, against surrogates whose mean is known from so many."""
     z = (z_score - shift) / math.sqrt(1 + 1 / n_surrogates) if n_surrogates else z_score
-    return HeldOutTest(z, 0.5 * math.erfc(z / math.sqrt(2)))
+    return HeldOutTest(z, float(one_sided(np.array([z]))[0]))
 
 
 def held_out_tests(

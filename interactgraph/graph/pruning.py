@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..checks import number, whole
 from ..errors import InputError
-from ..sparse import first_of_rows, is_sparse, kept_at, nonzero, sparse_matrix
+from ..sparse import first_of_rows, is_sparse, kept_at, nonzero, sparse_matrix, values_of
 from .interaction_graph import InteractionGraph, Pair
 
 __all__ = ["prune"]
@@ -71,9 +71,7 @@ def _kept(
     top_k_per_target: int | None,
 ) -> Tensor:
     """Which entries of the weights `[i, j]` pass every rule, as `kept_at` takes it."""
-    if is_sparse(weight):
-        return _kept_entries(weight, threshold, relative, top_k, top_k_per_target)
-    size = weight.abs()
+    size = values_of(weight).abs()
     kept = size > 0
     if threshold is not None:
         kept &= size >= threshold
@@ -81,37 +79,20 @@ def _kept(
         kept &= size >= relative * size.max()
     if top_k is not None and size.numel():
         kept &= _largest(size.flatten()[None], top_k).view_as(size)
-    if top_k_per_target is not None and size.numel():
-        kept &= _largest(size, top_k_per_target)
-    return kept
-
-
-def _largest(size: Tensor, k: int) -> Tensor:
-    """Marks exactly the k largest entries of each row (ties broken by `topk`)."""
-    mask = torch.zeros_like(size, dtype=torch.bool)
-    return mask.scatter_(1, size.topk(min(int(k), size.shape[1]), dim=1).indices, True)
-
-
-def _kept_entries(
-    weight: Tensor,
-    threshold: float | None,
-    relative: float | None,
-    top_k: int | None,
-    top_k_per_target: int | None,
-) -> Tensor:
-    """The same of a sparse matrix: a sparse matrix of those entries."""
+    if not is_sparse(weight):
+        if top_k_per_target is not None and size.numel():
+            kept &= _largest(size, top_k_per_target)
+        return kept
     rows, columns, values = nonzero(weight)
-    size = values.abs()
-    kept = size > 0
-    if threshold is not None:
-        kept &= size >= threshold
-    if relative is not None and size.numel():
-        kept &= size >= relative * size.max()
-    if top_k is not None and size.numel():
-        kept &= _largest(size[None], top_k)[0]
     if top_k_per_target is not None:
         order, rank = first_of_rows(rows, size)
         first = torch.zeros_like(kept)
         first[order] = rank < top_k_per_target
         kept &= first
     return sparse_matrix(rows[kept], columns[kept], values[kept], weight.shape)
+
+
+def _largest(size: Tensor, k: int) -> Tensor:
+    """Marks exactly the k largest entries of each row (ties broken by `topk`)."""
+    mask = torch.zeros_like(size, dtype=torch.bool)
+    return mask.scatter_(1, size.topk(min(int(k), size.shape[1]), dim=1).indices, True)

@@ -20,7 +20,6 @@ from .embedding import packed, plain
 from .figures import (
     block_means,
     histograms,
-    module_flow,
     strong_edge_error,
     strongest_edges,
     strongest_neighbours,
@@ -275,11 +274,10 @@ def _order(graph: InteractionGraph, module: np.ndarray) -> np.ndarray:
 
 def _partition(graph: InteractionGraph, partition: Partition, module: np.ndarray) -> dict[str, Any]:
     name = partition.strength if partition.strength in graph.strengths else None
-    flow = (
-        module_flow(graph, module, partition.n_modules, graph.check_strength(name))
-        if graph.pairs
-        else np.zeros((partition.n_modules + 1,) * 2)
-    )
+    # From module to module over all pairs; the last row and column are features in none.
+    flow = np.zeros((partition.n_modules + 1,) * 2)
+    for block in partition.flow(graph, name).blocks.values():
+        flow += block
     inside = flow.diagonal()
     touching = flow.sum(0) + flow.sum(1) - inside
     share = np.divide(inside, touching, out=np.zeros_like(inside), where=touching > 0)

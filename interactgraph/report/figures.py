@@ -17,7 +17,6 @@ __all__ = [
     "Neighbours",
     "block_means",
     "histograms",
-    "module_flow",
     "quotas",
     "strong_edge_error",
     "strongest_edges",
@@ -149,34 +148,6 @@ def _first_neighbours(block: Tensor, errors: Tensor | None, k: int, side: str) -
     if errors is not None:
         error[places] = lookup(errors.detach().cpu(), rows[order], columns[order]).double().numpy()
     return Neighbours(node, weight, error)
-
-
-def module_flow(
-    graph: InteractionGraph, module: np.ndarray, n_modules: int, strength: str
-) -> np.ndarray:
-    """Absolute weight from module to module, float64 `[target module, source module]`.
-
-    Args:
-        graph: the graph.
-        module: module of each node, -1 for none (a last row and column of their own).
-        n_modules: number of modules.
-        strength: which strength is the weight.
-    """
-    flow = np.zeros((n_modules + 1, n_modules + 1))
-    offsets, sizes = graph.offsets, graph.n_features
-    for source, target in graph.pairs:
-        matrix = graph.weights(source, target, strength).cpu()
-        a, b = (module[offsets[e] : offsets[e] + sizes[e]] for e in (source, target))
-        if is_sparse(matrix):
-            rows, columns, values = nonzero(matrix)
-            ends = b[rows.numpy()], a[columns.numpy()]
-            np.add.at(flow, ends, values.abs().double().numpy())
-            continue
-        weight = matrix.abs().double().numpy()
-        by_target = np.zeros((n_modules + 1, sizes[source]))
-        np.add.at(by_target, b, weight)
-        np.add.at(flow.T, a, by_target.T)
-    return flow
 
 
 def block_means(weight: Tensor, rows: np.ndarray, columns: np.ndarray, most: int) -> np.ndarray:

@@ -34,9 +34,12 @@ def test_all_edges_are_those_of_the_dense_run(options):
     x = torch.cat(case.batches)
     layers = ["input", "1", "4"] if options.get("engine") != "reverse" else ["1", "4"]
     options = {**options, "groups": [0, 1, 1, 0, 2, 1], "folds": 2}
-    run = lambda **more: itg.interaction_graph(  # noqa: E731
-        case.model, x.split(4), layers, strengths=ALL, progress=False, **options, **more
-    )
+
+    def run(**more):
+        return itg.interaction_graph(
+            case.model, x.split(4), layers, strengths=ALL, progress=False, **options, **more
+        )
+
     dense, sparse = run(), run(max_edges=1000)
     same(sparse, dense)
     for name, group in dense.groups.items():

@@ -163,7 +163,7 @@ def test_words_files_and_switch(tmp_path):
     graph = itg.interaction_graph(model, data, layers, progress=False)
     into, _ = graph.drivers[tuple(layers)]
     ((words, drivers),) = graph.driven("1", 2)
-    assert words == f"its edge from {int(into.partners[2])} of 0" or "its edge from" in words
+    assert words == f"its edge from {graph.labels['0'][int(into.partners[2])]} of 0"
     assert all(each.text == f"<{each.sample}>" for each in drivers)
     assert drivers[0].share >= drivers[-1].share > 0
     assert str(drivers[0]) in graph.describe("1", 2)
@@ -193,6 +193,7 @@ def test_several_processes_find_the_same():
 
     torch.manual_seed(0)
     x = torch.rand(30, 4, 6).double()
+    x[:, range(4), [5, 0, 3, 3]] += 5  # strongest in every process
     parts = []
     every = slice(None)
     for numbers in (torch.arange(0, 30, 2), torch.arange(1, 30, 2)):
@@ -205,8 +206,7 @@ def test_several_processes_find_the_same():
     for mine, reference in zip(
         found.result(x.sum(0), None), whole.result(x.sum(0), None), strict=True
     ):
-        same = mine.partners == reference.partners
-        assert same.double().mean() >= 0.5
-        # A process that took another edge for the strongest one knows no samples of this one.
-        most = mine.samples[0, same] == reference.samples[0, same]
-        assert most.double().mean() >= 0.5
+        strong = [5, 0] if len(mine.partners) == 6 else [0, 1, 2, 3]
+        torch.testing.assert_close(mine.partners[strong], reference.partners[strong])
+        torch.testing.assert_close(mine.samples[:, strong], reference.samples[:, strong])
+        torch.testing.assert_close(mine.shares[:, strong], reference.shares[:, strong])

@@ -8,7 +8,7 @@ from communities.planted_graphs import graph_of, planted
 
 from interactgraph import InteractGraphError, find_modules
 from interactgraph.communities import adjusted_rand_index
-from interactgraph.communities.auto_resolution import auto_resolution, best_resolution
+from interactgraph.communities.auto_resolution import best_resolution, resolution_scores
 from interactgraph.communities.constants import RESOLUTIONS
 from interactgraph.communities.held_out import held_out
 from interactgraph.communities.network import Network
@@ -58,7 +58,7 @@ def test_the_nearest_to_one_within_a_standard_error():
 
 def test_z_is_that_of_the_held_out_edges():
     network = Network.from_graph(planted(2, 3.0)[0])
-    _, z = auto_resolution(network, FORMULAS["root_normalised"], seed=1)
+    (z,) = resolution_scores(network, [FORMULAS["root_normalised"]], seed=1)
     for resolution in (0.7, 1.2):
         alone = held_out(network, FORMULAS["root_normalised"], resolution,
                          n_folds=3, n_starts=1, seed=1)  # fmt: skip
@@ -92,9 +92,9 @@ def test_degenerate_graphs(block):
     found = find_modules(graph_of(block), n_runs=2)
     assert found.resolution == 1.0
     assert math.isfinite(found.quality)
-    resolution, z = auto_resolution(
+    (z,) = resolution_scores(
         Network.from_graph(graph_of(block)),
-        Weighting("one", lambda block: torch.ones_like(block.weight)),
+        [Weighting("one", lambda block: torch.ones_like(block.weight))],
     )
-    assert resolution == 1.0
+    assert best_resolution(z) == 1.0
     assert all(math.isnan(value) or abs(value) < 2 for value in z.values())

@@ -3,7 +3,7 @@ import pytest
 import torch
 from communities.planted_graphs import graph_of, planted
 
-from interactgraph.communities.auto_resolution import auto_resolution
+from interactgraph.communities.auto_resolution import resolution_scores
 from interactgraph.communities.network import Block, Network
 from interactgraph.communities.noise_aware import (
     effective_share,
@@ -82,7 +82,7 @@ def test_the_choice_is_that_of_hidden_edges():
         network = Network.from_graph(graph)
         weighed = default.weigh(network, seed=3)
         energies, compressed = (
-            auto_resolution(network, FORMULAS[name], seed=3)[1]
+            resolution_scores(network, [FORMULAS[name]], seed=3)[0]
             for name in ("energy", "information")
         )
         prefers = np.nanmax(list(energies.values())) >= np.nanmax(list(compressed.values())) - 1

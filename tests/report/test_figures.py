@@ -6,10 +6,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from interactgraph.communities import Partition
 from interactgraph.report.figures import (
     block_means,
     histograms,
-    module_flow,
     quotas,
     strong_edge_error,
     strongest_edges,
@@ -68,13 +68,13 @@ def test_neighbours_against_all_edges(graph, side, strength):
 
 def test_module_flow_against_loops(graph, partition):
     module = partition.labels
-    flow = module_flow(graph, module, partition.n_modules, "mean")
+    flow = sum(partition.flow(graph, "mean").blocks.values())
     expected = np.zeros_like(flow)
     edges = graph.edges("mean")
     for source, target, weight in zip(edges.source, edges.target, edges.weight, strict=True):
         expected[module[target], module[source]] += abs(weight)  # -1 is the last row
     np.testing.assert_allclose(flow, expected, rtol=1e-12)
-    rms = module_flow(graph, module, partition.n_modules, "rms")
+    rms = sum(partition.flow(graph, "rms").blocks.values())
     for number in range(partition.n_modules):
         inside = rms[number, number]
         share = inside / (rms[number].sum() + rms[:, number].sum() - inside)
@@ -122,10 +122,11 @@ def test_sparse_graphs_give_the_same(graph):
     graph = graph.prune(top_k_per_target=3)
     sparse = graph.to_sparse()
     module = np.random.default_rng(0).integers(-1, 3, graph.n_nodes)
+    partition = Partition.from_labels(module, graph.n_features, quality=0)
     for pair in graph.pairs:
         assert strong_edge_error(sparse, *pair) == strong_edge_error(graph, *pair)
     for strength in graph.strengths:
-        flows = [module_flow(each, module, 3, strength) for each in (graph, sparse)]
+        flows = [sum(partition.flow(each, strength).blocks.values()) for each in (graph, sparse)]
         np.testing.assert_allclose(*flows, rtol=1e-6)
         for a, b in zip(*(histograms(each, strength) for each in (graph, sparse)), strict=True):
             np.testing.assert_array_equal(a, b)
