@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from inspect import signature
+from pathlib import Path
 
 import pytest
 import torch
@@ -294,6 +295,21 @@ def test_notes_are_printed_and_not_issued(code, capsys, recwarn):
     assert run("build", "code.py:net", "code.py:data", *LAYERS, "--target-error", "0.0001") == 0
     assert "note: input -> 1: standard error of the strongest edges" in capsys.readouterr().out
     assert not [w for w in recwarn if issubclass(w.category, itg.InteractGraphWarning)]
+
+
+def test_files_and_page_of_a_group(code):
+    assert run("build", "code.py:net", "code.py:pairs", *LAYERS, "--groups", "1",
+               "-o", "g.safetensors") == 0  # fmt: skip
+    graph = itg.load("g.safetensors")
+    for group, of in (((), graph), (("--group", "1"), graph.groups["1"])):
+        assert run("export", "g.safetensors", "found.json", *group) == 0
+        itg.export(of, "wanted.json", progress=False)
+        assert Path("found.json").read_text() == Path("wanted.json").read_text()
+        assert run("modules", "g.safetensors", "--no-significance", *group, "-o", "m.json") == 0
+        assert run("report", "g.safetensors", "-m", "m.json", *group, "-o", "found.html") == 0
+        itg.write_report(of, "wanted.html", partition=itg.Partition.load("m.json"))
+        assert Path("found.html").read_text() == Path("wanted.html").read_text()
+    assert run("export", "g.safetensors", "found.json", "--group", "7") == 1
 
 
 def test_groups_folds_and_comparison_of_modules(code, capsys):
