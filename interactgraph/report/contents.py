@@ -337,10 +337,14 @@ def _module_agreement(partition: Partition, number: int) -> float:
 
 
 def _search(resolutions: Any) -> list[list[float]]:
-    """Held-out scores of the resolutions that were tried, ascending."""
+    """Held-out scores of the resolutions that were tried, ascending.
+
+    A resolution has none where halves of the edges leave nothing to compare (NaN, None in files).
+    """
     if not isinstance(resolutions, Mapping):
         return []
-    return sorted([float(key), float(value)] for key, value in resolutions.items())
+    known = {key: score for key, score in resolutions.items() if score is not None}
+    return sorted([float(key), float(score)] for key, score in known.items() if np.isfinite(score))
 
 
 def _heat(graph: InteractionGraph, module: np.ndarray) -> list[dict[str, Any]]:
