@@ -7,10 +7,10 @@ Two figures of every graph, where the network tells them, and the seconds that i
 - *modules*: adjusted mutual information of `find_modules` with the true modules. A feature's module
   is the one that holds most of its direction (of modular addition: the frequency that explains most
   of its variance). Features below a thousandth of every block's squared strength are not scored.
-- *edges*: average precision on the true edges. Strengths between the features of a system are read
-  in the true ones by the share of each true feature in what a feature reads (source), and by what
-  it writes into each (target); between the true features themselves this changes nothing. Edges
-  from an axis of a residual stream to itself are left out.
+- *edges*: average precision on the true edges. The strength between two true features is that
+  between the features of the system whose directions are most like theirs, times both squared
+  cosines; for the true features themselves this changes nothing. Edges from an axis of a residual
+  stream to itself are left out.
 
 The fitted bases see the data that the graph is measured on.
 """
@@ -51,7 +51,7 @@ SYSTEMS: dict[str, Callable[[int], FeatureMap]] = {
     "local interaction basis": lambda d: LocalInteractionBasis(),
     "sparse rotation": lambda d: SparseRotation(base="pca", n_samples=128, batch_size=32),
     "sparse autoencoder": lambda d: SparseAutoencoder(
-        n_dictionary=4 * d, k=max(2, d // 8), n_rows=100_000, batch_size=256
+        n_dictionary=4 * d, k=max(2, d // 8), n_rows=200_000, batch_size=256
     ),
 }
 MATTERS = 1e-3  # of a block's squared strength
@@ -117,7 +117,7 @@ def modular_addition(seed: int) -> Known:
 
 def superposition(seed: int) -> Known:
     net = itg.zoo.superposition(
-        seed, n_features=32, n_neurons=12, fan_in=3, n_modules=4, n_samples=1024
+        seed, n_features=32, n_neurons=12, fan_in=3, n_modules=4, n_samples=4096
     )
     pair = (net.layers[0], net.layers[1])
     own = dict.fromkeys(net.layers, np.arange(len(net.edges)) % 4)
@@ -156,11 +156,11 @@ FIXED = ("compiled: hist", "compiled: sort_unique")  # no seed changes them
 
 def scores(known: Known, system: str, method: str) -> tuple[float, float, float]:
     """Agreement of modules, average precision of edges (NaN: not known), seconds."""
+    widths = widths_of(known)
     start = time.perf_counter()
-    activations = activations_of(known)
     maps: dict[str, FeatureMap] = {
-        layer: known.dictionaries[layer] if system == TRUE else SYSTEMS[system](x.shape[1])
-        for layer, x in activations.items()
+        layer: known.dictionaries[layer] if system == TRUE else SYSTEMS[system](d)
+        for layer, d in widths.items()
     }
     fitted = itg.fit_features(known.model, known.data, maps, pairs=known.pairs, progress=False)
     graph = itg.interaction_graph(
@@ -168,45 +168,36 @@ def scores(known: Known, system: str, method: str) -> tuple[float, float, float]
         progress=False,
     )  # fmt: skip
     took = time.perf_counter() - start
-    ends = {layer: matrices(fitted[layer], x.shape[1]) for layer, x in activations.items()}
+    decoders = {layer: directions(fitted[layer], d) for layer, d in widths.items()}
     modules = precision = float("nan")
     if known.modules is not None or known.own is not None:
-        modules = agreement(known, system, fitted, graph, ends)
+        modules = agreement(known, system, fitted, graph, decoders)
     if known.edges is not None:
-        precision = average_precision(known, system, graph, ends, activations)
+        precision = average_precision(known, system, graph, decoders)
     return modules, precision, took
 
 
-def activations_of(known: Known) -> dict[str, Tensor]:
-    """Layer -> its activations, `[rows, d]`."""
-    found: dict[str, Tensor] = {}
-    hooks = [
-        known.model.get_submodule(layer).register_forward_hook(
-            lambda _module, _inputs, out, layer=layer: found.__setitem__(layer, out)
-        )
-        for layer in known.layers
-        if layer != "input"
-    ]
-    with torch.no_grad():
-        known.model(known.data[0])
-    for hook in hooks:
-        hook.remove()
-    found["input"] = known.data[0]
-    return {layer: found[layer].flatten(0, -2).double() for layer in known.layers}
+def widths_of(known: Known) -> dict[str, int]:
+    """Layer -> size of its activation."""
+    neurons = itg.fit_features(
+        known.model, known.data, dict.fromkeys(known.layers, Neurons()), pairs=known.pairs,
+        progress=False,
+    )  # fmt: skip
+    return {layer: neurons[layer].n_features for layer in known.layers}
 
 
-def matrices(feature_map: FeatureMap, d: int) -> tuple[Tensor, Tensor]:
-    """Encoder `[features, d]` and decoder `[d, features]`, without the errors of dictionaries."""
+def directions(feature_map: FeatureMap, d: int) -> Tensor:
+    """What features write, `[d, features]`, without the errors of dictionaries."""
     if isinstance(feature_map, Neurons):
-        return (torch.eye(d, dtype=torch.float64),) * 2
-    return feature_map.encoder.double(), feature_map.decoder.double()
+        return torch.eye(d, dtype=torch.float64)
+    return feature_map.decoder.double()
 
 
-def agreement(known: Known, system: str, fitted, graph, ends) -> float:
+def agreement(known: Known, system: str, fitted, graph, decoders) -> float:
     """Of the modules that are found with the true ones."""
     found, largest = itg.find_modules(graph, significance=False), _largest(graph)
     truth = known.own(fitted) if known.own else {
-        layer: _modules(known, layer, system, ends[layer][1]) for layer in known.layers
+        layer: _modules(known, layer, system, decoders[layer]) for layer in known.layers
     }  # fmt: skip
     own, other = [], []
     for layer in known.layers:
@@ -231,19 +222,26 @@ def _modules(known: Known, layer: str, system: str, decoder: Tensor) -> np.ndarr
     return torch.stack(of, 1).argmax(1).numpy()
 
 
-def average_precision(known: Known, system: str, graph, ends, activations) -> float:
+def _matched(known: Known, layer: str, decoders: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """For every true feature the one of the system that is most like it, and their |cosine|."""
+    decoder = normalize(decoders[layer], dim=0)
+    true = known.dictionaries.get(layer)
+    if true is not None:
+        decoder = normalize(true.decoder.double(), dim=0).mT @ decoder
+    near, which = decoder.abs().max(1)
+    return which, near
+
+
+def average_precision(known: Known, system: str, graph, decoders) -> float:
     """Of the true edges."""
     truth, strength = [], []
     for (source, target), edges in known.edges.items():
         weights = graph.weights(source, target).double()
         if system != TRUE:
-            encoder, decoder = ends[source][0], ends[target][1]
-            reads = (encoder * activations[source].square().mean(0).sqrt()).square()
-            reads = reads / reads.sum(1, keepdim=True).clamp_min(1e-300)
-            weights = decoder.abs() @ weights[: decoder.shape[1], : len(reads)] @ reads
-            if known.dictionaries:  # of neurons, read along the true directions
-                into, out = (known.dictionaries[k].decoder.double().abs() for k in (source, target))
-                weights = out.mT @ weights @ into
+            (j, near_j), (i, near_i) = (
+                _matched(known, layer, decoders) for layer in (source, target)
+            )
+            weights = weights[i][:, j] * near_i.square()[:, None] * near_j.square()
         weights = weights[: len(edges), : edges.shape[1]]  # without errors
         stream = not known.dictionaries and known.modules is None
         counted = ~torch.eye(len(edges), dtype=torch.bool) if stream else torch.ones_like(edges)

@@ -51,8 +51,8 @@ def independent_tasks(
     *,
     n_tasks: int = 2,
     widths: Sequence[int] = (48, 48),
-    weight_decay: float = 0.03,
-    l1: float = 0.0,
+    weight_decay: float = 0.0,
+    l1: float = 1e-4,
     steps: int = 2000,
     n_samples: int = 1024,
 ) -> IndependentTasks:
@@ -65,7 +65,8 @@ def independent_tasks(
         n_tasks: number of tasks.
         widths: of the hidden layers.
         weight_decay: of AdamW.
-        l1: penalty on absolute weights.
+        l1: penalty on absolute weights; without one, units that serve one task fall into several
+            modules that have little to do with each other.
         steps: of training.
         n_samples: inputs that come back.
 
