@@ -51,7 +51,7 @@ def independent_tasks(
     *,
     n_tasks: int = 2,
     widths: Sequence[int] = (48, 48),
-    weight_decay: float = 0.0,
+    weight_decay: float = 0.03,
     l1: float = 1e-4,
     steps: int = 2000,
     n_samples: int = 1024,
