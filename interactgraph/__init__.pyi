@@ -43,6 +43,7 @@ from .errors import ModelError as ModelError
 # the main job and what it gives
 from .exporters import export as export
 from .fitting import fit_features as fit_features
+from .fitting import fit_sparse_autoencoders as fit_sparse_autoencoders
 from .fitting import fit_sparse_rotations as fit_sparse_rotations
 from .fitting import fit_stream_rotation as fit_stream_rotation
 from .graph import InteractionGraph as InteractionGraph

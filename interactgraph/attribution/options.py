@@ -62,7 +62,7 @@ def _as_it_is(value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    from ..checkpoint import description
+    from ..fingerprints import description
 
     return description(value)
 

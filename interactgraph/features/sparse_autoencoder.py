@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Literal
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 from tqdm import tqdm
 
+from ..checkpoint import Checkpoint
 from ..checks import choice, positive, whole, whole_or_none
 from ..errors import InteractGraphError
+from .autoencoder_training import WIDER, Training, batches
 from .dictionary import Dictionary
 from .feature_map import FeatureMap
 
@@ -22,14 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SparseAutoencoder"]
 
-_WIDER = 16  # features for each coordinate of the activation
-_BUFFER = 1 << 17  # rows in memory; where the data are more, they are mixed half by half
-_TOLD = 100  # points of the learning curve
-_DEAD = 0.05  # share of the training without being active, after which a feature is dead
-_WARM = 0.05  # share of the training in which the rate rises
-_COOL = 0.2  # share of the training in which it falls to zero
-_FORGET = 0.99  # of the running mean of the smallest active code, at most
-_REMEMBERED = 0.1  # share of the training that this mean is of, at most
+_SAVED = 60.0  # seconds between two saves
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +50,9 @@ class SparseAutoencoder(FeatureMap):
         error: whether what the dictionary leaves out is a feature.
         feature_dim: the axis of the activation that is mapped; None: as for `Neurons`.
         size: coordinates of the activation; set by `bind`.
+        checkpoint: folder in which the training of each layer is saved every minute and from which
+            the same training goes on after it was stopped, to the same result; None: it is not
+            saved.
     """
 
     kind: ClassVar[str] = "sparse_autoencoder"
@@ -69,6 +66,7 @@ class SparseAutoencoder(FeatureMap):
     error: bool = True
     feature_dim: int | None = None
     size: int | None = None
+    checkpoint: str | None = None
 
     def __post_init__(self) -> None:
         whole_or_none("SparseAutoencoder: n_dictionary", self.n_dictionary)
@@ -93,7 +91,7 @@ class SparseAutoencoder(FeatureMap):
     def n_features(self) -> int:
         """Features of the dictionary, and the error."""
         assert self.size is not None
-        return (self.n_dictionary or _WIDER * self.size) + int(self.error)
+        return (self.n_dictionary or WIDER * self.size) + int(self.error)
 
     def bind(self, layer: str, shape: torch.Size, feature_dim: int) -> SparseAutoencoder:
         """See `FeatureMap.bind`."""
@@ -104,7 +102,7 @@ class SparseAutoencoder(FeatureMap):
                 f"the sparse autoencoder of layer {layer!r} reads axis {dim}, but activations "
                 f"there have shape {tuple(shape)}; set feature_dim"
             )
-        n = self.n_dictionary or _WIDER * shape[dim]
+        n = self.n_dictionary or WIDER * shape[dim]
         if self.k > n:
             raise InteractGraphError(
                 f"the sparse autoencoder of layer {layer!r} has k={self.k} of {n} features active; "
@@ -122,13 +120,14 @@ class SparseAutoencoder(FeatureMap):
 
     def fit(self, layer: str, data: FittingData) -> Dictionary:
         """Trains it. See `FeatureMap.fit`; the result is a `Dictionary` with a learning curve."""
-        generator = torch.Generator().manual_seed(self.seed)
+        # One for the order of the rows and one for directions: each goes on alone.
+        order, directions = (torch.Generator().manual_seed(self.seed + i) for i in (0, 1 << 31))
 
         def rows() -> Iterator[Tensor]:
             for part in data.rows(layer, f"activations of {layer}"):
                 yield part.float()
 
-        stream = _batches(rows, self.batch_size, generator)
+        stream = batches(rows, self.batch_size, order)
         first = next(stream, None)
         if first is None:
             raise InteractGraphError(
@@ -136,185 +135,48 @@ class SparseAutoencoder(FeatureMap):
                 "check the data and position_mask"
             )
         with torch.enable_grad():
-            training = _Training(self, first, generator)
+            training = Training(self, first, directions)
+            saves = self.saves(layer, first, {"layer": layer})
+            done = self._resumed(training, saves)
+            batch = first
+            for _ in range(done):  # the same rows in the same order
+                batch = next(stream)
             with tqdm(
-                total=self.n_rows, desc=f"sparse autoencoder of {layer}", unit="row",
-                disable=not data.progress, leave=False,
+                total=self.n_rows, initial=training.n_rows, desc=f"sparse autoencoder of {layer}",
+                unit="row", disable=not data.progress, leave=False,
             ) as bar:  # fmt: skip
-                batch = first
                 while training.n_rows < self.n_rows:
                     training.step(batch)
+                    done += 1
                     bar.update(len(batch))
                     bar.set_postfix_str(f"unexplained {training.unexplained:.3f}", refresh=False)
+                    if saves is not None and saves.due:
+                        saves.save({"steps": done, **training.state()})
                     batch = next(stream)
-        fitted = training.dictionary(self).to(first.device, data.dtype)
+        fitted = training.dictionary().to(first.device, data.dtype)
+        if saves is not None:
+            saves.done()
         return fitted.look(layer, data)
 
+    def saves(self, name: str, first: Tensor, recipe: Mapping[str, Any]) -> Checkpoint | None:
+        """Where a training is saved; None: nowhere.
 
-class _Training:
-    """The weights while they are trained, in activations whose mean square is one.
+        Args:
+            name: of the training.
+            first: the first rows, which tell it from one on other data.
+            recipe: what else tells it from others.
+        """
+        if self.checkpoint is None:
+            return None
+        own = {field.name: getattr(self, field.name) for field in fields(self)}
+        own.pop("checkpoint")
+        told = {**own, **recipe, "first rows": float(first.double().sum())}
+        return Checkpoint(Path(self.checkpoint) / f"autoencoder-{name}", told, _SAVED)
 
-    Attributes:
-        n_rows: that were trained on.
-        unexplained: share of the variance, of the last batch.
-    """
-
-    def __init__(
-        self, options: SparseAutoencoder, rows: Tensor, generator: torch.Generator
-    ) -> None:
-        self.options, self.generator = options, generator
-        size = rows.shape[1]
-        n = options.n_dictionary or _WIDER * size
-        self.n_rows, self.unexplained = 0, math.nan
-        mean = rows.mean(0)
-        spread = float((rows - mean).square().mean().sqrt())
-        self.scale = 1 / spread if spread > 0 else 1.0
-        directions = torch.randn(n, size, generator=generator).to(rows)
-        directions.div_(directions.norm(dim=1, keepdim=True))
-        self.decoder = nn.Parameter(directions)  # [features, size]
-        self.encoder = nn.Parameter(directions.clone())
-        self.encoder_bias = nn.Parameter(rows.new_zeros(n))
-        self.bias = nn.Parameter(mean * self.scale)
-        self.rate = options.learning_rate or 1e-3 * min(1.0, (384 / size) ** 0.5)
-        parameters = [self.decoder, self.encoder, self.encoder_bias, self.bias]
-        self.optimizer = torch.optim.Adam(parameters, lr=self.rate)
-        self.quiet = torch.zeros(n, dtype=torch.int64, device=rows.device)  # rows without firing
-        self.threshold: float | None = None
-        self.curve: list[list[float]] = []
-
-    def step(self, rows: Tensor) -> None:
-        """One step of Adam."""
-        done = self.n_rows / self.options.n_rows
-        share = min(1.0, (done + 1e-3) / _WARM, (1 - done) / _COOL)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate * max(share, 1e-3)
-        x = rows * self.scale
-        centred = x - self.bias
-        p = centred @ self.encoder.mT + self.encoder_bias
-        row, feature = self._active(p.detach())
-        codes = p[row, feature].relu()
-        missed = x - self.bias - _decoded(codes, row, feature, self.decoder, len(x))
-        variance = (x - x.mean(0)).square().sum(1).mean().clamp_min(1e-12)
-        loss = missed.square().sum(1).mean() / variance
-        self.unexplained = float(loss)
-        fired = torch.zeros_like(self.quiet, dtype=torch.bool)
-        fired[feature[codes.detach() > 0]] = True
-        self.quiet = torch.where(fired, 0, self.quiet + len(rows))
-        self.optimizer.zero_grad()
-        loss.backward()
-        # The length of a direction is that of its code: only turning it makes a difference.
-        with torch.no_grad():
-            slope = self.decoder.grad
-            assert slope is not None
-            slope -= (slope * self.decoder).sum(1, keepdim=True) * self.decoder
-            self.optimizer.step()
-            self.decoder.div_(self.decoder.norm(dim=1, keepdim=True))
-        self.n_rows += len(rows)
-        dead = (self.quiet > _DEAD * self.options.n_rows).nonzero()[:, 0]
-        if len(dead) and done < 1 - _COOL:
-            self._revive(dead, missed.detach())
-        if self.n_rows >= len(self.curve) * self.options.n_rows / _TOLD:
-            active = float((codes > 0).sum()) / len(rows)
-            share_dead = len(dead) / len(self.quiet)
-            self.curve.append([float(self.n_rows), self.unexplained, active, share_dead])
-
-    def _active(self, p: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows and features of the codes that are kept."""
-        k = self.options.k
-        if self.options.activation == "topk":
-            feature = p.topk(k, dim=1).indices
-            row = torch.arange(len(p), device=p.device)[:, None].expand_as(feature)
-            return row.flatten(), feature.flatten()
-        values, places = p.flatten().topk(k * len(p))
-        smallest = float(values[-1].clamp_min(0))
-        forget = 1 - self.options.batch_size / (_REMEMBERED * self.options.n_rows)
-        forget = min(max(forget, 0.0), _FORGET)
-        before = smallest if self.threshold is None else self.threshold
-        self.threshold = forget * before + (1 - forget) * smallest
-        places = places.sort().values
-        return places // p.shape[1], places % p.shape[1]
-
-    @torch.no_grad()
-    def _revive(self, dead: Tensor, missed: Tensor) -> None:
-        """Gives dead features directions of what is missed, `[n, size]`."""
-        chances = missed.square().sum(1).cpu().double() + 1e-12
-        dead = dead[: len(missed)]  # the others later
-        chosen = torch.multinomial(chances, len(dead), generator=self.generator)
-        directions = missed[chosen.to(missed.device)]
-        directions = directions / directions.norm(dim=1, keepdim=True).clamp_min(1e-12)
-        length = float(self.encoder.norm(dim=1).median())
-        self.decoder[dead] = directions
-        self.encoder[dead] = directions * length
-        self.encoder_bias[dead] = 0
-        for parameter in (self.decoder, self.encoder, self.encoder_bias):
-            for value in self.optimizer.state[parameter].values():
-                if value.shape == parameter.shape:
-                    value[dead] = 0
-        self.quiet[dead] = 0
-
-    def dictionary(self, options: SparseAutoencoder) -> Dictionary:
-        """What was learnt, in the units of the activation."""
-        with torch.no_grad():
-            bias = self.bias / self.scale
-            threshold = None
-            if options.activation == "jumprelu":
-                threshold = max(self.threshold or 0.0, 0.0) / self.scale
-            return Dictionary(
-                encoder=self.encoder.detach().clone(),
-                decoder=self.decoder.detach().mT.contiguous(),
-                encoder_bias=self.encoder_bias / self.scale,
-                decoder_bias=bias,
-                offset=bias.clone(),
-                activation=options.activation,
-                threshold=threshold,
-                k=options.k if options.activation == "topk" else None,
-                error=options.error,
-                feature_dim=options.feature_dim,
-                learning_curve=torch.tensor(self.curve, dtype=torch.float64),
-            )
-
-
-def _decoded(codes: Tensor, row: Tensor, feature: Tensor, decoder: Tensor, n: int) -> Tensor:
-    """D z of sparse codes, `[n, size]`; rows are sorted."""
-    offsets = torch.searchsorted(row.contiguous(), torch.arange(n, device=row.device))
-    result: Tensor = F.embedding_bag(
-        feature, decoder, offsets, mode="sum", per_sample_weights=codes
-    )
-    return result
-
-
-def _batches(
-    passes: Callable[[], Iterator[Tensor]], size: int, generator: torch.Generator
-) -> Iterator[Tensor]:
-    """Rows in random order, without end: mixed in a buffer, which holds all of few data.
-
-    Args:
-        passes: begins a pass over the data, which gives rows `[n, d]`.
-        size: rows of a batch.
-        generator: of the order.
-    """
-    held: list[Tensor] = []
-    while True:
-        fits = True
-        for part in passes():
-            held.append(part)
-            if sum(map(len, held)) < _BUFFER:
-                continue
-            rows = torch.cat(held)
-            rows = rows[torch.randperm(len(rows), generator=generator).to(rows.device)]
-            half = len(rows) // 2
-            yield from _whole(rows[:half], size)
-            held, fits = [rows[half:]], False
-        if not held:
-            return
-        if fits:  # no further pass through the model
-            rows = torch.cat(held)
-            while True:
-                order = torch.randperm(len(rows), generator=generator).to(rows.device)
-                yield from _whole(rows[order], size)
-
-
-def _whole(rows: Tensor, size: int) -> Iterator[Tensor]:
-    """Batches of one size; the rest, on which a mean would be of few rows, is left for later."""
-    parts = rows.split(size)
-    yield from parts[: max(1, len(rows) // size)]
+    def _resumed(self, training: Training, saves: Checkpoint | None) -> int:
+        """Steps that were made before the training was stopped."""
+        state = None if saves is None else saves.load()
+        if state is None:
+            return 0
+        training.restore(state)
+        return int(state["steps"])

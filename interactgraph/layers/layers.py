@@ -525,12 +525,18 @@ class Layers:
 
         Targets are read in the feature maps that they have in `maps`.
         """
-        targets = self.targets(layer)
-        sites = [self.sites[name] for name in (layer, *targets)]
-        for batch in self.batches(text):
+        for found in self.segments_of([(layer, target) for target in self.targets(layer)], text):
+            yield list(found.values())
+
+    def segments_of(self, pairs: Sequence[Pair], text: str) -> Iterator[dict[Pair, LocalSegment]]:
+        """The segments of some pairs, batch by batch, in one pass; see `segments`."""
+        names = dict.fromkeys(layer for pair in pairs for layer in pair)
+        sites = [self.sites[name] for name in names]
+        for number, batch in enumerate(self.batches(text)):
             with torch.no_grad():
                 activations = self.runner.activations(batch, sites)
-            yield [self._local(batch, layer, target, activations) for target in targets]
+            check_finite(activations, number)
+            yield {pair: self._local(batch, *pair, activations) for pair in pairs}
 
     def _local(
         self, batch: Any, layer: str, target: str, activations: Mapping[str, Tensor]

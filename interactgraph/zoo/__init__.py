@@ -2,7 +2,13 @@
 
 from .attribution_graphs import PlantedAttributionGraph, planted_attribution_graph
 from .compiled import COMPILED, CompiledProgram, compiled, compiled_program
-from .modular_addition import ModularAddition, train_modular_addition
+from .independent_tasks import IndependentTasks, independent_tasks
+from .modular_addition import (
+    AdditionNetwork,
+    ModularAddition,
+    modular_addition,
+    train_modular_addition,
+)
 from .planted import PlantedModules, planted_modules
 from .simplex import SimplexModules, simplex_modules
 from .superposition import Superposition, sparse_features, superposition
@@ -10,7 +16,9 @@ from .two_digits import TwoDigits, two_digits
 
 __all__ = [
     "COMPILED",
+    "AdditionNetwork",
     "CompiledProgram",
+    "IndependentTasks",
     "ModularAddition",
     "PlantedAttributionGraph",
     "PlantedModules",
@@ -19,6 +27,8 @@ __all__ = [
     "TwoDigits",
     "compiled",
     "compiled_program",
+    "independent_tasks",
+    "modular_addition",
     "planted_attribution_graph",
     "planted_modules",
     "simplex_modules",

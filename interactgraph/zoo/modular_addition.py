@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import InteractGraphError
+from ..features import FeatureMap
 
 __all__ = [
+    "AdditionNetwork",
     "ModularAddition",
     "addition_pairs",
     "frequency_shares",
+    "modular_addition",
     "published_model",
     "train_modular_addition",
 ]
@@ -195,6 +199,60 @@ def train_modular_addition(
             if since >= 10 and since * 100 > step // 3:
                 break
     return model, seen, unseen
+
+
+@dataclass(frozen=True, eq=False)
+class AdditionNetwork:
+    """A trained network and what is known about it.
+
+    Attributes:
+        model: see `ModularAddition`.
+        layers: "embed", "mid", "final".
+        data: pairs that it was trained on, token numbers `[samples, 3]`.
+        others: the other pairs.
+        accuracy: on the others.
+    """
+
+    model: ModularAddition
+    layers: list[str]
+    data: Tensor
+    others: Tensor
+    accuracy: float
+
+    def frequencies(self, maps: Mapping[str, FeatureMap]) -> dict[str, Tensor]:
+        """Layer -> share of each frequency in each feature's variance, `[features, p // 2]`.
+
+        The true module of a feature is its largest; see `frequency_shares`.
+
+        Args:
+            maps: layer -> fitted feature map, of some of the layers.
+        """
+        with torch.no_grad():
+            activation, found = self.data, {}
+            for layer in self.layers:
+                activation = self.model.get_submodule(layer)(activation)
+                if layer in maps:
+                    features = maps[layer].encode(activation)
+                    found[layer] = frequency_shares(features, self.data, self.model.modulus)
+        return found
+
+
+def modular_addition(
+    seed: int = 0, *, modulus: int = 29, width: int = 64, hidden: int = 128
+) -> AdditionNetwork:
+    """Trains a small network (half a minute on a CPU); it comes back in float64.
+
+    Args:
+        seed: of the weights and of the split.
+        modulus: p.
+        width: size of the residual stream.
+        hidden: size of the ReLU layer.
+    """
+    model, seen, unseen = train_modular_addition(
+        modulus, seed=seed, share=0.6, width=width, hidden=hidden, max_steps=5_000
+    )
+    model = model.double()
+    return AdditionNetwork(model, ["embed", "mid", "final"], seen, unseen, _accuracy(model, unseen))
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ from torch import nn
 
 import interactgraph as itg
 from interactgraph.features import Dictionary, SparseAutoencoder, mean_max_cosine
-from interactgraph.features.sparse_autoencoder import _batches, _Training
+from interactgraph.features.autoencoder_training import Training, batches
 from interactgraph.zoo import sparse_features
 
 
@@ -65,19 +65,19 @@ def test_less_is_unexplained_than_by_as_many_principal_components():
 def test_dead_features_are_revived(monkeypatch):
     """Half of the features begin where no data are; without new directions they stay dead."""
     x, _ = planted()
-    begin, revive = _Training.__init__, _Training._revive
+    begin, revive = Training.__init__, Training._revive
 
     def half_dead(self, *arguments):
         begin(self, *arguments)
         with torch.no_grad():
             self.encoder_bias[:24] = -100
 
-    monkeypatch.setattr(_Training, "__init__", half_dead)
+    monkeypatch.setattr(Training, "__init__", half_dead)
     options = {"n_dictionary": 48, "k": 3, "n_rows": 100_000}
     with_it, _ = trained(x, **options)
-    monkeypatch.setattr(_Training, "_revive", lambda *_: None)
+    monkeypatch.setattr(Training, "_revive", lambda *_: None)
     without, _ = trained(x, **options)
-    monkeypatch.setattr(_Training, "_revive", revive)
+    monkeypatch.setattr(Training, "_revive", revive)
     assert float(without.learning_curve[-1, 3]) >= 0.5
     assert float(with_it.learning_curve[-1, 3]) < 0.25
 
@@ -130,7 +130,7 @@ def test_the_dictionary_is_what_was_trained(activation):
     """Codes and reconstruction of activations in their own units are those of the training."""
     x, _ = planted(300)
     options = SparseAutoencoder(n_dictionary=12, k=2, activation=activation, error=False)
-    training = _Training(options.bind("0", x.shape, -1), x, torch.Generator().manual_seed(0))
+    training = Training(options.bind("0", x.shape, -1), x, torch.Generator().manual_seed(0))
     with torch.no_grad():
         training.encoder_bias.normal_(generator=torch.Generator().manual_seed(1))
         scaled = x * training.scale - training.bias
@@ -141,7 +141,7 @@ def test_the_dictionary_is_what_was_trained(activation):
         else:
             training.threshold = 0.4
             codes = torch.where(p > 0.4, p, 0.0)
-        found = training.dictionary(options)
+        found = training.dictionary()
         torch.testing.assert_close(found.encode(x) * training.scale, codes, rtol=1e-4, atol=1e-4)
         wanted = (codes @ training.decoder + training.bias) / training.scale
         torch.testing.assert_close(found.decode(found.encode(x)), wanted, rtol=1e-4, atol=1e-3)
@@ -150,7 +150,7 @@ def test_the_dictionary_is_what_was_trained(activation):
 @pytest.mark.parametrize("n", [50, 1000])
 def test_batches_hold_every_row_as_often(n, monkeypatch):
     """Few data are read once and mixed; many are read again, and none is lost on the way."""
-    monkeypatch.setattr("interactgraph.features.sparse_autoencoder._BUFFER", 200)
+    monkeypatch.setattr("interactgraph.features.autoencoder_training._BUFFER", 200)
     passes = []
 
     def rows():
@@ -158,7 +158,7 @@ def test_batches_hold_every_row_as_often(n, monkeypatch):
         yield from torch.arange(n, dtype=torch.float32)[:, None].split(30)
 
     seen = torch.zeros(n)
-    stream = _batches(rows, 16, torch.Generator().manual_seed(0))
+    stream = batches(rows, 16, torch.Generator().manual_seed(0))
     total = 0
     while total < 20 * n:
         batch = next(stream)

@@ -1,15 +1,18 @@
 """Modular addition: shapes, training, labels by frequency."""
 
 import math
+import sys
 
 import pytest
 import torch
 
-from interactgraph import InteractGraphError
+from interactgraph import InteractGraphError, fit_features
+from interactgraph.features import PCA
 from interactgraph.zoo.modular_addition import (
     ModularAddition,
     addition_pairs,
     frequency_shares,
+    modular_addition,
     train_modular_addition,
 )
 
@@ -79,3 +82,23 @@ def test_frequency_shares():
     )  # fmt: skip
     embedded = torch.stack([(3 * x).cos(), (3 * y).sin(), 0 * x], 1).double()[..., None]
     assert frequency_shares(embedded, tokens, p)[0, 2] == pytest.approx(1, abs=1e-6)
+
+
+def test_a_trained_network_and_its_frequencies(monkeypatch):
+    monkeypatch.setattr(
+        sys.modules["interactgraph.zoo.modular_addition"],  # the name is a function's, too
+        "train_modular_addition",
+        lambda modulus, **options: train_modular_addition(
+            modulus, **{**options, "max_steps": 20, "width": 8, "hidden": 16}
+        ),
+    )
+    net = modular_addition(1, modulus=7)
+    assert len(net.data) + len(net.others) == 49
+    assert 0 <= net.accuracy <= 1
+    maps = fit_features(net.model, net.data, {"mid": PCA(), "final": PCA()}, progress=False)
+    found = net.frequencies(maps)
+    assert list(found) == ["mid", "final"]
+    mid = net.model.mid(net.model.embed(net.data))
+    wanted = frequency_shares(maps["mid"].encode(mid), net.data, 7)
+    torch.testing.assert_close(found["mid"], wanted)
+    assert found["final"].shape == (8, 3)

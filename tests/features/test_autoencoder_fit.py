@@ -1,0 +1,196 @@
+"""Sparse autoencoders of several layers, trained together."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+import interactgraph as itg
+from interactgraph.features import Dictionary, SparseAutoencoder
+from interactgraph.features.autoencoder_training import Training
+from interactgraph.fitting.autoencoder_fit import _Joint
+from interactgraph.layers import Layers
+from interactgraph.model import Runner, check_data, prepared, resolve_sites
+
+OPTIONS = SparseAutoencoder(n_dictionary=12, k=3, n_rows=600, batch_size=20)
+NAMES = ["first", "second"]
+PAIR = ("first", "second")
+
+
+class Mixing(nn.Module):
+    """Positions are mixed between the layers, as by attention."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 5), nn.Linear(5, 6)
+
+    def between(self, h):
+        h = torch.tanh(h)
+        return self.second(h + h.softmax(1).flip(1) * h.cumsum(1))
+
+    def forward(self, x, mask=None):
+        return torch.tanh(self.between(self.first(x)))
+
+
+def by_autograd(trainings, f, x, mask):
+    """The penalty of all active features: a Jacobian and sums over it, differentiable."""
+    (of_x, of_y), y = (trainings[layer] for layer in NAMES), f(x)
+    jacobian = torch.autograd.functional.jacobian(lambda v: f(v).sum(0), x)  # [t, e, b, s, d]
+
+    def codes(training, values):
+        p = (values * training.scale - training.bias) @ training.encoder.mT + training.encoder_bias
+        kept = torch.zeros_like(p).scatter(-1, p.topk(training.options.k).indices, 1.0)
+        return (p.relu() * kept).detach() * mask[..., None]
+
+    z, active = codes(of_x, x), codes(of_y, y) > 0
+    length = of_y.encoder.norm(dim=1, keepdim=True)
+    encoder = of_y.encoder / length * length.detach() * of_y.scale
+    moved = torch.einsum("tebsd,bsj,jd->tebj", jacobian, z, of_x.decoder / of_x.scale)
+    effects = torch.einsum("ie,tebj->btij", encoder, moved).abs()
+    return (effects * active[..., None]).sum() / mask.sum()
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_drawn_connections_are_those_of_all_features(masked):
+    """Their value and their gradients in decoder and encoder, in the mean over many draws."""
+    torch.manual_seed(0)
+    model, x = Mixing(), torch.randn(8, 3, 4)
+    mask = torch.tensor([[1, 1, 1], [1, 1, 0]]).repeat(4, 1) if masked else torch.ones(8, 3)
+    runner = Runner.on(model, None, None, None)
+    with prepared(runner.model):
+        layers = Layers.look(
+            runner, check_data([(x, mask)]), resolve_sites(model, NAMES), [PAIR],
+            dict.fromkeys(NAMES, OPTIONS), position_mask=lambda batch: batch[1].bool(),
+        )  # fmt: skip
+        joint = _Joint(layers, 600, 0.1, 4000)
+        (batch,) = joint.layers.segments_of([PAIR], "")
+        found = joint._connections(batch)[1][PAIR]
+    parameters = joint.trainings["first"].decoder, joint.trainings["second"].encoder
+    wanted = by_autograd(joint.trainings, model.between, model.first(x).detach(), mask)
+    assert float(found) == pytest.approx(float(wanted), rel=0.02)
+    gradients = [torch.autograd.grad(size, parameters) for size in (found, wanted)]
+    for one, other in zip(*gradients, strict=True):
+        assert float((one - other).norm() / other.norm()) < 0.05
+
+
+def test_fewer_connections_for_hardly_less_reconstruction():
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
+    x = itg.zoo.sparse_features(6000, 24, generator=generator, probability=0.15)
+    model = nn.Sequential(nn.Linear(24, 16), nn.Tanh(), nn.Linear(16, 16))
+    options = SparseAutoencoder(
+        n_dictionary=48, k=4, n_rows=40_000, batch_size=128, learning_rate=5e-3
+    )
+    edges, missed, last = {}, {}, {}
+    for penalty in (0.0, 0.1):
+        fit = itg.fit_sparse_autoencoders(
+            model, x.split(250), ["0", "2"], autoencoder=options, penalty=penalty, progress=False
+        )
+        graph = itg.interaction_graph(
+            model, x[:1000], ["0", "2"], features=fit.maps, strengths="mean_abs", progress=False
+        )
+        values = graph.weights("0", "2")[:-1, :-1].flatten().sort(descending=True).values
+        edges[penalty] = int((values.cumsum(0) < 0.9 * values.sum()).sum()) + 1
+        missed[penalty] = sum(graph.features[layer].unexplained for layer in ("0", "2"))
+        last[penalty] = fit.connections["0", "2"][-1]
+    assert edges[0.1] < 0.85 * edges[0.0]
+    assert missed[0.1] < missed[0.0] + 0.05
+    assert last[0.1] < 0.85 < last[0.0]
+
+
+def test_what_comes_back_and_what_a_seed_decides():
+    torch.manual_seed(0)
+    model, data = Mixing(), torch.randn(60, 3, 4).split(20)
+    one, same, other = (
+        itg.fit_sparse_autoencoders(
+            model, data, NAMES, autoencoder=replace(OPTIONS, seed=seed), progress=False
+        )
+        for seed in (0, 0, 1)
+    )
+    for layer, found in one.maps.items():
+        assert isinstance(found, Dictionary)
+        assert torch.equal(found.encoder, same.maps[layer].encoder)
+        assert not torch.equal(found.encoder, other.maps[layer].encoder)
+        torch.testing.assert_close(found.decoder.norm(dim=0), torch.ones(12))
+        assert found.unexplained is not None
+    assert len(one.connections[PAIR]) == 10  # 600 rows, 60 a batch
+    graph = itg.interaction_graph(model, data, NAMES, features=one.maps, progress=False)
+    assert graph.weights(*PAIR).shape == (13, 13)  # and the errors
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.mark.parametrize("after", [3, 40, 75])
+def test_stopped_and_gone_on_with(after, monkeypatch, tmp_path):
+    """In the first layer's own training, in the second's, and while they are trained together."""
+    torch.manual_seed(0)
+    model, data = Mixing(), torch.randn(60, 3, 4).split(20)
+    whole = itg.fit_sparse_autoencoders(model, data, NAMES, autoencoder=OPTIONS, progress=False)
+    monkeypatch.setattr("interactgraph.features.sparse_autoencoder._SAVED", 0.0)
+    saved = replace(OPTIONS, checkpoint=str(tmp_path))
+    update, steps = Training.update, []
+
+    def stopping(self, reading):
+        steps.append(1)
+        if len(steps) > after:
+            raise Stopped
+        update(self, reading)
+
+    monkeypatch.setattr(Training, "update", stopping)
+    with pytest.raises(Stopped):
+        itg.fit_sparse_autoencoders(model, data, NAMES, autoencoder=saved, progress=False)
+    steps.clear()
+
+    def counting(self, reading):
+        steps.append(1)
+        update(self, reading)
+
+    monkeypatch.setattr(Training, "update", counting)
+    again = itg.fit_sparse_autoencoders(model, data, NAMES, autoencoder=saved, progress=False)
+    assert len(steps) <= 80 - after + 2  # 30 and 30 alone, 2 * 10 together
+    for layer, found in whole.maps.items():
+        assert torch.equal(found.encoder, again.maps[layer].encoder)
+        assert torch.equal(found.learning_curve, again.maps[layer].learning_curve)
+    assert again.connections == whole.connections
+    assert not list(tmp_path.rglob("*.checkpoint"))
+
+
+def test_a_checkpoint_of_another_training_is_refused(monkeypatch, tmp_path):
+    torch.manual_seed(0)
+    model, data = Mixing(), torch.randn(60, 3, 4).split(20)
+    monkeypatch.setattr("interactgraph.features.sparse_autoencoder._SAVED", 0.0)
+    saved = replace(OPTIONS, checkpoint=str(tmp_path))
+    update, steps = Training.update, []
+
+    def stopping(self, reading):
+        steps.append(1)
+        if len(steps) > 5:
+            raise Stopped
+        update(self, reading)
+
+    monkeypatch.setattr(Training, "update", stopping)
+    with pytest.raises(Stopped):
+        itg.fit_features(model, data, {"first": saved}, progress=False)
+    monkeypatch.setattr(Training, "update", update)
+    with pytest.raises(itg.InteractGraphError, match="its k is 3, now it is 2"):
+        itg.fit_features(model, data, {"first": replace(saved, k=2)}, progress=False)
+    with pytest.raises(itg.InteractGraphError, match="its first rows is"):
+        itg.fit_features(model, [2 * x for x in data], {"first": saved}, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"layers": ["first"]}, "two layers"),
+        ({"penalty": -1.0}, "penalty=-1"),
+        ({"n_draws": 0}, "n_draws"),
+        ({"n_rows": 0}, "n_rows"),
+    ],
+)
+def test_bad_options(options, match):
+    arguments = {"layers": NAMES, **options}
+    with pytest.raises(itg.InteractGraphError, match=match):
+        itg.fit_sparse_autoencoders(Mixing(), [torch.randn(9, 3, 4)], **arguments, progress=False)
