@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["add", "execute"]
 
 _MEASURES = ["accuracy", "log_likelihood", "agreement", "log_agreement", "similarity"]
+_EDGES, _MODULES = "edge_ablation.json", "module_ablation.json"  # in one folder, if one likes
 _OF_EDGES = ("pairs", "ranking", "tolerance")
 _OF_MODULES = ("ways", "layers", "n_controls", "seed", "n_sets")
 
@@ -70,7 +71,7 @@ def execute(options: argparse.Namespace) -> None:
     _check_options(options)
     folder = None if options.output is None else Path(options.output)
     if folder is not None:
-        check_writable(folder / "ablation.json")
+        check_writable(folder / (_EDGES if options.modules is None else _MODULES))
     graph = read_graph(options.graph)
     model, data = load_model_and_data(options)
     given = {
@@ -118,7 +119,7 @@ def _modules(
         print("no module has two features in these layers")
     if folder is not None:
         effects = [_without_nan(dataclasses.asdict(effect)) for effect in ablation]
-        _write(folder / "ablation.json", json.dumps(effects, allow_nan=False))
+        _write(folder / _MODULES, json.dumps(effects, allow_nan=False))
     if not ablation or options.n_sets == 0:
         return
     joint = joint_effects(graph, partition, **_asked(options, "layers", "seed", "n_sets"), **given)
@@ -158,8 +159,8 @@ def _edges(
              "intact": one.intact, "curve": list(one.curve.items())}
             for (a, b), one in curves.items()
         ]  # fmt: skip
-        _write(folder / "ablation.json", json.dumps(table))
-        _picture(curves, options.measure, folder / "ablation.png")
+        _write(folder / _EDGES, json.dumps(table))
+        _picture(curves, options.measure, (folder / _EDGES).with_suffix(".png"))
 
 
 def _without_nan(value: Any) -> Any:

@@ -63,7 +63,8 @@ def execute(options: argparse.Namespace) -> None:
     if options.profile:
         profile = resolution_profile(
             graph, options.strength, null=options.null, n_runs=options.n_runs, seed=options.seed,
-            weighting=partition.weighting, algorithm=options.algorithm,
+            self_edges=options.self_edges, weighting=partition.weighting,
+            algorithm=options.algorithm,
         )  # fmt: skip
         print(f"\n{profile.summary()}")
     if options.tree:

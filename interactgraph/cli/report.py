@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from .options import add_group_flag, read_graph
 
 if TYPE_CHECKING:
+    from ..communities import Partition, ResolutionProfile
+    from ..graph import InteractionGraph
     from ..report import Curve
     from ..validation import ModuleEffect
 
@@ -24,7 +26,7 @@ def add(commands: Any) -> argparse.ArgumentParser:
         epilog="examples:\n"
         "  interactgraph report graph.safetensors -m modules.json -o report.html\n"
         "  interactgraph report graph.safetensors -m modules.json --profile "
-        "--ablation ablation/ablation.json",
+        "--ablation ablation/edge_ablation.json",
     )
     command.add_argument("graph", metavar="GRAPH", help="a graph file")
     command.add_argument(
@@ -49,7 +51,7 @@ def add(commands: Any) -> argparse.ArgumentParser:
 
 def execute(options: argparse.Namespace) -> None:
     """Runs the command."""
-    from ..communities import find_modules, load_partition, resolution_profile
+    from ..communities import find_modules, load_partition
     from ..report import MOST_EDGES, read_ablation, write_report
     from .output import check_writable
 
@@ -62,9 +64,24 @@ def execute(options: argparse.Namespace) -> None:
         curves |= more_curves
         effects += more_effects
     partition = find_modules(graph) if options.modules is None else load_partition(options.modules)
-    profile = resolution_profile(graph, partition.strength or None) if options.profile else None
+    profile = _profile(graph, partition) if options.profile else None
     path = write_report(
         graph, options.output, partition=partition, profile=profile, curves=curves,
         effects=effects, n_edges=MOST_EDGES if options.n_edges is None else options.n_edges,
     )  # fmt: skip
     print(f"wrote {path}; open it in a browser")
+
+
+def _profile(graph: InteractionGraph, partition: Partition) -> ResolutionProfile:
+    """Modules at other resolutions, found as those of the page were."""
+    from ..communities import resolution_profile
+
+    found_with = {
+        name: value
+        for name in ("null", "weighting", "seed")
+        if (value := getattr(partition, name)) not in (None, "")
+    }
+    self_edges: Literal["auto", "keep"] = "auto" if "self_edges" in partition.details else "keep"
+    return resolution_profile(
+        graph, partition.strength or None, self_edges=self_edges, **found_with
+    )

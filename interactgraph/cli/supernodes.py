@@ -18,7 +18,7 @@ def add(commands: Any) -> argparse.ArgumentParser:
         description="Groups features of an attribution graph (JSON of circuit-tracer or "
         "Neuronpedia) that read from and write to the same places, and adds the groups to "
         "qParams.supernodes in a copy of the file; nothing else is changed.",
-        epilog="example:\n  interactgraph supernodes graph.json -o grouped.json",
+        epilog="example:\n  interactgraph supernodes graph.json -o grouped.json --page groups.html",
     )
     command.add_argument("graph", metavar="IN.json", help="an attribution graph; .json or .json.gz")
     command.add_argument("-o", "--output", default="supernodes.json", metavar="FILE")
@@ -33,16 +33,27 @@ def add(commands: Any) -> argparse.ArgumentParser:
     command.add_argument(
         "--n-runs", type=int, default=4, help="runs; the best is kept (default: 4)"
     )
+    command.add_argument(
+        "--page", metavar="FILE.html", help="also write a page that shows the graph and its groups"
+    )
     add_seed_flag(command)
     return command
 
 
 def execute(options: argparse.Namespace) -> None:
     """Runs the command."""
-    from ..circuits import load_attribution_graph, save_supernodes, supernodes
+    from ..circuits import (
+        as_interaction_graph,
+        load_attribution_graph,
+        save_supernodes,
+        supernodes,
+    )
+    from ..report import write_report
     from .output import check_writable
 
     check_writable(options.output)
+    if options.page is not None:
+        check_writable(options.page)
     graph = load_attribution_graph(options.graph)
     groups = supernodes(
         graph, among=options.among, min_confidence=options.min_confidence, n_runs=options.n_runs,
@@ -62,3 +73,7 @@ def execute(options: argparse.Namespace) -> None:
     if loose:
         print(f"{loose} members are not pinned; Neuronpedia draws pinned ones only")
     print(f"{len(groups)} groups suggested; wrote {options.output}")
+    if options.page is not None:
+        shown, partition = as_interaction_graph(graph, groups)
+        write_report(shown, options.page, partition=partition)
+        print(f"wrote {options.page}; open it in a browser")

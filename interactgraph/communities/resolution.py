@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from ..checks import positive, whole
+from ..checks import choice, positive, whole
 from ..errors import InteractGraphError
 from ..graph import InteractionGraph
 from . import constants
@@ -18,7 +18,7 @@ from .noise_aware import named_weighting
 from .objective import make_objective
 from .partition import Partition
 from .runs import check_runs, choose_algorithm, count_modules, mean_agreement, search
-from .self_edges import read_network
+from .self_edges import SELF_EDGES, read_network
 
 __all__ = ["Plateau", "ResolutionProfile", "resolution_for", "resolution_profile"]
 
@@ -78,6 +78,7 @@ def resolution_profile(
     null: str = "layered",
     n_runs: int = 5,
     seed: int = 0,
+    self_edges: Literal["auto", "keep"] = "auto",
     weighting: str = "noise_aware",
     block_weight: str = "equal",
     algorithm: str = "auto",
@@ -91,6 +92,7 @@ def resolution_profile(
         null: as for `find_modules`.
         n_runs: runs at each resolution.
         seed: of the first run at every resolution.
+        self_edges: as for `find_modules`.
         weighting: as for `find_modules`.
         block_weight: as for `find_modules`.
         algorithm: as for `find_modules`.
@@ -106,7 +108,9 @@ def resolution_profile(
     n_runs, seed = check_runs(n_runs, seed, 1.0)
     given = np.geomspace(0.5, 2, 21).tolist() if resolutions is None else list(resolutions)
     values = sorted(positive("a resolution", float(r) if hasattr(r, "item") else r) for r in given)
-    weighed = named_weighting(weighting).weigh(read_network(graph, strength)[0], seed)
+    choice("self_edges", self_edges, SELF_EDGES)
+    network, _ = read_network(graph, strength, None, self_edges)
+    weighed = named_weighting(weighting).weigh(network, seed)
     weighted, decided = weighed.network, weighed.decided
     recorded: dict[str, Any] = {"null": null, "weighting": weighting, "seed": seed}
     recorded |= {"n_runs": n_runs, "strength": graph.check_strength(strength)}

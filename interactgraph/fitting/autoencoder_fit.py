@@ -65,11 +65,11 @@ def fit_sparse_autoencoders(
     the absolute effect of a feature j, moved at all positions s where it is active, on every
     feature i that is active at a position t, to first order: the mean absolute strength by
     gradient x activation. Each sample draws `n_draws` of its active features for an unbiased
-    estimate. The published relative is the Jacobian sparse autoencoder (Farnik et al. 2025, arXiv
-    2502.18147), which sums |dz_i / dz_j| over all active features of an MLP in closed form; drawn
-    features make any segment affordable, attention between positions included. Codes and the
-    length of encoder rows do not follow the penalty, so that it turns features and does not shrink
-    them.
+    estimate, and each position does where positions do not mix between the layers. The published
+    relative is the Jacobian sparse autoencoder (Farnik et al. 2025, arXiv 2502.18147), which sums
+    |dz_i / dz_j| over all active features of an MLP in closed form; drawn features make any segment
+    affordable, attention between positions included. Codes and the length of encoder rows do not
+    follow the penalty, so that it turns features and does not shrink them.
 
     Args:
         model: the network.
@@ -139,6 +139,7 @@ class _Joint:
         self.trainings: dict[str, Training] = {}
         self.connections: dict[Pair, list[float]] = {pair: [] for pair in asked.pairs}
         self._at_first: dict[Pair, float] = {}
+        self._local: dict[Pair, bool] = {}  # pairs whose positions do not mix
         self._steps = 0
         options = _options(asked, names[0])
         self._generator = torch.Generator().manual_seed(options.seed + (1 << 31))
@@ -173,6 +174,9 @@ class _Joint:
         """Steps until the first layer's training has its rows."""
         first = next(iter(self.trainings.values()))
         batches = self._batches()
+        self._local = {
+            pair: self._is_local(segment) for pair, segment in next(self._batches()).items()
+        }
         if not self._steps:
             sizes = [self._connections(next(batches))[1] for _ in range(_START)]
             self._at_first = {
@@ -180,7 +184,7 @@ class _Joint:
                 for pair in self.connections
             }
         for _ in range(_START + self._steps if self._steps else 0):
-            next(batches)
+            next(batches)  # the same batches in the same order
         with tqdm(
             total=self.n_rows, initial=first.n_rows, desc="sparse autoencoders together",
             unit="row", disable=not self.layers.progress, leave=False,
@@ -242,9 +246,16 @@ class _Joint:
                 rows[target] = self._read(target, y, segment.target_mask)
         found = {}
         for (source, target), segment in batch.items():
-            tangents, chances = rows[source].moved(self.trainings[source], self.n_draws, self._draw)
+            alone = self._local.get((source, target), False) and rows[source].stand_with(
+                rows[target]
+            )
+            tangents, chances = rows[source].moved(
+                self.trainings[source], self.n_draws, self._draw, alone=alone
+            )
             changes = _Linearized.apply(tangents, segment.function, segment.point)
-            found[source, target] = rows[target].effects(changes, chances, self.trainings[target])
+            found[source, target] = rows[target].effects(
+                changes, chances, self.trainings[target], alone=alone
+            )
         return rows, found
 
     def _read(self, layer: str, values: Tensor, mask: Tensor | None) -> _Rows:
@@ -252,6 +263,18 @@ class _Joint:
         sample, position = counts.nonzero().unbind(1)
         reading = self.trainings[layer].read(values[sample, position].float())
         return _Rows(reading, sample, position, values.shape)
+
+    def _is_local(self, segment: LocalSegment) -> bool:
+        """Whether a position of the target depends on its own position of the source alone."""
+        b, s, d = segment.point.shape
+        if s != segment.n_positions:
+            return False
+        generator = torch.Generator().manual_seed(0)
+        tangents = torch.zeros(1, b, s, d)
+        tangents[0, :, s // 2] = torch.randn(b, d, generator=generator)
+        changes = jvps(segment.function, segment.point, tangents.to(segment.point), vmapped=False)
+        elsewhere = torch.arange(s, device=changes.device) != s // 2
+        return not bool(changes[0, :, elsewhere].any())
 
     def _draw(self, size: tuple[int, int]) -> Tensor:
         return torch.rand(size, generator=self._generator, dtype=torch.float64)
@@ -273,37 +296,65 @@ class _Rows:
     position: Tensor
     shape: torch.Size
 
+    def stand_with(self, other: _Rows) -> bool:
+        """Whether another layer's rows are the same samples and positions."""
+        return torch.equal(self.sample, other.sample) and torch.equal(self.position, other.position)
+
+    def _groups(self, alone: bool) -> tuple[Tensor, int]:
+        """Of every row what draws features together, and how many of these there are."""
+        n = len(self.sample)
+        return (
+            (torch.arange(n, device=self.sample.device), n)
+            if alone
+            else (self.sample, self.shape[0])
+        )
+
     def moved(
-        self, training: Training, n: int, draw: Callable[[tuple[int, int]], Tensor]
+        self,
+        training: Training,
+        n: int,
+        draw: Callable[[tuple[int, int]], Tensor],
+        *,
+        alone: bool,
     ) -> tuple[Tensor, Tensor]:
         """Tangents `[n, b, p, size]` of features that are drawn, another one for each sample.
 
-        Also one over the chance of each, `[n, b]`: a feature is drawn in proportion to the number
-        of positions at which it is active. Zero where a sample has no active feature.
+        Also one over the chance of each, `[n, groups]`: a feature is drawn in proportion to the
+        number of positions at which it is active. Zero where no feature is.
+
+        Args:
+            training: of the layer.
+            n: draws.
+            draw: uniform numbers of a shape.
+            alone: every position draws for itself; else a feature moves at all positions at once.
         """
         active = (self.reading.codes > 0).nonzero()[:, 0]
         row, feature = self.reading.row[active], self.reading.feature[active]
-        sample, b = self.sample[row], self.shape[0]
-        count = torch.bincount(sample, minlength=b)  # codes of each sample; they stand together
-        place = (draw((n, b)).to(count.device) * count).long() + count.cumsum(0) - count
+        groups, n_groups = self._groups(alone)
+        group = groups[row]
+        count = torch.bincount(group, minlength=n_groups)  # codes of each; they stand together
+        place = (draw((n, n_groups)).to(count.device) * count).long() + count.cumsum(0) - count
         chosen = feature[place.clamp_max(max(len(feature) - 1, 0))] if len(feature) else place
-        draws, codes = (feature == chosen[:, sample]).nonzero().unbind(1)
-        times = torch.zeros(n, b, device=count.device)
-        times.index_put_((draws, sample[codes]), times.new_ones(()), accumulate=True)
+        draws, codes = (feature == chosen[:, group]).nonzero().unbind(1)
+        times = torch.zeros(n, n_groups, device=count.device)
+        times.index_put_((draws, group[codes]), times.new_ones(()), accumulate=True)
         z = self.reading.codes.detach()[active][codes, None]
         directions = z * training.decoder[feature[codes]] / training.scale
         tangents = directions.new_zeros(n, *self.shape)
-        where = (draws, sample[codes], self.position[row[codes]])
+        where = (draws, self.sample[row[codes]], self.position[row[codes]])
         tangents = tangents.index_put(where, directions)
         return tangents, torch.where(count > 0, count / times.clamp_min(1), 0.0)
 
-    def effects(self, changes: Tensor, chances: Tensor, training: Training) -> Tensor:
+    def effects(
+        self, changes: Tensor, chances: Tensor, training: Training, *, alone: bool
+    ) -> Tensor:
         """Mean over rows and draws of the absolute changes of active codes.
 
         Args:
             changes: of the activations, `[n, b, p, size]`.
-            chances: one over the chance of each, `[n, b]`.
+            chances: one over the chance of each, `[n, groups]`.
             training: of the layer.
+            alone: see `moved`.
         """
         active = (self.reading.codes > 0).nonzero()[:, 0]
         row, feature = self.reading.row[active], self.reading.feature[active]
@@ -311,7 +362,7 @@ class _Rows:
         length = encoder.norm(dim=1, keepdim=True).clamp_min(1e-12)
         encoder = encoder * (length.detach() / length)  # the penalty turns it, no more
         at_row = changes[:, self.sample[row], self.position[row]] * training.scale
-        size = (at_row * encoder).sum(-1).abs() * chances[:, self.sample[row]]
+        size = (at_row * encoder).sum(-1).abs() * chances[:, self._groups(alone)[0][row]]
         return size.sum() / max(len(self.sample), 1) / len(changes)
 
 

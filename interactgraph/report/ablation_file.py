@@ -49,7 +49,7 @@ class AblationCurve:
 def read_ablation(
     path: str | os.PathLike[str],
 ) -> tuple[dict[Pair, Curve], list[ModuleEffect]]:
-    """Reads an `ablation.json`.
+    """Reads an `edge_ablation.json` or a `module_ablation.json`.
 
     Returns:
         Curves by pair of layers, and effects of modules; one of both is empty.
@@ -69,8 +69,8 @@ def read_ablation(
         raise
     except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise FileError(
-            f"{name} is no result of an ablation ({error}); give the ablation.json that "
-            "`interactgraph ablate -o DIR` wrote"
+            f"{name} is no result of an ablation ({error}); give the edge_ablation.json or "
+            "module_ablation.json that `interactgraph ablate -o DIR` wrote"
         ) from error
 
 

@@ -40,14 +40,14 @@ def test_edges(code, capsys):
     assert run(*ABLATE, "--tolerance", "0.1", "-o", "out") == 0
     out = capsys.readouterr().out
     assert "input -> 1" in out
-    table = json.loads((code / "out" / "ablation.json").read_text())
+    table = json.loads((code / "out" / "edge_ablation.json").read_text())
     assert [row["source"] for row in table] == ["input", "1", "3"]
     for row in table:
         kept = dict(row["curve"])[row["n_edges"]]
         assert kept >= row["intact"] - 0.1 - 1e-9
         assert row["intact"] == 1
     pytest.importorskip("matplotlib")
-    assert (code / "out" / "ablation.png").stat().st_size > 5000
+    assert (code / "out" / "edge_ablation.png").stat().st_size > 5000
 
 
 def test_one_pair_without_labels(code, capsys):
@@ -67,7 +67,7 @@ def test_modules(code, capsys):
     assert len(joint["control_errors"]) == 5
     assert joint["score"] is None or joint["score"] <= 1
     assert "with nothing but it" in out
-    table = json.loads((code / "out" / "ablation.json").read_text())
+    table = json.loads((code / "out" / "module_ablation.json").read_text())
     assert set(table[0]["effect"]) == {"features", "edges", "others"}
 
 

@@ -119,6 +119,29 @@ def test_modules_with_significance_and_flow(code, capsys):
     assert "<svg" in (code / "m_flow.svg").read_text()
 
 
+def test_profiles_are_of_the_modules_they_stand_beside(code, monkeypatch):
+    """In the page and in the table: found with the partition's own null model, weights and seed."""
+    asked = []
+    real = itg.communities.resolution_profile
+
+    def profile(graph, strength=None, **options):
+        asked.append({"strength": strength, **options})
+        return real(graph, strength, resolutions=[1.0, 1.1], **options)
+
+    monkeypatch.setattr(itg.communities, "resolution_profile", profile)
+    assert run("build", "code.py:net", "code.py:data", *LAYERS, "--strengths", "rms", "mean",
+               "-o", "g.safetensors") == 0  # fmt: skip
+    assert run("modules", "g.safetensors", "-o", "m.json", "--strength", "mean", "--null", "cpm",
+               "--weighting", "raw", "--seed", "3", "--self-edges", "keep", "--profile",
+               "--no-significance") == 0  # fmt: skip
+    assert run("report", "g.safetensors", "-m", "m.json", "--profile", "-o", "m.html") == 0
+    wanted = {"strength": "mean", "null": "cpm", "weighting": "raw", "seed": 3,
+              "self_edges": "keep"}  # fmt: skip
+    assert len(asked) == 2
+    for found in asked:
+        assert {name: found[name] for name in wanted} == wanted
+
+
 def test_report_from_files(code, capsys):
     assert run("build", "code.py:net", "code.py:data", *LAYERS, "-o", "g.safetensors") == 0
     assert run("report", "g.safetensors", "-o", "a.html", "--n-edges", 10, "--profile") == 0

@@ -103,3 +103,7 @@ def test_modules_behind_a_skip_connection_are_found():
     profile = itg.resolution_profile(graph, resolutions=[1.0], n_runs=2)
     best = profile.partitions[0].labels
     assert itg.communities.adjusted_mutual_information(best, truth) > 0.95
+    kept = itg.resolution_profile(graph, resolutions=[1.0], n_runs=2, self_edges="keep")
+    assert not np.array_equal(kept.partitions[0].labels, best)
+    with pytest.raises(InteractGraphError, match="self_edges='drop'"):
+        itg.resolution_profile(graph, resolutions=[1.0], self_edges="drop")

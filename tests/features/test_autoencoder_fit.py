@@ -33,6 +33,13 @@ class Mixing(nn.Module):
         return torch.tanh(self.between(self.first(x)))
 
 
+class Apart(Mixing):
+    """Positions are not mixed."""
+
+    def between(self, h):
+        return self.second(torch.tanh(h) + h**2)
+
+
 def by_autograd(trainings, f, x, mask):
     """The penalty of all active features: a Jacobian and sums over it, differentiable."""
     (of_x, of_y), y = (trainings[layer] for layer in NAMES), f(x)
@@ -52,10 +59,11 @@ def by_autograd(trainings, f, x, mask):
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_drawn_connections_are_those_of_all_features(masked):
+@pytest.mark.parametrize("kind", [Mixing, Apart])
+def test_drawn_connections_are_those_of_all_features(kind, masked):
     """Their value and their gradients in decoder and encoder, in the mean over many draws."""
     torch.manual_seed(0)
-    model, x = Mixing(), torch.randn(8, 3, 4)
+    model, x = kind(), torch.randn(8, 3, 4)
     mask = torch.tensor([[1, 1, 1], [1, 1, 0]]).repeat(4, 1) if masked else torch.ones(8, 3)
     runner = Runner.on(model, None, None, None)
     with prepared(runner.model):
@@ -65,6 +73,8 @@ def test_drawn_connections_are_those_of_all_features(masked):
         )  # fmt: skip
         joint = _Joint(layers, 600, 0.1, 4000)
         (batch,) = joint.layers.segments_of([PAIR], "")
+        joint._local = {PAIR: joint._is_local(batch[PAIR])}
+        assert joint._local[PAIR] == (kind is Apart)
         found = joint._connections(batch)[1][PAIR]
     parameters = joint.trainings["first"].decoder, joint.trainings["second"].encoder
     wanted = by_autograd(joint.trainings, model.between, model.first(x).detach(), mask)
