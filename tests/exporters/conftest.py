@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import strategies as st
 
-from interactgraph.features import Examples
+from interactgraph.features import Drivers, Examples
 from interactgraph.graph import InteractionGraph
 
 # Markup, quotes, separators, line ends, controls, lone surrogates, non-characters, astral text.
@@ -41,6 +41,20 @@ TEXT = st.one_of(
 SMALLEST = float(np.finfo(np.float64).smallest_normal)
 TINIEST = float(np.finfo(np.float32).smallest_subnormal)
 LARGEST = float(np.finfo(np.float32).max)
+
+
+@st.composite
+def _drivers(draw, n, n_others):
+    """What drives the strongest edge of each of n features, to one of some others."""
+    none = st.just(-1)
+    numbers = st.integers(0, 3) if n_others else none
+    partners = st.integers(0, n_others - 1) if n_others else none
+    shares = st.one_of(st.floats(0, 1, width=32), st.just(np.nan))
+    of_all = (draw(st.lists(each, min_size=n, max_size=n)) for each in (partners, numbers, shares))
+    partners, samples, shares = (torch.tensor(each) for each in of_all)
+    samples = samples.where(partners >= 0, -1) if n else samples
+    texts = draw(st.dictionaries(st.integers(0, 3), TEXT))
+    return Drivers(partners.long(), samples.long()[None], shares.float()[None], texts)
 
 
 @st.composite
@@ -79,10 +93,17 @@ def _graphs(draw):
                 torch.ones(1, n), numbers[None], torch.zeros(1, n).long(),
                 {(j, 0): text for j, text in enumerate(texts)},
             )  # fmt: skip
+    drivers = {}
+    if draw(st.booleans()):
+        drivers = {
+            (a, b): (draw(_drivers(sizes[b], sizes[a])), draw(_drivers(sizes[a], sizes[b])))
+            for a, b in pairs
+        }
     graph = InteractionGraph(
         layers=layers,
         pairs=pairs,
         examples=examples,
+        drivers=drivers,
         labels={a: draw(st.lists(TEXT, min_size=n, max_size=n)) for a, n in sizes.items()},
         blocks={pair: {s: matrix(pair, values) for s in strengths} for pair in pairs},
         standard_errors=errors,
@@ -96,7 +117,22 @@ def _graphs(draw):
                 for layer, n in sizes.items()
             },
             module_p_values=draw(st.sampled_from([np.zeros(0), P_VALUES])),
+            affinity={},
         )
+        if draw(st.booleans()):
+            random = np.random.default_rng(draw(st.integers(0, 99)))
+            partition.affinity = {
+                layer: random.dirichlet(np.full(N_MODULES, 0.1), n) for layer, n in sizes.items()
+            }
+            mixed = [
+                SimpleNamespace(
+                    layer=layer, feature=j, kind=draw(st.sampled_from(["mixture", "hub"]))
+                )
+                for layer, n in sizes.items()
+                for j in range(n)
+                if draw(st.booleans())
+            ]
+            partition.mixtures = lambda: mixed
     strength = draw(st.sampled_from([None, *strengths])) if pairs else None
     return graph, partition, strength
 
@@ -107,7 +143,8 @@ def small_graphs():
     return _graphs()
 
 
-P_VALUES = np.where(np.arange(41) % 5 == 0, np.nan, 10.0 ** -np.arange(41))
+N_MODULES = 41
+P_VALUES = np.where(np.arange(N_MODULES) % 5 == 0, np.nan, 10.0 ** -np.arange(N_MODULES))
 
 
 def _cleaner(forbidden: Callable[[str], bool]) -> Callable[[str], str]:
@@ -132,6 +169,36 @@ CLEAN = {
 CLEAN["graphml"] = CLEAN["xml"]  # where numbers below the normal ones are zero, too
 
 
+def _driven(graph, layer, feature):
+    """What drives the feature's strongest edges, in words."""
+    for (source, target), both in graph.drivers.items():
+        ends = ((target, source, "from"), (source, target, "to"))
+        for (here, other, way), drivers in zip(ends, both, strict=True):
+            if here != layer or int(drivers.samples[0, feature]) < 0:
+                continue
+            sample, share = int(drivers.samples[0, feature]), float(drivers.shares[0, feature])
+            text = drivers.texts.get(sample, "")
+            words = f"{text} (sample {sample})" if text else f"sample {sample}"
+            if not np.isnan(share):
+                words = f"{share:.0%} by {words}"
+            label = graph.labels[other][int(drivers.partners[feature])]
+            yield f"its edge {way} {label} of {other}: {words}"
+
+
+def _shares(partition, layer, feature):
+    """To which modules a feature belongs how much, as far as it has one."""
+    module, shares = partition.membership[layer][feature], partition.affinity[layer][feature]
+    kinds = {(each.layer, each.feature): each.kind for each in partition.mixtures()}
+    node = {"role": kinds.get((layer, feature), ""), "second_module": -1}
+    if module >= 0:
+        others = np.delete(shares, module)
+        node["affinity"], node["second_affinity"] = shares[module], others.max()
+        if others.max() > 0:
+            place = int(others.argmax())
+            node["second_module"] = place + (place >= module)
+    return node
+
+
 def _expected(graph, partition, strength, kind):
     """Nodes and edges in order, straight from the definition."""
     clean = CLEAN[kind]
@@ -143,6 +210,10 @@ def _expected(graph, partition, strength, kind):
             if graph.examples:
                 text, place = graph.examples[layer].texts[j, 0], f"sample {j}, position 0"
                 node["examples"] = clean(f"{text} ({place})" if text else place)
+            if graph.drivers:
+                node["drivers"] = clean("; ".join(_driven(graph, layer, j)))
+            if partition is not None and partition.affinity:
+                node |= _shares(partition, layer, j)
             if partition is not None:
                 module = node["module"] = int(partition.membership[layer][j])
                 if len(partition.module_p_values) and module >= 0:
@@ -233,7 +304,7 @@ def hostile():
     }
     graph = InteractionGraph(names, list(blocks), labels, blocks)
     modules = {name: np.arange(len(texts)) % 3 - 1 for name, texts in labels.items()}
-    return graph, SimpleNamespace(membership=modules, module_p_values=np.zeros(0))
+    return graph, SimpleNamespace(membership=modules, module_p_values=np.zeros(0), affinity={})
 
 
 @pytest.fixture
@@ -266,4 +337,5 @@ def partition():
             "2": np.array([0, 1]),
         },
         module_p_values=np.zeros(0),
+        affinity={},
     )

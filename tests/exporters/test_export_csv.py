@@ -35,6 +35,8 @@ def test_any_graph_survives(small_graphs, check, tmp_path_factory, data):
             layer=str,
             feature=int,
             **({"examples": str} if graph.examples else {}),
+            **({"drivers": str} if graph.drivers else {}),
+            **({"role": str} if partition and partition.affinity else {}),
             **({"module": int} if partition else {}),
         )
         for row in read(written[0])
@@ -50,6 +52,9 @@ def test_any_graph_survives(small_graphs, check, tmp_path_factory, data):
     check(graph, partition, strength, "csv", nodes, edges)
 
 
+NUMBERS = ("module_p_value", "affinity", "second_affinity")  # that nodes may lack
+
+
 @settings(deadline=None, max_examples=50)
 @given(data=st.data())
 @pytest.mark.parametrize("suffix", ["csv", "csv.gz"])
@@ -59,9 +64,11 @@ def test_pandas_reads_it(small_graphs, check, tmp_path_factory, suffix, data):
     path = tmp_path_factory.mktemp("csv") / f"g.{suffix}"
     written = itg.export(graph, path, partition=partition, strength=strength)
     assert [path.name for path in written] == [f"g.nodes.{suffix}", f"g.edges.{suffix}"]
-    words = dict.fromkeys(("Id", "Label", "layer", "examples", "Source", "Target", "Type"), str)
+    words = dict.fromkeys(
+        ("Id", "Label", "layer", "role", "examples", "drivers", "Source", "Target", "Type"), str
+    )
     # pandas takes words such as NaN and null for missing values unless it is told otherwise.
-    none = {**{key: [] for key in words}, "module_p_value": [""]}
+    none = {**{key: [] for key in words}, **{key: [""] for key in NUMBERS}}
     tables = [
         pandas.read_csv(place, dtype=words, na_values=none, keep_default_na=False)
         for place in written
