@@ -6,11 +6,12 @@ Two figures of every graph, where the network tells them, and the seconds that i
 
 - *modules*: adjusted mutual information of `find_modules` with the true modules. A feature's module
   is the one that holds most of its direction (of modular addition: the frequency that explains most
-  of its variance). Features below a thousandth of every block's squared strength are not scored.
+  of its variance). Features without an edge, and those mostly of no module, are not scored.
 - *edges*: average precision on the true edges. The strength between two true features is that
   between the features of the system whose directions are most like theirs, times both squared
   cosines; for the true features themselves this changes nothing. Edges from an axis of a residual
-  stream to itself are left out.
+  stream to itself are left out. Of planted modules and of simplex networks the true edges are those
+  inside modules, though weak ones cross.
 
 The fitted bases see the data that the graph is measured on.
 """
@@ -54,7 +55,7 @@ SYSTEMS: dict[str, Callable[[int], FeatureMap]] = {
         n_dictionary=4 * d, k=max(2, d // 8), n_rows=200_000, batch_size=256
     ),
 }
-MATTERS = 1e-3  # of a block's squared strength
+JOINED = 1e-6  # of a block's largest strength: an edge
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,17 +196,19 @@ def directions(feature_map: FeatureMap, d: int) -> Tensor:
 
 def agreement(known: Known, system: str, fitted, graph, decoders) -> float:
     """Of the modules that are found with the true ones."""
-    found, largest = itg.find_modules(graph, significance=False), _largest(graph)
+    found, strongest = itg.find_modules(graph, significance=False), _strongest(graph)
     truth = known.own(fitted) if known.own else {
         layer: _modules(known, layer, system, decoders[layer]) for layer in known.layers
     }  # fmt: skip
     own, other = [], []
     for layer in known.layers:
-        n = len(truth[layer])
-        some = (truth[layer] >= 0) & (largest[layer][:n] > MATTERS)
+        n = decoders[layer].shape[1]  # without the errors of dictionaries
+        truth[layer] = truth[layer][:n]
+        some = (truth[layer] >= 0) & (strongest[layer][:n] > JOINED)
         own.append(truth[layer][some])
         other.append(found.membership[layer][:n][some])
-    return adjusted_mutual_information(np.concatenate(own), np.concatenate(other))
+    own, other = np.concatenate(own), np.concatenate(other)
+    return adjusted_mutual_information(own, other) if len(np.unique(own)) > 1 else float("nan")
 
 
 def _modules(known: Known, layer: str, system: str, decoder: Tensor) -> np.ndarray:
@@ -218,8 +221,9 @@ def _modules(known: Known, layer: str, system: str, decoder: Tensor) -> np.ndarr
         share = (normalize(decoder, dim=0).mT @ true).square()
     else:
         share = decoder.mT.square()
-    of = [share[:, torch.from_numpy(own == module)].sum(1) for module in range(own.max() + 1)]
-    return torch.stack(of, 1).argmax(1).numpy()
+    names = np.unique(own)  # -1, which is no module, included
+    of = [share[:, torch.from_numpy(own == module)].sum(1) for module in names]
+    return names[torch.stack(of, 1).argmax(1).numpy()]
 
 
 def _matched(known: Known, layer: str, decoders: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -250,21 +254,23 @@ def average_precision(known: Known, system: str, graph, decoders) -> float:
     return float(average_precision_score(torch.cat(truth), torch.cat(strength)))
 
 
-def _largest(graph: itg.InteractionGraph) -> dict[str, np.ndarray]:
-    """Layer -> each feature's largest share of some block's squared strength."""
+def _strongest(graph: itg.InteractionGraph) -> dict[str, np.ndarray]:
+    """Layer -> each feature's strongest edge, as a share of the strongest of the block."""
     found = {layer: np.zeros(len(graph.labels[layer])) for layer in graph.layers}
     for source, target in graph.pairs:
-        energy = graph.weights(source, target).double().square()
-        energy = energy / energy.sum()
-        for layer, sums in ((source, energy.sum(0)), (target, energy.sum(1))):
-            found[layer] = np.maximum(found[layer], sums.numpy())
+        weights = graph.weights(source, target).double()
+        weights = weights / weights.max().clamp_min(1e-300)
+        for layer, edges in ((source, weights.amax(0)), (target, weights.amax(1))):
+            found[layer] = np.maximum(found[layer], edges.numpy())
     return found
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--seeds", type=int, default=2)
-    arguments.add_argument("--only", help="one of the networks; nothing is written")
+    arguments.add_argument(
+        "--only", choices=list(NETWORKS), help="one of the networks; nothing is written"
+    )
     options = arguments.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)

@@ -81,6 +81,11 @@ def _profile(graph: InteractionGraph, partition: Partition) -> ResolutionProfile
         for name in ("null", "weighting", "seed")
         if (value := getattr(partition, name)) not in (None, "")
     }
+    found_with |= {
+        name: partition.details[name]
+        for name in ("block_weight", "algorithm")
+        if name in partition.details
+    }
     self_edges: Literal["auto", "keep"] = "auto" if "self_edges" in partition.details else "keep"
     return resolution_profile(
         graph, partition.strength or None, self_edges=self_edges, **found_with

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
+from ..errors import InteractGraphError
 from .options import add_seed_flag
 
 __all__ = ["add", "execute"]
@@ -53,6 +55,8 @@ def execute(options: argparse.Namespace) -> None:
 
     check_writable(options.output)
     if options.page is not None:
+        if Path(options.page).resolve() == Path(options.output).resolve():
+            raise InteractGraphError(f"--output and --page are both {options.page}; give two files")
         check_writable(options.page)
     graph = load_attribution_graph(options.graph)
     groups = supernodes(

@@ -68,8 +68,7 @@ class Training:
         n = options.n_dictionary or WIDER * size
         self.n_rows, self.unexplained = 0, math.nan
         mean = rows.mean(0)
-        spread = float((rows - mean).square().mean().sqrt())
-        self.scale = 1 / spread if spread > 0 else 1.0
+        self.scale = 1 / float((rows - mean).square().mean().sqrt())
         directions = torch.randn(n, size, generator=generator).to(rows)
         directions.div_(directions.norm(dim=1, keepdim=True))
         self.decoder = nn.Parameter(directions)
@@ -82,18 +81,12 @@ class Training:
         self.threshold: float | None = None
         self.curve: list[list[float]] = []
 
-    def begin_with(self, dictionary: Dictionary) -> None:
-        """Takes over what another training has learnt; Adam begins anew."""
-        with torch.no_grad():
-            self.encoder.copy_(dictionary.encoder)
-            self.decoder.copy_(dictionary.decoder.mT)
-            assert dictionary.encoder_bias is not None
-            assert dictionary.decoder_bias is not None
-            self.encoder_bias.copy_(dictionary.encoder_bias * self.scale)
-            self.bias.copy_(dictionary.decoder_bias * self.scale)
-        if dictionary.activation == "jumprelu":
-            assert isinstance(dictionary.threshold, Tensor)
-            self.threshold = float(dictionary.threshold[0]) * self.scale
+    def begins_again(self, options: SparseAutoencoder, generator: torch.Generator) -> None:
+        """What was learnt is where another training begins, with a new Adam and a new curve."""
+        self.options, self.generator = options, generator
+        self.optimizer = torch.optim.Adam(self._parameters, lr=self.rate)
+        self.quiet = torch.zeros_like(self.quiet)
+        self.n_rows, self.unexplained, self.curve = 0, math.nan, []
 
     @property
     def _parameters(self) -> list[nn.Parameter]:
@@ -114,12 +107,19 @@ class Training:
         row, feature = self._active(p.detach())
         codes = p[row, feature].relu()
         missed = x - self.bias - _decoded(codes, row, feature, self.decoder, len(x))
-        variance = (x - x.mean(0)).square().sum(1).mean().clamp_min(1e-12)
+        # Scaled activations have a variance of one for each coordinate; few rows may have less.
+        usual = x.shape[1]
+        variance = (x - x.mean(0)).square().sum(1).mean().clamp_min(usual / 2)
         return Reading(row, feature, codes, missed, missed.square().sum(1).mean() / variance)
 
-    def update(self, read: Reading) -> None:
-        """A step of Adam along the gradients that are there."""
-        done = self.n_rows / self.options.n_rows
+    def update(self, read: Reading, done: float | None = None) -> None:
+        """A step of Adam along the gradients that are there.
+
+        Args:
+            read: what they are of.
+            done: share of the training that is over; None: that of the rows.
+        """
+        done = self.n_rows / self.options.n_rows if done is None else done
         share = min(1.0, (done + 1e-3) / _WARM, (1 - done) / _COOL)
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate * max(share, 1e-3)
@@ -251,6 +251,8 @@ def batches(
     while True:
         fits = True
         for part in passes():
+            if not len(part):
+                continue
             held.append(part)
             if sum(map(len, held)) < _BUFFER:
                 continue

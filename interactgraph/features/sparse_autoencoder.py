@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from urllib.parse import quote
 
 import torch
 from torch import Tensor
@@ -75,6 +77,12 @@ class SparseAutoencoder(FeatureMap):
         whole("SparseAutoencoder: seed", self.seed, 0)
         if self.learning_rate is not None:
             positive("SparseAutoencoder: learning_rate", self.learning_rate)
+        if self.checkpoint is not None and not (
+            self.checkpoint and isinstance(self.checkpoint, str)
+        ):
+            raise InteractGraphError(
+                f"SparseAutoencoder: checkpoint={self.checkpoint!r} must be the name of a folder"
+            )
         choice("SparseAutoencoder: activation", self.activation, ("topk", "jumprelu"))
         if self.n_dictionary is not None and self.k > self.n_dictionary:
             raise InteractGraphError(
@@ -120,6 +128,18 @@ class SparseAutoencoder(FeatureMap):
 
     def fit(self, layer: str, data: FittingData) -> Dictionary:
         """Trains it. See `FeatureMap.fit`; the result is a `Dictionary` with a learning curve."""
+        training, saves = self.train(layer, data)
+        fitted = training.dictionary().to(training.decoder.device, data.dtype)
+        if saves is not None:
+            saves.done()
+        return fitted.look(layer, data)
+
+    def train(self, layer: str, data: FittingData) -> tuple[Training, Checkpoint | None]:
+        """The training at its end, and where it was saved.
+
+        Raises:
+            InteractGraphError: there is no activation, or all are the same.
+        """
         # One for the order of the rows and one for directions: each goes on alone.
         order, directions = (torch.Generator().manual_seed(self.seed + i) for i in (0, 1 << 31))
 
@@ -134,9 +154,14 @@ class SparseAutoencoder(FeatureMap):
                 f"there is no activation of layer {layer!r} to train a sparse autoencoder on; "
                 "check the data and position_mask"
             )
+        if not bool((first != first[:1]).any()):
+            raise InteractGraphError(
+                f"activations of layer {layer!r} do not vary, as far as the first {len(first)} "
+                "tell; there is nothing to train a sparse autoencoder on"
+            )
         with torch.enable_grad():
             training = Training(self, first, directions)
-            saves = self.saves(layer, first, {"layer": layer})
+            saves = self.saves(f"autoencoder-{layer}", first, {"layer": layer})
             done = self._resumed(training, saves)
             batch = first
             for _ in range(done):  # the same rows in the same order
@@ -153,10 +178,7 @@ class SparseAutoencoder(FeatureMap):
                     if saves is not None and saves.due:
                         saves.save({"steps": done, **training.state()})
                     batch = next(stream)
-        fitted = training.dictionary().to(first.device, data.dtype)
-        if saves is not None:
-            saves.done()
-        return fitted.look(layer, data)
+        return training, saves
 
     def saves(self, name: str, first: Tensor, recipe: Mapping[str, Any]) -> Checkpoint | None:
         """Where a training is saved; None: nowhere.
@@ -170,8 +192,9 @@ class SparseAutoencoder(FeatureMap):
             return None
         own = {field.name: getattr(self, field.name) for field in fields(self)}
         own.pop("checkpoint")
-        told = {**own, **recipe, "first rows": float(first.double().sum())}
-        return Checkpoint(Path(self.checkpoint) / f"autoencoder-{name}", told, _SAVED)
+        digest = hashlib.sha256(first.detach().cpu().double().numpy().tobytes()).hexdigest()
+        told = {**own, **recipe, "first rows": digest[:16]}
+        return Checkpoint(Path(self.checkpoint) / quote(name, safe=""), told, _SAVED)
 
     def _resumed(self, training: Training, saves: Checkpoint | None) -> int:
         """Steps that were made before the training was stopped."""

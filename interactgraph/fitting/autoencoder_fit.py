@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -13,7 +14,7 @@ from tqdm import tqdm
 
 from ..calculus.derivatives import jvps, pull_back
 from ..checks import number, whole
-from ..errors import InputError
+from ..errors import DataError, InputError
 from ..features import Dictionary, SparseAutoencoder
 from ..features.autoencoder_training import Reading, Training
 from ..features.local_segment import LocalSegment
@@ -73,7 +74,8 @@ def fit_sparse_autoencoders(
 
     Args:
         model: the network.
-        data: batches; they are gone through in their order, again and again.
+        data: batches; they are gone through in their order, again and again. A step takes so many
+            samples that the layer with most positions has about `autoencoder.batch_size` rows.
         layers: layers in order of execution; neighbours are connected.
         autoencoder: options of all dictionaries.
         penalty: weight of the connections, in which those before the joint training count one for
@@ -99,8 +101,10 @@ def fit_sparse_autoencoders(
         25
     """
     names = list(layers)
-    if len(names) < 2:
-        raise InputError(f"layers={names}; give two layers or more")
+    if isinstance(layers, str) or len(names) < 2:
+        raise InputError(f"layers={layers!r}; give a list of two layers or more")
+    if autoencoder is not None and not isinstance(autoencoder, SparseAutoencoder):
+        raise InputError(f"autoencoder={autoencoder!r}; give a SparseAutoencoder with its options")
     if number("penalty", penalty) < 0:
         raise InputError(f"penalty={penalty} must be zero or above")
     whole("n_draws", n_draws, 1)
@@ -140,51 +144,69 @@ class _Joint:
         self.connections: dict[Pair, list[float]] = {pair: [] for pair in asked.pairs}
         self._at_first: dict[Pair, float] = {}
         self._local: dict[Pair, bool] = {}  # pairs whose positions do not mix
-        self._steps = 0
+        self._steps, self._seen = 0, 0.0
         options = _options(asked, names[0])
         self._generator = torch.Generator().manual_seed(options.seed + (1 << 31))
         recipe = {"penalty": penalty, "n_draws": n_draws, "n_rows": n_rows, "layers": names}
-        first = asked.first_rows(names[0])
-        self._saves = options.saves("together", first, recipe)
+        first = torch.cat([asked.first_rows(layer).flatten() for layer in names])
+        self._saves = options.saves("autoencoders", first, recipe)
         state = None if self._saves is None else self._saves.load()
         before = {} if state is None else state["trainings"]
+        positions = {
+            layer: asked.neurons[layer].encode(x).shape[1:-1].numel()
+            for layer, x in asked.activations.items()
+        }
+        self._n_samples = max(2, options.batch_size // max(positions.values()))
         for place, layer in enumerate(names):
-            rows = asked.first_rows(layer)
             # The others' activations of a step are as many times more as they have positions.
-            share = max(1, round(n_rows * len(rows) / len(first)))
+            share = max(1, round(n_rows * positions[layer] / positions[names[0]]))
             generator = torch.Generator().manual_seed(options.seed + place)
             of_layer = replace(_options(asked, layer), n_rows=share)
-            self.trainings[layer] = training = Training(of_layer, rows.float(), generator)
             if layer in before:
-                training.restore(before[layer])
+                # Whatever it begins with, the state replaces.
+                begun = torch.randn(2, _size(of_layer), device=asked.device)
+                self.trainings[layer] = Training(of_layer, begun, generator)
+                self.trainings[layer].restore(before[layer])
                 continue
-            alone = asked.maps[layer].fit(layer, asked)
-            assert isinstance(alone, Dictionary)
-            training.begin_with(alone)
+            self.trainings[layer], alone = _options(asked, layer).train(layer, asked)
+            self.trainings[layer].begins_again(of_layer, generator)
             self._save()
+            if alone is not None:
+                alone.done()
         if state is not None:
             self._generator.set_state(state["generator"])
             for pair in self.connections:
                 name = " -> ".join(pair)
                 self.connections[pair] = state["connections"][name]
                 self._at_first[pair] = state["at_first"].get(name, 0.0)
-            self._steps = state["steps"]
+            self._steps, self._seen = state["steps"], state["seen"]
 
     def train(self) -> None:
         """Steps until the first layer's training has its rows."""
         first = next(iter(self.trainings.values()))
+        resumed, seen = self._steps > 0, self._seen
+        self._seen = 0.0
         batches = self._batches()
+        begun = [next(batches) for _ in range(_START)]
         self._local = {
-            pair: self._is_local(segment) for pair, segment in next(self._batches()).items()
+            pair: all(_is_local(batch[pair]) for batch in begun) for pair in self.connections
         }
-        if not self._steps:
-            sizes = [self._connections(next(batches))[1] for _ in range(_START)]
+        if resumed:
+            for _ in range(self._steps):
+                next(batches)
+            if not math.isclose(self._seen, seen, rel_tol=1e-5, abs_tol=1e-5):
+                raise DataError(
+                    "the data or the model are others than before the training was stopped: the "
+                    f"activations of its batches add up to {self._seen:g}, and did to {seen:g}; "
+                    "data have to come in the same order again. Delete the checkpoint to begin anew"
+                )
+        else:
+            sizes = [self._connections(batch)[1] for batch in begun]
             self._at_first = {
                 pair: sum(float(each[pair].detach()) for each in sizes) / _START
                 for pair in self.connections
             }
-        for _ in range(_START + self._steps if self._steps else 0):
-            next(batches)  # the same batches in the same order
+        del begun
         with tqdm(
             total=self.n_rows, initial=first.n_rows, desc="sparse autoencoders together",
             unit="row", disable=not self.layers.progress, leave=False,
@@ -211,16 +233,34 @@ class _Joint:
                 "at_first": {" -> ".join(pair): x for pair, x in self._at_first.items()},
                 "generator": self._generator.get_state(),
                 "steps": self._steps,
+                "seen": self._seen,
             }
         )
 
     def _batches(self) -> Iterator[dict[Pair, LocalSegment]]:
-        """The segments of all pairs, batch by batch, without end."""
+        """The segments of all pairs, batch by batch, without end.
+
+        Batches without a position that counts are left out.
+        """
         while True:
-            yield from self.layers.segments_of(self.layers.pairs, "")
+            n = 0
+            for batch in self.layers.segments_of(self.layers.pairs, "", self._n_samples):
+                masks = [
+                    mask
+                    for each in batch.values()
+                    for mask in (each.source_mask, each.target_mask)
+                    if mask is not None
+                ]
+                if all(bool(mask.any()) for mask in masks):
+                    n += 1
+                    self._seen += sum(float(each.point.double().sum()) for each in batch.values())
+                    yield batch
+            if not n:
+                raise DataError("no batch has a position that counts in every layer")
 
     def _step(self, batch: dict[Pair, LocalSegment]) -> None:
         rows, found = self._connections(batch)
+        done = next(iter(self.trainings.values())).n_rows / self.n_rows
         loss = torch.stack([each.reading.loss for each in rows.values()]).sum()
         for pair, size in found.items():
             share = size / self._at_first[pair] if self._at_first[pair] else size
@@ -230,7 +270,7 @@ class _Joint:
             training.optimizer.zero_grad()
         loss.backward()
         for layer, each in rows.items():
-            self.trainings[layer].update(each.reading)
+            self.trainings[layer].update(each.reading, done)
         self._steps += 1
 
     def _connections(
@@ -263,18 +303,6 @@ class _Joint:
         sample, position = counts.nonzero().unbind(1)
         reading = self.trainings[layer].read(values[sample, position].float())
         return _Rows(reading, sample, position, values.shape)
-
-    def _is_local(self, segment: LocalSegment) -> bool:
-        """Whether a position of the target depends on its own position of the source alone."""
-        b, s, d = segment.point.shape
-        if s != segment.n_positions:
-            return False
-        generator = torch.Generator().manual_seed(0)
-        tangents = torch.zeros(1, b, s, d)
-        tangents[0, :, s // 2] = torch.randn(b, d, generator=generator)
-        changes = jvps(segment.function, segment.point, tangents.to(segment.point), vmapped=False)
-        elsewhere = torch.arange(s, device=changes.device) != s // 2
-        return not bool(changes[0, :, elsewhere].any())
 
     def _draw(self, size: tuple[int, int]) -> Tensor:
         return torch.rand(size, generator=self._generator, dtype=torch.float64)
@@ -387,3 +415,30 @@ def _options(layers: Layers, layer: str) -> SparseAutoencoder:
     bound = layers.maps[layer]
     assert isinstance(bound, SparseAutoencoder)
     return bound
+
+
+def _size(options: SparseAutoencoder) -> int:
+    assert options.size is not None
+    return options.size
+
+
+def _is_local(segment: LocalSegment) -> bool:
+    """Whether a position of the target depends on its own position of the source alone.
+
+    For every binary digit of the positions' numbers those where it is 1 are moved, and nothing may
+    change where it is 0, then the other way round: two positions differ in a digit. A single
+    position says nothing of how others would mix.
+    """
+    b, s, d = segment.point.shape
+    if s != segment.n_positions or s == 1:
+        return False
+    numbers, generator = torch.arange(s), torch.Generator().manual_seed(0)
+    digits = torch.stack([(numbers >> k) & 1 for k in range((s - 1).bit_length())]).bool()
+    moved = torch.cat([digits, ~digits])  # [tangents, s]
+    directions = torch.randn(b, s, d, generator=generator)
+    tangents = (moved[:, None, :, None] * directions).to(segment.point)
+    for tangent, where in zip(tangents, moved, strict=True):
+        changes = jvps(segment.function, segment.point, tangent[None], vmapped=False)[0]
+        if bool(changes[:, ~where.to(changes.device)].any()):
+            return False
+    return True

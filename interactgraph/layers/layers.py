@@ -487,10 +487,10 @@ class Layers:
             self.data, desc=text, total=self.data.n_batches, disable=not self.progress, leave=False
         )
 
-    def batches(self, text: str) -> Iterator[Any]:
-        """One pass over the data, converted, in pieces, with a progress bar."""
+    def batches(self, text: str, most: int = _PIECE) -> Iterator[Any]:
+        """One pass over the data, converted, in pieces of so many samples, with a progress bar."""
         for batch in self.bar(text):
-            yield from self.cut.pieces(self.runner.convert(batch), _PIECE)
+            yield from self.cut.pieces(self.runner.convert(batch), most)
 
     # --- fitting, see `FittingData` ---------------------------------------------------------------
 
@@ -528,11 +528,13 @@ class Layers:
         for found in self.segments_of([(layer, target) for target in self.targets(layer)], text):
             yield list(found.values())
 
-    def segments_of(self, pairs: Sequence[Pair], text: str) -> Iterator[dict[Pair, LocalSegment]]:
-        """The segments of some pairs, batch by batch, in one pass; see `segments`."""
+    def segments_of(
+        self, pairs: Sequence[Pair], text: str, most: int = _PIECE
+    ) -> Iterator[dict[Pair, LocalSegment]]:
+        """The segments of some pairs, at most so many samples each, in one pass; see `segments`."""
         names = dict.fromkeys(layer for pair in pairs for layer in pair)
         sites = [self.sites[name] for name in names]
-        for number, batch in enumerate(self.batches(text)):
+        for number, batch in enumerate(self.batches(text, most)):
             with torch.no_grad():
                 activations = self.runner.activations(batch, sites)
             check_finite(activations, number)

@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..checks import whole
+from ..checks import number, whole
 from ..errors import InteractGraphError
 
 __all__ = ["IndependentTasks", "damaged_task", "independent_tasks", "task_data", "train_tasks"]
 
 N_IN, N_OUT = 4, 2  # inputs and outputs of one task
 _BATCH = 256
+_TRAINED = 4096  # inputs of the training
 _HARM = 1e-4  # least damage that makes a unit a task's
 _SHARE = 0.6  # least share of all damage
 
@@ -75,8 +76,13 @@ def independent_tasks(
     """
     for name, value in (("n_tasks", n_tasks), ("steps", steps), ("n_samples", n_samples)):
         whole(f"independent_tasks: {name}", value, 1)
-    if not widths:
-        raise InteractGraphError("widths is empty; give the sizes of one hidden layer or more")
+    if isinstance(widths, int) or not widths:
+        raise InteractGraphError(f"widths={widths!r}; give the sizes of one hidden layer or more")
+    for width in widths:
+        whole("independent_tasks: a width", width, 1)
+    for name, penalty in (("weight_decay", weight_decay), ("l1", l1)):
+        if number(f"independent_tasks: {name}", penalty) < 0:
+            raise InteractGraphError(f"independent_tasks: {name}={penalty} must be zero or above")
     model = train_tasks(seed, n_tasks, widths, weight_decay, l1, steps)
     x, y, task_of_output = task_data(seed, n_tasks, n_samples, part=2)
     into = np.empty(x.shape[1], np.int64)
@@ -104,12 +110,15 @@ def task_data(seed: int, n_tasks: int, n: int, part: int) -> tuple[Tensor, Tenso
     into = torch.randperm(d, generator=fixed)
     out = torch.randperm(n_tasks * N_OUT, generator=fixed)
     x = torch.randn(n, d, generator=torch.Generator().manual_seed(1000 * seed + part))
+    # Targets are scaled by what they are on the same inputs for every part.
+    usual = torch.randn(_TRAINED, d, generator=torch.Generator().manual_seed(1000 * seed))
     targets = []
     for task in range(n_tasks):
-        own = x[:, into[task * N_IN : (task + 1) * N_IN]]
-        hidden = (own @ torch.randn(N_IN, 8, generator=fixed) / 1.5).tanh()
-        y = hidden @ torch.randn(8, N_OUT, generator=fixed)
-        targets.append(y / (y.std(0) + 1e-6))
+        own = into[task * N_IN : (task + 1) * N_IN]
+        first = torch.randn(N_IN, 8, generator=fixed)
+        second = torch.randn(8, N_OUT, generator=fixed)
+        y, scale = ((some[:, own] @ first / 1.5).tanh() @ second for some in (x, usual))
+        targets.append(y / (scale.std(0) + 1e-6))
     task_of_output = np.empty(len(out), np.int64)
     y = torch.empty(n, len(out))
     for k, values in enumerate(torch.cat(targets, 1).T):
@@ -125,7 +134,7 @@ def train_tasks(
     weight_decay: float,
     l1: float,
     steps: int,
-    n_samples: int = 4096,
+    n_samples: int = _TRAINED,
 ) -> nn.Sequential:
     """Trains one network with AdamW on batches of a fixed training set."""
     with torch.random.fork_rng(devices=[]), torch.enable_grad():

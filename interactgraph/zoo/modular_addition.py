@@ -148,6 +148,7 @@ def addition_pairs(modulus: int) -> Tensor:
     return torch.cat([grid, torch.full((modulus**2, 1), modulus)], 1)
 
 
+@torch.enable_grad()
 def train_modular_addition(
     modulus: int = 113,
     *,

@@ -9,7 +9,8 @@ from torch import nn
 import interactgraph as itg
 from interactgraph.features import Dictionary, SparseAutoencoder
 from interactgraph.features.autoencoder_training import Training
-from interactgraph.fitting.autoencoder_fit import _Joint
+from interactgraph.features.local_segment import LocalSegment
+from interactgraph.fitting.autoencoder_fit import _is_local, _Joint
 from interactgraph.layers import Layers
 from interactgraph.model import Runner, check_data, prepared, resolve_sites
 
@@ -73,7 +74,7 @@ def test_drawn_connections_are_those_of_all_features(kind, masked):
         )  # fmt: skip
         joint = _Joint(layers, 600, 0.1, 4000)
         (batch,) = joint.layers.segments_of([PAIR], "")
-        joint._local = {PAIR: joint._is_local(batch[PAIR])}
+        joint._local = {PAIR: _is_local(batch[PAIR])}
         assert joint._local[PAIR] == (kind is Apart)
         found = joint._connections(batch)[1][PAIR]
     parameters = joint.trainings["first"].decoder, joint.trainings["second"].encoder
@@ -90,7 +91,7 @@ def test_fewer_connections_for_hardly_less_reconstruction():
     x = itg.zoo.sparse_features(6000, 24, generator=generator, probability=0.15)
     model = nn.Sequential(nn.Linear(24, 16), nn.Tanh(), nn.Linear(16, 16))
     options = SparseAutoencoder(
-        n_dictionary=48, k=4, n_rows=40_000, batch_size=128, learning_rate=5e-3
+        n_dictionary=48, k=4, n_rows=100_000, batch_size=128, learning_rate=5e-3
     )
     edges, missed, last = {}, {}, {}
     for penalty in (0.0, 0.1):
@@ -104,7 +105,7 @@ def test_fewer_connections_for_hardly_less_reconstruction():
         edges[penalty] = int((values.cumsum(0) < 0.9 * values.sum()).sum()) + 1
         missed[penalty] = sum(graph.features[layer].unexplained for layer in ("0", "2"))
         last[penalty] = fit.connections["0", "2"][-1]
-    assert edges[0.1] < 0.85 * edges[0.0]
+    assert edges[0.1] < 0.7 * edges[0.0]
     assert missed[0.1] < missed[0.0] + 0.05
     assert last[0.1] < 0.85 < last[0.0]
 
@@ -124,7 +125,8 @@ def test_what_comes_back_and_what_a_seed_decides():
         assert not torch.equal(found.encoder, other.maps[layer].encoder)
         torch.testing.assert_close(found.decoder.norm(dim=0), torch.ones(12))
         assert found.unexplained is not None
-    assert len(one.connections[PAIR]) == 10  # 600 rows, 60 a batch
+    # 600 rows, in batches of 6, 6, 6 and 2 samples of three positions
+    assert len(one.connections[PAIR]) == 40
     graph = itg.interaction_graph(model, data, NAMES, features=one.maps, progress=False)
     assert graph.weights(*PAIR).shape == (13, 13)  # and the errors
 
@@ -133,7 +135,7 @@ class Stopped(Exception):
     pass
 
 
-@pytest.mark.parametrize("after", [3, 40, 75])
+@pytest.mark.parametrize("after", [3, 40, 90])
 def test_stopped_and_gone_on_with(after, monkeypatch, tmp_path):
     """In the first layer's own training, in the second's, and while they are trained together."""
     torch.manual_seed(0)
@@ -143,24 +145,24 @@ def test_stopped_and_gone_on_with(after, monkeypatch, tmp_path):
     saved = replace(OPTIONS, checkpoint=str(tmp_path))
     update, steps = Training.update, []
 
-    def stopping(self, reading):
+    def stopping(self, *arguments):
         steps.append(1)
         if len(steps) > after:
             raise Stopped
-        update(self, reading)
+        update(self, *arguments)
 
     monkeypatch.setattr(Training, "update", stopping)
     with pytest.raises(Stopped):
         itg.fit_sparse_autoencoders(model, data, NAMES, autoencoder=saved, progress=False)
     steps.clear()
 
-    def counting(self, reading):
+    def counting(self, *arguments):
         steps.append(1)
-        update(self, reading)
+        update(self, *arguments)
 
     monkeypatch.setattr(Training, "update", counting)
     again = itg.fit_sparse_autoencoders(model, data, NAMES, autoencoder=saved, progress=False)
-    assert len(steps) <= 80 - after + 2  # 30 and 30 alone, 2 * 10 together
+    assert len(steps) <= 140 - after + 2  # 30 and 30 alone, 2 * 40 together
     for layer, found in whole.maps.items():
         assert torch.equal(found.encoder, again.maps[layer].encoder)
         assert torch.equal(found.learning_curve, again.maps[layer].learning_curve)
@@ -175,11 +177,11 @@ def test_a_checkpoint_of_another_training_is_refused(monkeypatch, tmp_path):
     saved = replace(OPTIONS, checkpoint=str(tmp_path))
     update, steps = Training.update, []
 
-    def stopping(self, reading):
+    def stopping(self, *arguments):
         steps.append(1)
         if len(steps) > 5:
             raise Stopped
-        update(self, reading)
+        update(self, *arguments)
 
     monkeypatch.setattr(Training, "update", stopping)
     with pytest.raises(Stopped):
@@ -191,6 +193,72 @@ def test_a_checkpoint_of_another_training_is_refused(monkeypatch, tmp_path):
         itg.fit_features(model, [2 * x for x in data], {"first": saved}, progress=False)
 
 
+def test_a_resumed_training_notices_other_batches(monkeypatch, tmp_path):
+    """Those after the first samples, which it looks at: the joint training reads them again."""
+    torch.manual_seed(0)
+    model, data = Mixing(), torch.randn(60, 3, 4).split(20)
+    monkeypatch.setattr("interactgraph.features.sparse_autoencoder._SAVED", 0.0)
+    saved = replace(OPTIONS, checkpoint=str(tmp_path))
+    update, steps = Training.update, []
+
+    def stopping(self, *arguments):
+        steps.append(1)
+        if len(steps) > 90:
+            raise Stopped
+        update(self, *arguments)
+
+    monkeypatch.setattr(Training, "update", stopping)
+    with pytest.raises(Stopped):
+        itg.fit_sparse_autoencoders(model, data, NAMES, autoencoder=saved, progress=False)
+    monkeypatch.setattr(Training, "update", update)
+    others = [data[0], 2 * data[1], data[2]]
+    with pytest.raises(itg.DataError, match="add up to"):
+        itg.fit_sparse_autoencoders(model, others, NAMES, autoencoder=saved, progress=False)
+
+
+def test_a_batch_of_one_sample_does_not_spoil_the_training():
+    torch.manual_seed(0)
+    model, x = Mixing(), torch.randn(61, 3, 4)
+    options = replace(OPTIONS, n_rows=6000)
+    missed = []
+    for data in ([x[:60]], [x[:60], x[60:]]):
+        fit = itg.fit_sparse_autoencoders(
+            model, data, NAMES, autoencoder=options, penalty=1.0, progress=False
+        )
+        missed.append(sum(found.unexplained for found in fit.maps.values()))
+        assert all(float(found.learning_curve[:, 1].max()) < 3 for found in fit.maps.values())
+    assert missed[1] < 1.2 * missed[0]
+
+
+@pytest.mark.parametrize("between", [lambda h: h.cumsum(1), lambda h: h + h[:, :1]])
+@pytest.mark.parametrize("n", [1, 2, 3, 5])
+def test_positions_that_mix_are_seen(between, n):
+    segment = LocalSegment(between, torch.randn(4, n, 5), 5, n)
+    assert not _is_local(segment)
+    apart = LocalSegment(torch.tanh, torch.randn(4, n, 5), 5, n)
+    assert _is_local(apart) == (n > 1)
+
+
+def test_batches_without_a_position_that_counts():
+    """Are left out; where there are no others, that is said."""
+    torch.manual_seed(0)
+    x, all_of_it, none = torch.randn(20, 3, 4), torch.ones(20, 3), torch.zeros(20, 3)
+    options = {"autoencoder": OPTIONS, "progress": False}
+    options["position_mask"] = lambda batch: batch[1].bool()
+    fit = itg.fit_sparse_autoencoders(Mixing(), [(x, all_of_it), (x, none)], NAMES, **options)
+    assert all(bool(found.encoder.isfinite().all()) for found in fit.maps.values())
+    with pytest.raises(itg.InteractGraphError, match="no activation of layer 'first'"):
+        itg.fit_sparse_autoencoders(Mixing(), [(x, none)], NAMES, **options)
+
+
+def test_a_layer_that_does_not_vary():
+    model = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 3))
+    with torch.no_grad():
+        model[0].weight.zero_()
+    with pytest.raises(itg.InteractGraphError, match="layer '0' do not vary"):
+        itg.fit_features(model, [torch.randn(50, 4)], {"0": replace(OPTIONS, k=2)}, progress=False)
+
+
 @pytest.mark.parametrize(
     ("options", "match"),
     [
@@ -198,6 +266,8 @@ def test_a_checkpoint_of_another_training_is_refused(monkeypatch, tmp_path):
         ({"penalty": -1.0}, "penalty=-1"),
         ({"n_draws": 0}, "n_draws"),
         ({"n_rows": 0}, "n_rows"),
+        ({"layers": "first"}, "a list of two layers"),
+        ({"autoencoder": itg.features.PCA()}, "give a SparseAutoencoder"),
     ],
 )
 def test_bad_options(options, match):
