@@ -24,6 +24,9 @@ def test_supernodes(tmp_path, capsys):
     assert found["qParams"]["supernodes"] == [[group.label, *group.ids] for group in groups]
     found["qParams"]["supernodes"] = []
     assert found == value
+    assert main(["supernodes", str(path), "-o", str(out), "--page", str(out)]) == 1
+    assert "give two files" in capsys.readouterr().err
+    assert json.loads(out.read_text())["qParams"]["supernodes"]
     path.write_text("{")
     assert main(["supernodes", str(path), "-o", str(out)]) == 1
     error = capsys.readouterr().err

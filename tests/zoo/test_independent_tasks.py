@@ -63,7 +63,20 @@ def test_its_graph_has_its_tasks():
     assert itg.communities.adjusted_rand_index(truth[known], found.labels[known]) > 0.7
 
 
-@pytest.mark.parametrize("options", [{"n_tasks": 0}, {"widths": ()}, {"n_samples": 0}])
+def test_targets_do_not_depend_on_how_many_there_are():
+    x, few, _ = task_data(0, 2, 400, 2)
+    other, many, _ = task_data(0, 2, 500, 2)
+    assert torch.equal(x[:390], other[:390])  # the same inputs, but for how blocks end
+    torch.testing.assert_close(few[:390], many[:390])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"n_tasks": 0}, {"widths": ()}, {"widths": 5}, {"widths": (0,)}, {"n_samples": 0},
+        {"l1": -1}, {"l1": float("nan")}, {"weight_decay": -1.0},
+    ],
+)  # fmt: skip
 def test_bad_options(options):
     with pytest.raises(itg.InteractGraphError):
         itg.zoo.independent_tasks(**options)
