@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
+from torch import Tensor
 
+from ...calculus.derivatives import ANY_FAILURES
 from ...layers import PairProblem
 from ..completeness import residual_of
 from ..contributions import Contribution
@@ -36,8 +38,20 @@ class Ablation(PassMethod):
         for start in range(0, problem.n_sources, chunk):
             stop = min(start + chunk, problem.n_sources)
             without = problem.z - path.columns(start, stop)
-            effect = (problem.y - torch.vmap(problem.segment)(without)).movedim(0, -1)
+            effect = (problem.y - _at_each(problem, without)).movedim(0, -1)
             tick(stop - start)
             total += effect.sum(-1)
             yield self.context.block(effect, problem, columns=slice(start, stop))
         yield residual_of(total, problem)
+
+
+def _at_each(problem: PairProblem, points: Tensor) -> Tensor:
+    """The segment at many points `[c, b, s, j]`, `[c, b, t, i]`.
+
+    One after the other where its shapes depend on values, as where tokens choose experts.
+    """
+    try:
+        result: Tensor = torch.vmap(problem.segment)(points)
+    except ANY_FAILURES:
+        return torch.stack([problem.segment(point) for point in points])
+    return result
