@@ -44,7 +44,13 @@ from interactgraph.features import (
 )
 
 TRUE = "true features"
-METHODS = ("integrated_gradients", "gradient", "ablation", "shapley", "expected_shapley")
+METHODS: dict[str, dict] = {  # name -> further options
+    "integrated_gradients": {},
+    "gradient": {},
+    "ablation": {},
+    "shapley": {"n_steps": 16},  # orders
+    "expected_shapley": {},
+}
 SYSTEMS: dict[str, Callable[[int], FeatureMap]] = {
     "neurons": lambda d: Neurons(),
     "random rotation": lambda d: RandomRotation(),
@@ -166,7 +172,7 @@ def scores(known: Known, system: str, method: str) -> tuple[float, float, float]
     fitted = itg.fit_features(known.model, known.data, maps, pairs=known.pairs, progress=False)
     graph = itg.interaction_graph(
         known.model, known.data, known.layers, pairs=known.pairs, features=fitted, method=method,
-        progress=False,
+        progress=False, **METHODS[method],
     )  # fmt: skip
     took = time.perf_counter() - start
     decoders = {layer: directions(fitted[layer], d) for layer, d in widths.items()}
@@ -278,8 +284,9 @@ def main() -> None:
         "## The zoo", "",
         f"Every feature system and every method on the networks whose modules or edges are known "
         f"(`zoo.py`, which says how both are scored): agreement of modules (adjusted mutual "
-        f"information) / average precision of edges / seconds, mean of {options.seeds} seeds, one "
-        "thread. The true features of superposition are 32 in 12 neurons; of all other networks "
+        f"information) / average precision of edges / seconds, mean of {options.seeds} "
+        f"{'seed' if options.seeds == 1 else 'seeds'}, one thread; Shapley values of 16 "
+        "orders. The true features of superposition are 32 in 12 neurons; of all other networks "
         "they are the neurons, and of modular addition no axis of the stream means anything.", "",
         f"| network | features | {' | '.join(METHODS)} |".replace("_", " "),
         f"| --- | --- |{' --- |' * len(METHODS)}",
