@@ -77,7 +77,7 @@ def main() -> None:
     print(graph.describe(graph.layers[1], 0))
 
     # Is what a module does special? Its features at their means, next to as many others that are
-    # about as strong: the similarity (cosine) of the model's output to what it was.
+    # about as strong: minus the squared distance of the model's output from what it was.
     effects = itg.ablate_modules(graph, partition, model, data, measures="similarity", n_controls=5)
     for effect in effects[:5]:
         print(effect)
