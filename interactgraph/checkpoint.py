@@ -7,12 +7,15 @@ order as one that was never interrupted.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -21,10 +24,12 @@ from torch import Tensor
 from .errors import InteractGraphError
 from .files import replacing
 
-__all__ = ["Checkpoint"]
+__all__ = ["PLAIN", "Checkpoint", "fingerprint"]
 
 _NAME = "interactions.checkpoint"
 _TENSOR = "__tensor__"
+_DEPTH = 8  # to which data are looked into
+PLAIN = (bool, int, float, complex, str, bytes, type(None))
 
 
 class Checkpoint:
@@ -91,6 +96,43 @@ class Checkpoint:
     def done(self) -> None:
         """Removes the checkpoint of a run that has ended well."""
         self.path.unlink(missing_ok=True)
+
+
+def fingerprint(value: Any) -> str:
+    """A short string that changes when a tensor, array or plain value in some data does.
+
+    Containers, mappings and attributes of objects are looked into; what hides its values from that
+    counts by its type.
+    """
+    digest = hashlib.sha256()
+    _digest(value, digest, 0)
+    return digest.hexdigest()[:16]
+
+
+def _digest(value: Any, digest: Any, depth: int) -> None:
+    if isinstance(value, np.ndarray) and value.dtype != object:
+        digest.update(f"{value.shape} {value.dtype}".encode())
+        digest.update(np.ascontiguousarray(value).view(np.uint8).data if value.size else b"")
+    elif isinstance(value, Tensor):
+        digest.update(f"{tuple(value.shape)} {value.dtype}".encode())
+        if not value.is_meta:
+            plain = value.detach().cpu()
+            plain = plain.to_dense() if plain.layout != torch.strided else plain
+            flat = plain.resolve_conj().resolve_neg().contiguous().flatten()
+            digest.update(flat.view(torch.uint8).numpy().data if flat.numel() else b"")
+    elif isinstance(value, PLAIN):
+        digest.update(repr(value).encode())
+    else:
+        digest.update(type(value).__qualname__.encode())
+        parts: Iterable[Any] = ()
+        if isinstance(value, Mapping):
+            parts = (part for item in value.items() for part in item)
+        elif isinstance(value, (list, tuple)):
+            parts = value
+        elif hasattr(value, "__dict__"):
+            parts = (part for item in vars(value).items() for part in item)
+        for part in parts if depth < _DEPTH else ():
+            _digest(part, digest, depth + 1)
 
 
 def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:

@@ -21,11 +21,10 @@ from .attribution.pair_run import PairRun
 from .attribution.planner import check_method
 from .attribution.same_run import SameRun, check_means, first_derivatives
 from .attribution.time_budget import TimeBudget
-from .checkpoint import Checkpoint
+from .checkpoint import Checkpoint, fingerprint
 from .distributed import World, join_world
 from .errors import InteractGraphError, InteractGraphWarning
 from .features import FeatureMap
-from .fingerprints import fingerprint
 from .graph import InteractionGraph
 from .layers import Baseline, Layers
 from .model import (

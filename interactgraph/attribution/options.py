@@ -62,7 +62,7 @@ def _as_it_is(value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    from ..fingerprints import description
+    from .description import description
 
     return description(value)
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ..calculus.derivatives import jvps
 from ..calculus.rounding import is_close, tolerance
+from ..checkpoint import fingerprint
 from ..errors import InteractGraphError
-from ..fingerprints import fingerprint
 from ..layers import Layers, PairProblem
 from .groups import SampleKeys
 from .options import Options, Pair

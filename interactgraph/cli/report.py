@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from .options import add_group_flag, read_graph
 
@@ -75,6 +75,7 @@ def execute(options: argparse.Namespace) -> None:
 def _profile(graph: InteractionGraph, partition: Partition) -> ResolutionProfile:
     """Modules at other resolutions, found as those of the page were."""
     from ..communities import resolution_profile
+    from ..communities.self_edges import self_edges_of
 
     found_with = {
         name: value
@@ -86,7 +87,6 @@ def _profile(graph: InteractionGraph, partition: Partition) -> ResolutionProfile
         for name in ("block_weight", "algorithm")
         if name in partition.details
     }
-    self_edges: Literal["auto", "keep"] = "auto" if "self_edges" in partition.details else "keep"
     return resolution_profile(
-        graph, partition.strength or None, self_edges=self_edges, **found_with
+        graph, partition.strength or None, self_edges=self_edges_of(partition), **found_with
     )

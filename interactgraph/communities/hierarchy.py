@@ -19,7 +19,7 @@ from .noise_aware import named_weighting
 from .objective import make_objective
 from .partition import Partition, split_layers
 from .runs import choose_algorithm, search
-from .self_edges import read_network
+from .self_edges import read_network, self_edges_of
 from .significance import held_out_test
 
 __all__ = ["ModuleNode", "module_tree"]
@@ -103,8 +103,7 @@ def module_tree(
             f"the partition is of another graph: its layers have {n_modules} features, the graph's "
             f"{dict(graph.n_features)}"
         )
-    self_edges = "auto" if "self_edges" in partition.details else "keep"
-    network, _ = read_network(graph, partition.strength or None, None, self_edges)
+    network, _ = read_network(graph, partition.strength or None, None, self_edges_of(partition))
     children = [
         _divide(network, partition, partition.labels == module, level, max_depth - 1, n_runs)
         for module in range(partition.n_modules)

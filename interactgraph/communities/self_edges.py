@@ -11,6 +11,8 @@ both layers, and for those that do not.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Literal
+
 import torch
 from torch import Tensor
 
@@ -19,7 +21,10 @@ from ..graph.self_edges import self_edges_dominate
 from ..sparse import is_sparse, nonzero, sparse_matrix, sums, tidy, values_of, with_values
 from .network import Block, Network
 
-__all__ = ["SELF_EDGES", "explained_self_edges", "read_network"]
+if TYPE_CHECKING:
+    from .partition import Partition
+
+__all__ = ["SELF_EDGES", "explained_self_edges", "read_network", "self_edges_of"]
 
 SELF_EDGES = ("auto", "keep")
 
@@ -121,3 +126,11 @@ def _fit_own(own: Tensor, rows: Tensor, columns: Tensor, total: float) -> None:
 def _with(block: Block, weight: Tensor, error: Tensor | None) -> Block:
     share = values_of(weight).sum() / values_of(block.weight).sum()
     return block._replace(weight=weight, error=error, total=block.total * float(share))
+
+
+def self_edges_of(partition: Partition) -> Literal["auto", "keep"]:
+    """How self edges counted when a partition was found, as `find_modules` takes it.
+
+    Where none were left out, keeping them is the same.
+    """
+    return "auto" if "self_edges" in partition.details else "keep"

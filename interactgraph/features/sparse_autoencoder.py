@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..checkpoint import Checkpoint
+from ..checkpoint import Checkpoint, fingerprint
 from ..checks import choice, positive, whole, whole_or_none
 from ..errors import InteractGraphError
 from .autoencoder_training import WIDER, Training, batches
@@ -192,8 +191,7 @@ class SparseAutoencoder(FeatureMap):
             return None
         own = {field.name: getattr(self, field.name) for field in fields(self)}
         own.pop("checkpoint")
-        digest = hashlib.sha256(first.detach().cpu().double().numpy().tobytes()).hexdigest()
-        told = {**own, **recipe, "first rows": digest[:16]}
+        told = {**own, **recipe, "first rows": fingerprint(first)}
         return Checkpoint(Path(self.checkpoint) / quote(name, safe=""), told, _SAVED)
 
     def _resumed(self, training: Training, saves: Checkpoint | None) -> int:

@@ -164,8 +164,8 @@ class _Joint:
             of_layer = replace(_options(asked, layer), n_rows=share)
             if layer in before:
                 # Whatever it begins with, the state replaces.
-                begun = torch.randn(2, _size(of_layer), device=asked.device)
-                self.trainings[layer] = Training(of_layer, begun, generator)
+                rows = torch.eye(2, asked.neurons[layer].n_features, device=asked.device)
+                self.trainings[layer] = Training(of_layer, rows, generator)
                 self.trainings[layer].restore(before[layer])
                 continue
             self.trainings[layer], alone = _options(asked, layer).train(layer, asked)
@@ -175,10 +175,8 @@ class _Joint:
                 alone.done()
         if state is not None:
             self._generator.set_state(state["generator"])
-            for pair in self.connections:
-                name = " -> ".join(pair)
-                self.connections[pair] = state["connections"][name]
-                self._at_first[pair] = state["at_first"].get(name, 0.0)
+            self.connections = dict(zip(asked.pairs, state["connections"], strict=True))
+            self._at_first = dict(zip(asked.pairs, state["at_first"], strict=False))
             self._steps, self._seen = state["steps"], state["seen"]
 
     def train(self) -> None:
@@ -229,8 +227,8 @@ class _Joint:
         self._saves.save(
             {
                 "trainings": {layer: each.state() for layer, each in self.trainings.items()},
-                "connections": {" -> ".join(pair): x for pair, x in self.connections.items()},
-                "at_first": {" -> ".join(pair): x for pair, x in self._at_first.items()},
+                "connections": list(self.connections.values()),
+                "at_first": list(self._at_first.values()),
                 "generator": self._generator.get_state(),
                 "steps": self._steps,
                 "seen": self._seen,
@@ -415,11 +413,6 @@ def _options(layers: Layers, layer: str) -> SparseAutoencoder:
     bound = layers.maps[layer]
     assert isinstance(bound, SparseAutoencoder)
     return bound
-
-
-def _size(options: SparseAutoencoder) -> int:
-    assert options.size is not None
-    return options.size
 
 
 def _is_local(segment: LocalSegment) -> bool:
