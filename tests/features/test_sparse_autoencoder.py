@@ -1,5 +1,7 @@
 """Sparse autoencoders that are trained on a layer."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -145,6 +147,28 @@ def test_the_dictionary_is_what_was_trained(activation):
         torch.testing.assert_close(found.encode(x) * training.scale, codes, rtol=1e-4, atol=1e-4)
         wanted = (codes @ training.decoder + training.bias) / training.scale
         torch.testing.assert_close(found.decode(found.encode(x)), wanted, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("activation", ["topk", "jumprelu"])
+def test_a_training_goes_on_from_its_state(activation):
+    """Features that are about to be given up included, and the directions they get then."""
+    x, _ = planted(300)
+    options = SparseAutoencoder(n_dictionary=12, k=2, activation=activation, n_rows=9000)
+    bound = options.bind("0", x.shape, -1)
+    one = Training(bound, x, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        one.encoder_bias[:4] = -100  # dead from the start
+    one.step(x)
+    other = Training(bound, 2 * x[:50] + 1, torch.Generator().manual_seed(7))
+    other.restore(copy.deepcopy(one.state()))
+    for training in (one, other):
+        for _ in range(6):
+            training.step(x)
+    assert int(one.quiet.max()) < 6 * 300  # they were given new directions
+    assert torch.equal(one.quiet, other.quiet)
+    assert torch.equal(one.encoder, other.encoder)
+    assert torch.equal(one.decoder, other.decoder)
+    assert (one.threshold, one.curve, one.n_rows) == (other.threshold, other.curve, other.n_rows)
 
 
 @pytest.mark.parametrize("n", [50, 1000])
