@@ -36,22 +36,31 @@ OWN = 0.8  # of a direction's energy in the axes of one program, for a feature t
 
 SETS = ("choosing", "reporting")
 ADDITION = {
-    "choosing": ((23, 0), (31, 1)),
-    "reporting": ((29, 100), (37, 101)),
+    "choosing": ((23, 0), (31, 1), (19, 2), (41, 3), (43, 4)),
+    "reporting": ((29, 100), (37, 101), (47, 102), (53, 103)),
 }  # modulus, seed; the published model is to choose on, too
-TASKS = {"choosing": (0, 1, 2), "reporting": (101, 102)}
+TASKS = {"choosing": (0, 1, 2, 3, 4, 5), "reporting": (101, 102, 103, 104)}
 DIGITS = {
     "choosing": ((0, (64, 48)), (1, (96, 64))),
     "reporting": ((100, (64, 48)), (101, (96, 64))),
 }
 PROGRAMS = {
-    "choosing": (("hist", "shift_two"), ("count_less_freq", "pair_balance")),
-    "reporting": (("count_token", "larger_before"), ("detect_pattern", "sort_unique")),
+    "choosing": (
+        ("hist", "shift_two"),
+        ("count_less_freq", "pair_balance"),
+        ("copies_previous", "length"),
+        ("first_or_last", "reverse"),
+    ),
+    "reporting": (
+        ("count_token", "larger_before"),
+        ("detect_pattern", "sort_unique"),
+        ("sum_modulo", "larger_before"),
+    ),
 }
 CROSS_TALK = (0.2, 0.4, 0.5)
-PLANTED = {"choosing": (0,), "reporting": (100,)}
-SUPERPOSITION = {"choosing": (0,), "reporting": (100,)}
-GRAPHS = {"choosing": 0, "reporting": 100}
+PLANTED = {"choosing": (0, 1), "reporting": (100, 101)}
+SUPERPOSITION = {"choosing": (0, 1), "reporting": (100, 101)}
+GRAPHS = {"choosing": (0, 1), "reporting": (100, 101)}
 
 
 def families(folder: Path, which: str, only: str = "") -> dict[str, list[KnownGraph]]:
@@ -85,9 +94,8 @@ def families(folder: Path, which: str, only: str = "") -> dict[str, list[KnownGr
         for s in PLANTED[which] for c in CROSS_TALK
     ]  # fmt: skip
     makers["planted graphs"] = [
-        (f"graph-{f}-{levels[1]}-{GRAPHS[which]}",
-         lambda f=f, r=levels[1]: planted(f, r, GRAPHS[which]))
-        for f, levels in LEVELS.items()
+        (f"graph-{f}-{levels[1]}-{s}", lambda f=f, r=levels[1], s=s: planted(f, r, s))
+        for f, levels in LEVELS.items() for s in GRAPHS[which]
     ]  # fmt: skip
     makers["superposition"] = [
         (f"superposition-{s}-{d}", lambda s=s, d=d: superposition(s, d))

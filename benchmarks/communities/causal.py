@@ -92,6 +92,8 @@ def partitions(
         yield (
             "*truth*",
             itg.Partition.from_labels(
-                np.concatenate(list(truth.values())), graph.n_features, quality=0.0
+                np.concatenate([truth[layer] for layer in graph.layers]),
+                graph.n_features,
+                quality=0.0,
             ),
         )

@@ -85,4 +85,4 @@ def sentences(seed: int) -> tuple[itg.InteractionGraph, np.ndarray]:
 def planted(seed: int) -> tuple[itg.InteractionGraph, np.ndarray]:
     net = planted_modules(seed=seed, cross_talk=0.3, n_samples=256)
     graph = itg.interaction_graph(net.model, net.data, net.layers, folds=4, progress=False)
-    return graph, np.concatenate(list(net.truth.values()))
+    return graph, np.concatenate([net.truth[layer] for layer in net.layers])

@@ -120,11 +120,13 @@ class PairRun:
         return self.plan.methods[0].is_drawn
 
     @property
-    def expected_passes(self) -> float:
-        """Forward passes for a batch, by the nodes that were needed so far."""
+    def share_of_nodes(self) -> float | None:
+        """Of the path nodes that were planned so many were needed; None: it is not known yet."""
         method = self.plan.methods[0]
-        planned = method.n_steps or 1
-        return self.plan.cost * method.record().get("n_steps_used", planned) / planned
+        if method.n_steps <= 1:
+            return 1.0
+        used = method.record().get("n_steps_used")
+        return used / method.n_steps if used else None
 
     def add(
         self,

@@ -20,7 +20,10 @@ from .time_budget import TimeBudget
 
 __all__ = ["Interrupt", "Progress"]
 
-_LISTEN = 3.0  # seconds after which it is known what a run will take
+_LISTEN = 3.0  # seconds after which it may be known what a run will take
+_TELLING = 0.05  # share of a run that tells it: the first passes place nodes and are slow
+_AT_LAST = 20.0  # seconds after which a smaller share has to do
+_FORESEEN = 0.25  # batches of a pair that what is predicted counts for
 _LONG = 60.0  # seconds of an exact run, above which it is said
 _FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}"
 
@@ -129,34 +132,41 @@ class Progress:
         """Of the time that this pass takes, so much has gone."""
         if not self._n_batches:
             return 0.0
-        paces, done = dict(self._paces), dict(self._done)
-        if self._pair is not None and (part := self._part()):
-            pace = paces[self._pair]
-            seconds = pace.seconds + time.monotonic() - self._began
-            paces[self._pair] = _Pace(seconds, pace.batches + part)
-            done[self._pair] += part
-        measured = [pair for pair, pace in paces.items() if pace.batches]
-        predicted = sum(self._predicted(pair) * paces[pair].batches for pair in measured)
-        factor = sum(paces[pair].seconds for pair in measured) / predicted if predicted else 1.0
+        begun = [pair for pair, pace in self._paces.items() if pace.batches]
+        foreseen = sum(self._predicted(pair) * self._paces[pair].batches for pair in begun)
+        taken = sum(self._paces[pair].seconds for pair in begun)
+        factor = taken / foreseen if foreseen else 1.0
         gone = total = 0.0
-        for pair, pace in paces.items():
-            each = factor * self._predicted(pair)
-            if pace.batches:
-                each = pace.seconds / pace.batches
-            gone += each * done[pair]
-            total += each * max(self._n_batches, done[pair])
+        for pair, pace in self._paces.items():
+            seconds, batches, done = pace.seconds, pace.batches, self._done[pair]
+            if pair == self._pair:
+                part = self._part()
+                seconds += time.monotonic() - self._began
+                batches, done = batches + part, done + part
+            # The first passes of a pair place its nodes, so that a small part tells little.
+            expected = _FORESEEN * factor * self._predicted(pair)
+            each = (seconds + expected) / (batches + _FORESEEN)
+            gone += each * done
+            total += each * max(self._n_batches, done)
         return gone / total if total else 0.0
 
     def _part(self) -> float:
         """How much of a batch has been done of the samples at hand."""
         assert self._pair is not None
-        expected = self._runs[self._pair].expected_passes * self._share
+        expected = self._passes_of(self._pair) * self._share
         return self._share * min(self._passes / expected, 1.0) if expected else 0.0
 
     def _predicted(self, pair: Pair) -> float:
         """What a batch of a pair takes, up to a factor that is the same for all pairs."""
-        run = self._runs[pair]
-        return run.expected_passes * run.pass_seconds
+        return self._passes_of(pair) * self._runs[pair].pass_seconds
+
+    def _passes_of(self, pair: Pair) -> float:
+        """Forward passes of a batch; pairs that have no nodes yet will need as many as others."""
+        share = self._runs[pair].share_of_nodes
+        if share is None:
+            known = [x for x in (run.share_of_nodes for run in self._runs.values()) if x]
+            share = sum(known) / len(known) if known else 1.0
+        return self._runs[pair].plan.cost * share
 
     def _show(self) -> None:
         if self.bar.disable:
@@ -173,11 +183,14 @@ class Progress:
     def _foretell(self, gone: float) -> None:
         """Says once what a long exact run takes, and what else there is."""
         elapsed = time.monotonic() - self._started
-        if self._foretold or elapsed < _LISTEN or gone <= self._initial:
+        share = gone - self._initial
+        if self._foretold or elapsed < _LISTEN or share <= 0:
+            return
+        if share < _TELLING and elapsed < _AT_LAST:
             return
         self._foretold = True
         drawn = any(run.is_drawn for run in self._runs.values())
-        seconds = elapsed / (gone - self._initial)
+        seconds = elapsed / share
         if not drawn and seconds > _LONG:
             self.bar.write(
                 f"all source features on all samples take about {seconds / 60:.0f} min; "

@@ -19,8 +19,11 @@ FAINT = 1e-4
 RESOLUTIONS = (0.35, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 1.5)
 # Of z: less than that says nothing.
 STANDARD_ERROR = 1.0
-# Largest z below which nothing speaks for another resolution.
+# Largest z below which hidden edges speak for nothing.
 LEAST_Z = 2.0
+# Resolution that takes apart only what hardly hangs together; for graphs that fall apart and whose
+# hidden edges speak for nothing (table "arena", "programs" of the choosing set).
+COARSEST = 0.1
 # Adjusted mutual information from which neighbouring partitions of a profile are one plateau.
 SAME_PLATEAU = 0.9
 
@@ -47,7 +50,7 @@ NETWORKIT_SHARE = 0.03
 # Features of the smaller layer up to which contrasts are solved for instead of fitted in rounds.
 SOLVED_CONTRASTS = 512
 # Networks of random singular vectors that tests of residual networks are held against.
-SURROGATES = 4
+SURROGATES = 8
 # Modules of a large network that are tested one by one, the largest.
 MOST_TESTED = 64
 # Effective samples below which a feature lives on one or two.

@@ -16,7 +16,12 @@ from .held_out_samples import held_out_samples_test
 from .network import Network
 from .partition import SIGNIFICANT, Partition, by_size
 from .sample_support import ModuleSupport, sample_support
-from .significance import held_out_test, held_out_tests, one_sided_test, spectral_shift
+from .significance import (
+    STANDARD_NORMAL,
+    held_out_test,
+    held_out_tests,
+    spectral_null_scores,
+)
 
 __all__ = ["edge_evidence", "sample_evidence"]
 
@@ -60,15 +65,17 @@ def edge_evidence(
     n_starts = _n_starts(network)
     test, modules = held_out_tests(network, labels, resolution, n_starts=n_starts, seed=seed)
     details: dict[str, Any] = {}
-    shift, n_surrogates = 0.0, 0
+    null = STANDARD_NORMAL
     if passing:
         n_surrogates = 1 if network.is_large else constants.SURROGATES
-        shift = spectral_shift(
+        null = spectral_null_scores(
             network, resolution, n_surrogates=n_surrogates, n_starts=1, seed=seed
         )
-        details["spectral_null"] = {"z_score": test.z_score, "shift": shift}
-        test = one_sided_test(test.z_score, shift, n_surrogates)
-    z_scores[z_scores_of] = modules.z_scores(shift, n_surrogates)[z_scores_of]
+        details["spectral_null"] = {
+            "z_score": test.z_score, "shift": null.mean, "spread": math.sqrt(null.variance)
+        }  # fmt: skip
+        test = null.test(test.z_score)
+    z_scores[z_scores_of] = modules.z_scores(null.mean, null.variance)[z_scores_of]
     if math.isnan(test.p_value):
         details["significance"] = _UNTESTED
     names = list(network.n_features)

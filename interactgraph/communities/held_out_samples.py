@@ -17,7 +17,7 @@ from .held_out import Tally, folds_of, modules_of
 from .mean_graph import mean_graph
 from .network import Network
 from .self_edges import read_network
-from .significance import HeldOutTest, one_sided_test
+from .significance import STANDARD_NORMAL, HeldOutTest
 from .weighting import FORMULAS
 
 __all__ = ["held_out_samples_test"]
@@ -70,7 +70,7 @@ def held_out_samples_test(
         )
         if found is not None:
             tally.add_fold(judged, hidden, *found)
-    return one_sided_test(tally.z_score)
+    return STANDARD_NORMAL.test(tally.z_score)
 
 
 def _same_blocks(one: Network, other: Network) -> tuple[Network, Network]:

@@ -125,13 +125,13 @@ class ModuleTally:
         labels = torch.as_tensor(np.array(self.members[layer]), device=like.device)
         return (labels[:, None] == torch.arange(self.n_modules, device=like.device)).to(like)
 
-    def z_scores(self, shift: float = 0.0, n_surrogates: int = 0) -> np.ndarray:
+    def z_scores(self, shift: float = 0.0, null_variance: float = 1.0) -> np.ndarray:
         """The statistic of each module, `[modules]`; NaN where no entry counts.
 
         Args:
-            shift: mean z of the whole network without modules (`significance.spectral_shift`);
-                what a module has of it goes by the root of its share of the variance.
-            n_surrogates: number of networks that this is the mean of; 0: none, the shift is zero.
+            shift: mean z of the whole network without modules (`significance.NullScores`); what a
+                module has of it goes by the root of its share of the variance.
+            null_variance: of that z; what it is above one a module has by its share.
         """
         inverse = np.linalg.pinv(self.gram, rcond=_NOTHING, hermitian=True)
         variance = (inverse @ self.spread @ inverse).diagonal()
@@ -140,5 +140,5 @@ class ModuleTally:
         share = np.where(known, self.spread.diagonal(), 0.0)
         share = share / max(share.sum(), 1e-300)
         z = (inverse @ self.total) / np.sqrt(np.where(known, variance, 1.0))
-        spread = np.sqrt(1 + share / n_surrogates) if n_surrogates else 1.0
+        spread = np.sqrt(1 + share * (null_variance - 1))
         return np.where(known, (z - shift * np.sqrt(share)) / spread, np.nan)

@@ -19,23 +19,27 @@ gradient gives large z as well. True modules also agree between runs.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from scipy.stats import norm
+from scipy.stats import t as student
 
 from .held_out import Tally, searched_folds
 from .module_evidence import ModuleTally
-from .multiple_tests import one_sided
 from .network import Network
 from .spectral_null import surrogate
 from .weighting import FORMULAS
 
 __all__ = [
+    "STANDARD_NORMAL",
     "HeldOutTest",
+    "NullScores",
     "held_out_test",
     "held_out_tests",
-    "one_sided_test",
-    "spectral_shift",
+    "spectral_null_scores",
 ]
 
 
@@ -44,6 +48,45 @@ class HeldOutTest(NamedTuple):
 
     z_score: float
     p_value: float
+
+
+@dataclass(frozen=True)
+class NullScores:
+    """What z is where there are no modules: standard normal, unless networks without any say more.
+
+    Attributes:
+        scores: z of such networks.
+    """
+
+    scores: Sequence[float] = ()
+
+    @property
+    def mean(self) -> float:
+        """Of z; zero where nothing says otherwise."""
+        return float(np.mean(self.scores)) if self.scores else 0.0
+
+    @property
+    def variance(self) -> float:
+        """Of z about `mean`, whose own error is part of it.
+
+        Chance alone makes the variance one, so that fewer scores than tell are not taken for less.
+        """
+        n = len(self.scores)
+        spread = max(1.0, float(np.var(self.scores, ddof=1))) if n > 1 else 1.0
+        return spread * (1 + 1 / n) if n else 1.0
+
+    def test(self, z_score: float) -> HeldOutTest:
+        """The one-sided test of a z.
+
+        With several scores that of the prediction of one more (Student's t), because their spread
+        is an estimate.
+        """
+        z = (z_score - self.mean) / math.sqrt(self.variance)
+        n = len(self.scores)
+        return HeldOutTest(z, float(student.sf(z, n - 1) if n > 1 else norm.sf(z)))
+
+
+STANDARD_NORMAL = NullScores()
 
 
 def held_out_test(
@@ -73,15 +116,15 @@ def held_out_test(
     )[0]
 
 
-def spectral_shift(
+def spectral_null_scores(
     network: Network,
     resolution: float = 1.0,
     *,
     n_surrogates: int,
     n_starts: int,
     seed: int = 0,
-) -> float:
-    """Mean z of networks with the same strengths and spectrum, see `spectral_null`.
+) -> NullScores:
+    """The z of networks with the same strengths and spectrum, see `spectral_null`.
 
     Args:
         network: strengths, not weighted yet.
@@ -96,14 +139,7 @@ def spectral_shift(
         ).z_score
         for k in range(n_surrogates)
     ]
-    known = [z for z in scores if math.isfinite(z)]
-    return sum(known) / len(known) if known else 0.0
-
-
-def one_sided_test(z_score: float, shift: float = 0.0, n_surrogates: int = 0) -> HeldOutTest:
-    """The one-sided test of z, against surrogates whose mean is known from so many."""
-    z = (z_score - shift) / math.sqrt(1 + 1 / n_surrogates) if n_surrogates else z_score
-    return HeldOutTest(z, float(one_sided(np.array([z]))[0]))
+    return NullScores([z for z in scores if math.isfinite(z)])
 
 
 def held_out_tests(
@@ -136,4 +172,4 @@ def held_out_tests(
     for fold, objective, found in rounds:
         tally.add_fold(network, fold, objective, found)
         modules.add_fold(network, fold, objective, found)
-    return one_sided_test(tally.z_score), modules
+    return STANDARD_NORMAL.test(tally.z_score), modules

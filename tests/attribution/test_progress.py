@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -162,12 +163,13 @@ def test_the_last_batch_is_the_end(tmp_path):
 
 
 class FakeRun:
-    """A pair that takes so many seconds for a pass."""
+    """A pair that is planned to take so many passes, of so many seconds."""
 
     is_drawn = False
+    share_of_nodes = 1.0
 
-    def __init__(self, expected_passes, pass_seconds):
-        self.expected_passes, self.pass_seconds = expected_passes, pass_seconds
+    def __init__(self, cost, pass_seconds):
+        self.plan, self.pass_seconds = SimpleNamespace(cost=cost), pass_seconds
 
 
 def test_time_left_does_not_jump_between_pairs(monkeypatch):
@@ -181,7 +183,7 @@ def test_time_left_does_not_jump_between_pairs(monkeypatch):
         for _ in range(4):
             for pair, run in runs.items():
                 progress.begins(pair, 1.0)
-                for _ in range(run.expected_passes):
+                for _ in range(run.plan.cost):
                     clock[0] += seconds[pair]
                     progress.tick(1)
                     if clock[0] > 0.26 * total:  # after the first batch
@@ -189,6 +191,19 @@ def test_time_left_does_not_jump_between_pairs(monkeypatch):
                         assert estimate == pytest.approx(total, rel=0.05)
                 progress.ends()
     assert progress.share == pytest.approx(1.0)
+
+
+def test_pairs_that_have_not_begun_are_taken_to_need_as_many_nodes(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    first, second = FakeRun(64, 1.0), FakeRun(64, 1.0)
+    first.share_of_nodes, second.share_of_nodes = 1 / 8, None
+    with Progress({("a", "b"): first, ("b", "c"): second}, 1, TimeBudget(), shown=False) as bar:
+        bar.begins(("a", "b"), 1.0)
+        for _ in range(4):  # half of the 8 passes of the first pair
+            clock[0] += 1.0
+            bar.tick(1)
+        assert clock[0] / bar.share == pytest.approx(16.0)
 
 
 def test_bar_of_data_without_length_counts_batches(capsys):

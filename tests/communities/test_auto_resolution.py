@@ -9,7 +9,7 @@ from communities.planted_graphs import graph_of, planted
 from interactgraph import InteractGraphError, find_modules
 from interactgraph.communities import adjusted_rand_index
 from interactgraph.communities.auto_resolution import best_resolution, resolution_scores
-from interactgraph.communities.constants import RESOLUTIONS
+from interactgraph.communities.constants import COARSEST, LEAST_Z, RESOLUTIONS
 from interactgraph.communities.held_out import held_out
 from interactgraph.communities.network import Network
 from interactgraph.communities.weighting import FORMULAS, Weighting
@@ -48,12 +48,28 @@ def test_one_where_hidden_edges_do_not_care():
     assert find_modules(nothing, n_runs=1, significance=False).resolution == 1.0
 
 
+@pytest.mark.parametrize("n_parts", [2, 3])
+def test_what_falls_apart_is_not_divided_further(n_parts):
+    # Chains within a part would be modules of their own at resolution 1.
+    chains = np.array([[5, 1, 0], [1, 5, 1], [0, 1, 5]])
+    graph = graph_of(*[np.kron(np.eye(n_parts), chains)] * 2)
+    found = find_modules(graph, n_runs=2, significance=False)
+    assert (found.resolution, found.n_modules) == (COARSEST, n_parts)
+    assert max(found.details["resolutions"].values()) < LEAST_Z
+    assert find_modules(graph, resolution=1.0, n_runs=2, significance=False).n_modules > n_parts
+
+
 def test_the_nearest_to_one_within_a_standard_error():
-    assert best_resolution({0.5: 9.0, 0.7: 8.5, 1.0: 7.9, 1.5: 3.0}) == 0.7
-    assert best_resolution({0.5: 9.0, 0.7: 8.5, 1.0: 8.1, 1.5: 3.0}) == 1.0
-    assert best_resolution({0.5: 1.9, 1.0: -1.0}) == 1.0  # nothing speaks for anything
-    assert best_resolution({0.5: math.nan, 1.0: 3.0, 1.5: 4.5}) == 1.5
-    assert best_resolution({0.5: math.nan}) == 1.0
+    draw = np.random.default_rng(0)
+    whole, apart = np.exp(draw.normal(size=(6, 6))), np.kron(np.eye(2), np.ones((3, 3)))
+    whole, apart = (Network.from_graph(graph_of(weights)) for weights in (whole, apart))
+    for network in (whole, apart):
+        assert best_resolution({0.5: 9.0, 0.7: 8.5, 1.0: 7.9, 1.5: 3.0}, network) == 0.7
+        assert best_resolution({0.5: 9.0, 0.7: 8.5, 1.0: 8.1, 1.5: 3.0}, network) == 1.0
+        assert best_resolution({0.5: math.nan, 1.0: 3.0, 1.5: 4.5}, network) == 1.5
+    for nothing in ({0.5: 1.9, 1.0: -1.0}, {0.5: math.nan}):
+        assert best_resolution(nothing, whole) == 1.0
+        assert best_resolution(nothing, apart) == COARSEST
 
 
 def test_z_is_that_of_the_held_out_edges():
@@ -90,11 +106,10 @@ def test_other_nulls_and_numbers_of_modules_ask_for_none():
 @pytest.mark.parametrize("block", [np.zeros((3, 4)), np.ones((1, 1)), np.eye(2), np.ones((3, 2))])
 def test_degenerate_graphs(block):
     found = find_modules(graph_of(block), n_runs=2)
-    assert found.resolution == 1.0
+    assert found.resolution == (COARSEST if found.n_modules > 1 else 1.0)
     assert math.isfinite(found.quality)
     (z,) = resolution_scores(
         Network.from_graph(graph_of(block)),
         [Weighting("one", lambda block: torch.ones_like(block.weight))],
     )
-    assert best_resolution(z) == 1.0
     assert all(math.isnan(value) or abs(value) < 2 for value in z.values())

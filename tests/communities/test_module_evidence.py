@@ -12,7 +12,7 @@ from interactgraph.communities.network import Network
 from interactgraph.communities.objective import make_objective
 from interactgraph.communities.partition import by_size
 from interactgraph.communities.runs import sweep_runs
-from interactgraph.communities.significance import held_out_test, held_out_tests, one_sided_test
+from interactgraph.communities.significance import NullScores, held_out_test, held_out_tests
 from interactgraph.communities.weighting import FORMULAS
 
 
@@ -86,9 +86,9 @@ def test_modules_add_up_to_the_graph():
     test, modules = held_out_tests(network, one)
     assert modules.z_scores()[0] == pytest.approx(test.z_score, rel=1e-9)
     assert test == held_out_test(network)
-    shifted = one_sided_test(test.z_score, 0.8, 4)
-    assert modules.z_scores(0.8, 4)[0] == pytest.approx(shifted.z_score)
-    assert shifted.z_score == pytest.approx((test.z_score - 0.8) / 1.25**0.5)
+    null = NullScores([0.2, 0.4, 3.0])
+    shifted = null.test(test.z_score)
+    assert modules.z_scores(null.mean, null.variance)[0] == pytest.approx(shifted.z_score)
 
 
 def test_holm_is_the_procedure_of_its_paper():

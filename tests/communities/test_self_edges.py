@@ -97,7 +97,8 @@ def test_modules_behind_a_skip_connection_are_found():
     partition = itg.find_modules(graph, n_runs=2)
     assert len(partition.details["self_edges"]) == 2
     assert itg.communities.adjusted_mutual_information(partition.labels, truth) > 0.95
-    assert partition.p_value < 1e-6
+    assert partition.p_value < 1e-3  # eight networks without modules cannot say more
+    assert partition.details["spectral_null"]["z_score"] > 10
     tree = itg.module_tree(graph, partition)
     assert len(tree.children) == 3
     profile = itg.resolution_profile(graph, resolutions=[1.0], n_runs=2)

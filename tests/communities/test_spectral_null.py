@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 from communities.planted_graphs import planted
+from scipy import stats
 
 from interactgraph.communities.held_out import rank_one_fit
 from interactgraph.communities.network import Block, Network
-from interactgraph.communities.significance import held_out_test, spectral_shift
+from interactgraph.communities.significance import NullScores, held_out_test, spectral_null_scores
 from interactgraph.communities.spectral_null import _orthonormal, surrogate
 
 
@@ -49,15 +50,29 @@ def test_vectors_are_orthonormal():
     assert torch.allclose(q.T @ q, torch.eye(4, dtype=torch.float64))
 
 
+def test_z_is_held_against_scores_without_modules():
+    scores = [0.5, 2.5, -1.0, 1.0]
+    null = NullScores(scores)
+    variance = np.var(scores, ddof=1) * 1.25
+    assert (null.mean, null.variance) == (0.75, pytest.approx(variance))
+    test = null.test(3.0)
+    assert test.z_score == pytest.approx(2.25 / variance**0.5)
+    assert test.p_value == pytest.approx(stats.t.sf(test.z_score, 3))
+    # Scores that lie close together by chance do not make z more than it is.
+    assert NullScores([1.0, 1.1]).variance == pytest.approx(1.5)
+    assert NullScores([0.8]).test(2.0).p_value == pytest.approx(stats.norm.sf(1.2 / 2**0.5))
+    assert NullScores().test(2.0) == (2.0, pytest.approx(stats.norm.sf(2.0)))
+
+
 @pytest.mark.slow
 def test_modules_are_lost():
     graph, _ = planted(0, contrast=4.0)
     network = Network.from_graph(graph)
-    shift = spectral_shift(network, n_surrogates=2, n_starts=1)
+    shift = spectral_null_scores(network, n_surrogates=2, n_starts=1).mean
     assert held_out_test(network, n_starts=1).z_score > 3 * abs(shift) + 3
     values = [
-        spectral_shift(Network.from_graph(planted(seed, contrast=1.0)[0]), n_surrogates=1,
-                       n_starts=1, seed=seed)
+        spectral_null_scores(Network.from_graph(planted(seed, contrast=1.0)[0]), n_surrogates=1,
+                             n_starts=1, seed=seed).mean
         for seed in range(8)
     ]  # fmt: skip
     assert abs(np.mean(values)) < 3 / 8**0.5
