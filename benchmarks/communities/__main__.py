@@ -16,6 +16,7 @@ import torch
 from .arena import arena
 from .calibration import calibration, untrained
 from .causal import causal
+from .errors import errors
 from .modules import modules
 from .recovery import algorithms, backbones, recovery
 from .residual import residual
@@ -37,6 +38,7 @@ SECTIONS = {
     "size": size,
     "arena": arena,
     "affinity": affinity,
+    "errors": errors,
 }
 
 

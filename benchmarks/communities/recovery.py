@@ -54,7 +54,7 @@ def recovery(cache: Path) -> str:
     rows = []
     rows.append(_row("**default**", planted, addition, tasks, _finder(n_runs=10)))
     for weighting in WEIGHTINGS:
-        runs = 10 if weighting == "noise_aware" else 4
+        runs = 10 if weighting == "auto" else 4
         rows.append(_row(f"layered, {weighting}", planted, addition, tasks,
                          _finder(weighting=weighting, n_runs=runs, resolution=1.0)))  # fmt: skip
     few = {family: graphs[::5] for family, graphs in planted.items()}

@@ -290,7 +290,7 @@ def check_module_flags(options: argparse.Namespace) -> None:
         InteractGraphError: a flag makes no sense, or not without another one.
     """
     from ..checks import choice
-    from ..communities.noise_aware import WEIGHTINGS
+    from ..communities.auto_weighting import WEIGHTINGS
     from ..communities.objective import NULLS
 
     if options.bootstrap is not None and options.folds is None:

@@ -1,5 +1,6 @@
 """Modules: null models, search, confidence, significance, comparison."""
 
+from .auto_weighting import WEIGHTINGS
 from .backbone import backbone
 from .bootstrap import bootstrap
 from .comparison import Comparison, Match, compare
@@ -10,7 +11,6 @@ from .hierarchy import ModuleNode, module_tree
 from .mean_graph import mean_graph
 from .mixtures import Mixture
 from .mutual_information import adjusted_mutual_information, adjusted_rand_index
-from .noise_aware import WEIGHTINGS
 from .partition import Partition
 from .partition_file import load_partition
 from .resolution import Plateau, ResolutionProfile, resolution_profile

@@ -14,8 +14,8 @@ from ..errors import InteractGraphError
 from ..graph import InteractionGraph
 from ..sparse import at_ends, values_of, with_values
 from . import constants
+from .auto_weighting import named_weighting
 from .network import Block, Network
-from .noise_aware import named_weighting
 from .objective import make_objective
 from .partition import Partition, split_layers
 from .runs import choose_algorithm, search

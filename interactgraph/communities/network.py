@@ -29,7 +29,6 @@ class Block(NamedTuple):
         source: number of the source layer.
         target: number of the target layer.
         weight: float64 `[i, j]`, not negative, dense or sparse; at most 1 as read from a graph.
-        error: standard error of `weight` in the same unit, or None.
         total: sum of the strengths before scaling.
         power: of the weights that makes them energies: 2 where they are amplitudes, as the
             strengths of this library are but for shares; 1 where nothing is known of their unit.
@@ -40,7 +39,6 @@ class Block(NamedTuple):
     source: int
     target: int
     weight: Tensor
-    error: Tensor | None = None
     total: float = 1.0
     power: int = 1
     unknown: Tensor | None = None
@@ -100,13 +98,11 @@ class Network:
             if largest == 0:
                 continue
             scaled = tidy(weight / largest)
-            error = graph.standard_errors.get((source, target), {}).get(strength)
             blocks.append(
                 Block(
                     number[source],
                     number[target],
                     scaled,
-                    None if error is None else tidy(_read(error, device) / largest),
                     min(largest * float(values_of(scaled).sum()), _MOST),
                     power,
                 )

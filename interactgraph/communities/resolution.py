@@ -12,9 +12,9 @@ from ..checks import choice, positive, whole
 from ..errors import InteractGraphError
 from ..graph import InteractionGraph
 from . import constants
+from .auto_weighting import named_weighting
 from .mutual_information import adjusted_mutual_information
 from .network import Network
-from .noise_aware import named_weighting
 from .objective import make_objective
 from .partition import Partition
 from .runs import check_runs, choose_algorithm, count_modules, mean_agreement, search
@@ -79,7 +79,7 @@ def resolution_profile(
     n_runs: int = 5,
     seed: int = 0,
     self_edges: Literal["auto", "keep"] = "auto",
-    weighting: str = "noise_aware",
+    weighting: str = "auto",
     block_weight: str = "equal",
     algorithm: str = "auto",
 ) -> ResolutionProfile:

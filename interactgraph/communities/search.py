@@ -13,9 +13,9 @@ from ..errors import InteractGraphError, InteractGraphWarning
 from ..graph import InteractionGraph
 from .affinity import module_affinity
 from .auto_resolution import best_resolution, resolution_scores
+from .auto_weighting import named_weighting
 from .confidence import co_assignment
 from .evidence import edge_evidence, sample_evidence
-from .noise_aware import named_weighting
 from .objective import NULLS, make_objective
 from .partition import Partition, by_size, split_layers
 from .resolution import resolution_for
@@ -34,7 +34,7 @@ def find_modules(
     n_runs: int = 10,
     seed: int = 0,
     self_edges: Literal["auto", "keep"] = "auto",
-    weighting: str = "noise_aware",
+    weighting: str = "auto",
     block_weight: str = "equal",
     algorithm: str = "auto",
     n_modules: int | None = None,
@@ -106,7 +106,7 @@ def find_modules(
         if n_modules is None and null == "layered" and weighted.blocks:
             automatic = weighed.scores
             if automatic is None:
-                (automatic,) = resolution_scores(weighed.strengths, [weighed.weighting], seed)
+                (automatic,) = resolution_scores(network, [weighed.weighting], seed)
             resolution = best_resolution(automatic, weighted, seed)
             decided["resolutions"] = {str(r): round(z, 3) for r, z in automatic.items()}
     recorded: dict[str, Any] = {

@@ -81,12 +81,8 @@ def explained_self_edges(block: Block) -> Block:
     own = squares.diagonal()
     own.zero_()
     _fit_own(own, squares.sum(1), squares.sum(0), float(squares.sum()))
-    error = block.error
-    if error is not None:
-        error = error.clone()
-        error.diagonal().zero_()
     unknown = torch.eye(len(squares), dtype=torch.bool, device=squares.device)
-    return _with(block, squares.sqrt(), error)._replace(unknown=unknown)
+    return _with(block, squares.sqrt())._replace(unknown=unknown)
 
 
 def _explained_sparse(block: Block) -> Block:
@@ -98,11 +94,7 @@ def _explained_sparse(block: Block) -> Block:
     _fit_own(own, into, out, float(values_of(others).sum()))
     number = torch.arange(len(own), device=own.device)
     squares = tidy(others + sparse_matrix(number, number, own, others.shape))
-    error = block.error
-    if error is not None and is_sparse(error):
-        i, j, errors = nonzero(error)
-        error = with_values(error, torch.where(i == j, 0, errors))
-    return _with(block, with_values(squares, values_of(squares).sqrt()), error)
+    return _with(block, with_values(squares, values_of(squares).sqrt()))
 
 
 def _fit_own(own: Tensor, rows: Tensor, columns: Tensor, total: float) -> None:
@@ -123,9 +115,9 @@ def _fit_own(own: Tensor, rows: Tensor, columns: Tensor, total: float) -> None:
             break
 
 
-def _with(block: Block, weight: Tensor, error: Tensor | None) -> Block:
+def _with(block: Block, weight: Tensor) -> Block:
     share = values_of(weight).sum() / values_of(block.weight).sum()
-    return block._replace(weight=weight, error=error, total=block.total * float(share))
+    return block._replace(weight=weight, total=block.total * float(share))
 
 
 def self_edges_of(partition: Partition) -> Literal["auto", "keep"]:

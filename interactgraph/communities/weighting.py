@@ -25,14 +25,12 @@ class Weighed(NamedTuple):
 
     Attributes:
         network: the weights.
-        strengths: what they were made of, without noise where that was taken off.
         weighting: that was used, block by block.
         decided: what it was decided by.
         scores: z of hidden edges at each resolution, where that was measured on the way.
     """
 
     network: Network
-    strengths: Network
     weighting: Weighting
     decided: dict[str, float | str]
     scores: dict[float, float] | None = None
@@ -57,7 +55,7 @@ class Weighting:
             network: strengths.
             seed: of what is decided by held-out edges.
         """
-        return Weighed(keep_connected(network.map(self.block), network), network, self, {})
+        return Weighed(keep_connected(network.map(self.block), network), self, {})
 
 
 def keep_connected(weighted: Network, network: Network) -> Network:

@@ -303,7 +303,7 @@ def test_help_does_not_import_torch():
     [
         (["--bootstrap", "5"], "give their number, too: --folds 20"),
         (["--null", "nul"], "choose one of layered, undirected"),
-        (["--weighting", "noise"], "choose one of noise_aware"),
+        (["--weighting", "noise"], "choose one of auto"),
         (["--strength", "mean"], "choose one of rms"),
         (["--features", "pcaa"], "(did you mean 'pca'?); give a FeatureMap"),
     ],

@@ -149,7 +149,7 @@ def test_weights_that_are_not_finite(value):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"weighting": "cube"}, "weighting 'cube' is not known; choose one of noise_aware, raw"),
+        ({"weighting": "cube"}, "weighting 'cube' is not known; choose one of auto, raw"),
         ({"algorithm": "louvain"}, "algorithm 'louvain' is not known"),
         ({"null": "undirected", "algorithm": "sweeps"}, "needs a null model per block"),
         ({"null": "plain"}, "null model 'plain' is not known"),

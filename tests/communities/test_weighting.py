@@ -3,13 +3,10 @@ import pytest
 import torch
 from communities.planted_graphs import graph_of, planted
 
+from interactgraph import find_modules
 from interactgraph.communities.auto_resolution import resolution_scores
+from interactgraph.communities.auto_weighting import effective_share, named_weighting
 from interactgraph.communities.network import Block, Network
-from interactgraph.communities.noise_aware import (
-    effective_share,
-    named_weighting,
-    shrink,
-)
 from interactgraph.communities.weighting import FORMULAS
 
 
@@ -57,14 +54,6 @@ def test_effective_share():
     assert effective_share(Block(0, 1, one)) == pytest.approx((1 / 5 + 1 / 10) / 2)
 
 
-def test_errors_shrink_what_they_explain():
-    weight = torch.tensor([[1.0, 0.1, 0.0]], dtype=torch.float64)
-    error = torch.tensor([[0.5, 0.2, 0.0]], dtype=torch.float64)
-    got = shrink(Block(0, 1, weight, error))
-    torch.testing.assert_close(got, torch.tensor([[0.75, 0.0, 0.0]], dtype=torch.float64))
-    assert shrink(Block(0, 1, weight)) is weight
-
-
 @pytest.mark.parametrize(("strength", "power"), [("rms", 2), ("mean_abs", 2), ("squared", 1),
                                                  ("exceedance", 1)])  # fmt: skip
 def test_energies_are_squares_of_amplitudes(strength, power):
@@ -77,7 +66,7 @@ def test_energies_are_squares_of_amplitudes(strength, power):
 
 def test_the_choice_is_that_of_hidden_edges():
     """Energies, unless hidden edges speak for compressed weights by more than a standard error."""
-    default, seen = named_weighting("noise_aware"), set()
+    default, seen = named_weighting("auto"), set()
     for graph in (planted(0, 2.5, (64, 128, 64))[0], planted(1, 8.0)[0], planted(2, 1.5)[0]):
         network = Network.from_graph(graph)
         weighed = default.weigh(network, seed=3)
@@ -93,29 +82,13 @@ def test_the_choice_is_that_of_hidden_edges():
 
 
 def test_noise_compresses_and_few_features_count_by_energies():
-    default = named_weighting("noise_aware")
-    weighed = default.weigh(Network.from_graph(planted(0, 2.5, (64, 128, 64))[0]))
-    noisy, decided = weighed.strengths, weighed.decided
+    default = named_weighting("auto")
+    decided = default.weigh(Network.from_graph(planted(0, 2.5, (64, 128, 64))[0])).decided
     assert decided["edges"] == "information"
     draw = np.random.default_rng(0)
     few = np.outer(np.exp(4 * draw.normal(size=60)), np.exp(4 * draw.normal(size=50)))
     decided = default.weigh(Network.from_graph(graph_of(few))).decided
     assert decided["edges"] == "energy"
-    assert noisy.n_edges > 0
-
-
-def test_edges_within_their_error_do_not_decide():
-    graph, _ = planted(0, 4.0)
-    blocks = [graph.weights(*pair).numpy() for pair in graph.pairs]
-    noise = [np.where(b < np.median(b), 2 * b, 0) for b in blocks]
-    cut = [np.where(b < np.median(b), 0, b) for b in blocks]
-    noisy = Network.from_graph(graph_of(*blocks, errors=tuple(noise)))
-    with_errors, without = (
-        named_weighting("noise_aware").weigh(network).strengths
-        for network in (noisy, Network.from_graph(graph_of(*cut)))
-    )
-    for a, b in zip(with_errors.blocks, without.blocks, strict=True):
-        torch.testing.assert_close(a.weight, b.weight)
 
 
 def test_features_without_weight_get_faint_edges():
@@ -132,17 +105,11 @@ def test_features_without_weight_get_faint_edges():
     assert change.sum() < 2e-4 * bare.blocks[0].weight.sum()
 
 
-def test_errors_that_are_not_known_take_nothing():
-    """One sample has no standard error: NaN."""
+def test_standard_errors_change_nothing():
     graph, _ = planted(0)
-    weights = [graph.weights(*pair) for pair in graph.pairs]
-    plain = named_weighting("noise_aware").weigh(Network.from_graph(graph))
-    unknown = [torch.full_like(weight, torch.nan) for weight in weights]
-    partly = [torch.where(torch.arange(w.shape[1]) < 2, torch.nan, 0.0).expand_as(w)
-              for w in weights]  # fmt: skip
-    for errors in (unknown, partly):
-        graph = graph_of(*(weight.numpy() for weight in weights), errors=tuple(errors))
-        weighed = named_weighting("noise_aware").weigh(Network.from_graph(graph))
-        assert weighed.decided == plain.decided
-        for a, b in zip(weighed.network.blocks, plain.network.blocks, strict=True):
-            torch.testing.assert_close(a.weight, b.weight)
+    weights = [graph.weights(*pair).numpy() for pair in graph.pairs]
+    plain = find_modules(graph, n_runs=2)
+    errors = tuple(np.where(np.arange(w.shape[1]) < 3, np.nan, 2 * w) for w in weights)
+    found = find_modules(graph_of(*weights, errors=errors), n_runs=2)
+    assert found.labels.tolist() == plain.labels.tolist()
+    assert found.p_value == plain.p_value

@@ -1,18 +1,19 @@
-"""The default weighting: decides which edges are noise before it decides how to weigh them.
+"""The default weighting: decides how much the weak edges count.
 
 Logarithms and roots recover planted modules under heavy-tailed noise best, and destroy real graphs
-in which most features carry next to nothing, because they lift those to the level of the rest.
-Three questions are asked, in this order:
+in which most features carry next to nothing, because they lift those to the level of the rest. Two
+questions are asked, in this order:
 
-1. Is an edge more than its sampling error? Where standard errors are known, a weight w with error
-   d becomes w max(0, 1 - (d / w)^2), the positive-part James-Stein shrinkage.
-2. Do few features carry everything? Where the effective share of features (the exponential of the
+1. Do few features carry everything? Where the effective share of features (the exponential of the
    entropy of their strengths, over their number) is below a quarter, edges count by their energies
    (`energy`): what carries little counts for nothing.
-3. Otherwise, is the tail of the weights signal or noise? Modules found from energies are preferred,
+2. Otherwise, is the tail of the weights signal or noise? Modules found from energies are preferred,
    as those edges matter to the model, unless held-out edges are predicted better, by more than one
    standard error, by modules found from compressed weights (`information`), each at its best
    resolution.
+
+Standard errors of the strengths are not asked: weights shrunk by them find the same modules where
+samples are many, and lose them where few were drawn (table "errors").
 """
 
 from __future__ import annotations
@@ -23,33 +24,31 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 import torch
-from torch import Tensor
 
 from ..errors import InteractGraphError
-from ..sparse import is_sparse, lookup, map_values, nonzero, sums, values_of, with_values
+from ..sparse import map_values, sums
 from . import constants
 from .auto_resolution import resolution_scores
 from .network import Block, Network
 from .weighting import FORMULAS, Weighed, Weighting, keep_connected
 
-__all__ = ["WEIGHTINGS", "NoiseAware", "effective_share", "named_weighting"]
+__all__ = ["WEIGHTINGS", "AutoWeighting", "effective_share", "named_weighting"]
 
 
 @dataclass(frozen=True)
-class NoiseAware(Weighting):
-    """Takes off noise, then decides between energies and compressed weights."""
+class AutoWeighting(Weighting):
+    """Decides between energies and compressed weights."""
 
     def weigh(self, network: Network, seed: int = 0) -> Weighed:
         """See `Weighting.weigh`."""
-        strengths = network.map(shrink)
-        weighting, decided, scores = self._decide(strengths, seed)
-        weighted = keep_connected(strengths.map(weighting.block), network)
-        return Weighed(weighted, strengths, weighting, decided, scores)
+        weighting, decided, scores = self._decide(network, seed)
+        weighted = keep_connected(network.map(weighting.block), network)
+        return Weighed(weighted, weighting, decided, scores)
 
     def _decide(
         self, network: Network, seed: int
     ) -> tuple[Weighting, dict[str, float | str], dict[float, float] | None]:
-        """The weighting of strengths less their errors, what it was decided by, its scores."""
+        """The weighting, what it was decided by, its scores."""
         energy, information = FORMULAS["energy"], FORMULAS["information"]
         if not network.blocks:
             return energy, {}, None
@@ -68,19 +67,6 @@ class NoiseAware(Weighting):
         return chosen, {**decision, "edges": chosen.name}, both[best]
 
 
-def shrink(block: Block) -> Tensor:
-    """Weights less their sampling error; an error that is not known (NaN) takes nothing."""
-    if block.error is None:
-        return block.weight
-    tiny = torch.finfo(block.weight.dtype).tiny
-    error, weight = block.error, values_of(block.weight)
-    if is_sparse(block.weight):
-        rows, columns, _ = nonzero(block.weight)
-        error = lookup(error, rows, columns)
-    noise = error.nan_to_num(0.0, math.inf) / weight.clamp_min(tiny)
-    return with_values(block.weight, weight * (1 - noise.square()).clamp_min(0))
-
-
 def effective_share(block: Block, exponent: float = 1.0) -> float:
     """Effective number of features over their number, mean of both sides of a block.
 
@@ -95,7 +81,7 @@ def effective_share(block: Block, exponent: float = 1.0) -> float:
 
 
 WEIGHTINGS: Mapping[str, Weighting] = MappingProxyType(
-    {"noise_aware": NoiseAware("noise_aware", FORMULAS["information"].block), **FORMULAS}
+    {"auto": AutoWeighting("auto", FORMULAS["information"].block), **FORMULAS}
 )
 
 
