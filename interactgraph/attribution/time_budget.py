@@ -49,7 +49,7 @@ class _Costs:
 
     n_pieces: int = 0
     n_samples: int = 0
-    n_draws: int = 0
+    n_draws: float = 0
     n_positions: int = 0
     reading: float = 0.0
     drawing: float = 0.0
@@ -200,7 +200,7 @@ class TimeBudget:
         self,
         pair: Pair,
         n_samples: int,
-        k: int,
+        k: float,
         reading: float,
         drawing: float,
         n_positions: int = 1,

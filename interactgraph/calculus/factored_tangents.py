@@ -436,7 +436,7 @@ class Walk:
         return Factored(axes, tuple(terms))
 
     def added(self, x: Factored, y: Factored, factor: float = 1.0) -> Factored:
-        """x + factor y."""
+        """The sum x + factor y."""
         axes = _common(x.axes, y.axes)
         x, y = self.aligned(x, axes), self.aligned(y, axes)
         if factor != 1.0:
@@ -498,7 +498,8 @@ def _spread(k: Tensor, axes: Axes) -> Tensor:
 def _carried_by_shape(shape: Sequence[int], axes: Axes) -> list[int]:
     """The atoms on which a constant of this shape differs."""
     own = (1,) * (len(axes) - len(shape)) + tuple(shape)
-    carried, place = [], 0
+    carried: list[int] = []
+    place = 0
     for size, axis in zip(own, axes, strict=True):
         if size > 1:
             carried += range(place, place + len(axis))
@@ -677,7 +678,7 @@ def _add(walk: Walk, node: Node) -> Factored:
 
 
 def _product(walk: Walk, a: Any, b: Any) -> Factored:
-    """a @ b of two tensors of two axes, or of three, one of which moves."""
+    """The product a @ b of tensors of two axes, or of three, one of which moves."""
     x = walk.tangent(a)
     n_axes = len(walk.shape(a))
     if len(walk.shape(b)) != n_axes or n_axes < 2:

@@ -215,12 +215,12 @@ class PositionFactors:
 
 
 def _stacked(c: Sequence[Tensor], rows: Tensor) -> Tensor:
-    """c of some rows, `[j, n, r]`."""
+    """The c_r of some rows, `[j, n, r]`."""
     return torch.stack([each[rows] for each in c], -1).transpose(0, 1)
 
 
 def _summed(c: Sequence[Tensor], rows: Tensor, u: Tensor) -> Tensor:
-    """sum over r and j of c_r[n, j] u[j, r, k], `[n, k]`."""
+    """The sum over r and j of c_r[n, j] u[j, r, k], `[n, k]`."""
     return torch.stack([each[rows] for each in c], -1).flatten(1) @ u.flatten(0, 1)
 
 
@@ -386,7 +386,8 @@ def _behind(
     after = after.expand(-1, n_hidden).mT.contiguous()
     if where.type != "meta" and after.shape[0] == after.shape[1]:
         same = torch.equal(after, torch.eye(n_hidden, dtype=after.dtype, device=where))
-        after = None if same else after
+        if same:
+            return None, None if y.terms[0].key == "ones" else scale
     return after, None if y.terms[0].key == "ones" else scale
 
 

@@ -6,6 +6,7 @@ from .baseline_gradient import AT_BASELINE
 from .captum import Captum
 from .closed_passes import ClosedColumns, ClosedRows, SampledClosedColumns
 from .columns import Columns
+from .drawn_positions import DrawnPositions
 from .expected_gradients import ExpectedColumns, ExpectedRows
 from .expected_shapley import ExpectedShapley
 from .factored_maps import FactoredMaps
@@ -23,6 +24,7 @@ METHODS: tuple[type[Method], ...] = (
     Affine,
     TwoMaps,
     FactoredMaps,
+    DrawnPositions,
     ClosedColumns,
     ClosedRows,
     SampledClosedColumns,

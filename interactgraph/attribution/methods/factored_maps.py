@@ -89,13 +89,14 @@ class FactoredMaps(ClosedForm):
     def __init__(self, context: PairContext) -> None:
         super().__init__(context)
         self._features: FeatureFactors | None = None
+        self._seen: dict[tuple[int, ...], tuple[FeatureFactors, float]] = {}
 
     def why_not(self, problem: PairProblem) -> str | None:
         obstacle = super().why_not(problem)
         if obstacle is not None:
             return obstacle
         try:
-            sizes = self._sizes(problem)
+            sizes, _ = self._sizes(problem)
         except NotFactored as error:
             return f"no factors of positions and features: {error}"
         hidden = 0 if sizes.after is None else sizes.after.shape[0] ** 2
@@ -110,22 +111,26 @@ class FactoredMaps(ClosedForm):
     def unsuitable(self, closed: Closed) -> str | None:
         return None if closed.maps is None else "matrices of features will do"
 
-    def _sizes(self, problem: PairProblem) -> FeatureFactors:
-        """What factors there are, without numbers.
+    def _sizes(self, problem: PairProblem) -> tuple[FeatureFactors, float]:
+        """What factors there are, without numbers, and multiplications of a pass for each sample.
 
         Raises:
             NotFactored: there are none.
         """
-        structure = self.closed(problem).structure
-        return factor_sizes(structure, problem.z.shape, problem.y.shape)
+        key = (*problem.z.shape[1:], *problem.y.shape[1:])
+        if key not in self._seen:
+            structure = self.closed(problem).structure
+            sizes = factor_sizes(structure, problem.z.shape, problem.y.shape)
+            self._seen[key] = sizes, products_of_pass(structure) / problem.n_samples
+        return self._seen[key]
 
     def cost(self, problem: PairProblem) -> float:
         return 2.0 + self.passes_for(problem, problem.y.shape[0] * problem.y.shape[1])
 
     def passes_for(self, problem: PairProblem, n_rows: int) -> float:
         """What A at some target positions costs, in passes."""
-        of_pass = products_of_pass(self.closed(problem).structure)
-        return n_rows * self._sizes(problem).products / max(of_pass, 1)
+        sizes, of_pass = self._sizes(problem)
+        return n_rows * sizes.products / max(of_pass * problem.n_samples, 1.0)
 
     def confirm(self, problem: PairProblem) -> None:
         structure = self.closed(problem).structure
@@ -145,7 +150,10 @@ class FactoredMaps(ClosedForm):
         self._features = factors.features
 
     def working_bytes(self, problem: PairProblem) -> int:
-        sizes = self._sizes(problem)
+        try:
+            sizes, _ = self._sizes(problem)
+        except (NotFactored, DoesNotApply):
+            return 0  # which it says where it is asked for A
         terms = sum(x.shape[1] for x in (sizes.before, sizes.skip) if x is not None)
         hidden = 0 if sizes.before is None else sizes.before.shape[2]
         positions = problem.y.shape[0] * max(problem.y.shape[1], problem.z.shape[1])
@@ -153,9 +161,9 @@ class FactoredMaps(ClosedForm):
         return positions * each * problem.z.element_size()
 
     def contributions(self, problem: PairProblem, tick: Tick = no_tick) -> Iterator[Contribution]:
-        factors, slopes = self.factors(problem)
+        factors, every = self.factors(problem)
         rows = self.every_row(problem)
-        slopes, residual = self.confirmed_at(rows, factors, slopes, problem)
+        slopes, residual = self.confirmed_at(rows, factors, every, problem)
         yield from self.entries(rows, factors, slopes, problem)
         yield residual
         tick(self.cost(problem))
@@ -239,16 +247,24 @@ class FactoredMaps(ClosedForm):
                 n = samples.stop - samples.start
                 part = a[:, where].unflatten(1, (n, -1)).permute(1, 2, 3, 0)
                 sums = reduce_positions(part, None, self.context.strengths)
-                self.look(part, sums, rows, samples)
+                self.look(part)
                 if pending:
                     sums = self.context.joined(pending, sums)
-                pending = {} if ends else sums
                 if ends:
-                    weight = rows.weights[samples.start]
-                    if weight != 1.0:
-                        sums = {name: x * weight for name, x in sums.items()}
+                    self.look_at_sums(sums, rows, samples)
+                # A of one position is a view of what the next block overwrites.
+                pending = {} if ends else {name: x.clone() for name, x in sums.items()}
+                if ends:
+                    weights = rows.weights[samples]
+                    if any(weight != 1.0 for weight in weights):
+                        by = torch.tensor(weights, dtype=torch.float64)[:, None, None]
+                        sums = {name: x * by.to(x) for name, x in sums.items()}
                     yield Entries(sums, samples)
 
-    def look(self, a: Tensor, sums: dict[str, Tensor], rows: Rows, samples: slice) -> None:
-        """Looks at A of some positions `[b, n, i, j]`, and its sums over these."""
+    def look(self, a: Tensor) -> None:
+        """Looks at A of some positions of samples at hand, `[b, n, i, j]`."""
+        return
+
+    def look_at_sums(self, sums: dict[str, Tensor], rows: Rows, samples: slice) -> None:
+        """Looks at the sums over all rows of some samples, which ends them."""
         return
