@@ -55,8 +55,8 @@ def check_method(options: Options) -> None:
         )
     if options.positions is not None and not any(method.draws_positions for method in candidates):
         raise InputError(
-            f"method={asked!r} computes all target positions, so positions={options.positions} does "
-            "not apply; leave it out"
+            f"method={asked!r} computes all target positions, so positions={options.positions} "
+            "does not apply; leave it out"
         )
     if options.engine not in ("auto", *engines):
         raise InputError(

@@ -64,8 +64,7 @@ class DrawnPositions(FactoredMaps):
 
     def contributions(self, problem: PairProblem, tick: Tick = no_tick) -> Iterator[Contribution]:
         began = perf_counter()
-        problem = problem.with_y0(problem.y0)  # a pass, which counts as reading
-        factors, slopes_of_all = self.factors(problem)
+        factors, slopes_of_all, problem = self.factors(problem)
         every, budget = self.every_row(problem), self.context.budget
         reading = _seconds(problem, began)
         n = self.context.options.positions

@@ -161,7 +161,7 @@ class FactoredMaps(ClosedForm):
         return positions * each * problem.z.element_size()
 
     def contributions(self, problem: PairProblem, tick: Tick = no_tick) -> Iterator[Contribution]:
-        factors, every = self.factors(problem)
+        factors, every, problem = self.factors(problem)
         rows = self.every_row(problem)
         slopes, residual = self.confirmed_at(rows, factors, every, problem)
         yield from self.entries(rows, factors, slopes, problem)
@@ -170,8 +170,14 @@ class FactoredMaps(ClosedForm):
 
     # --- for those who take some positions -------------------------------------------------------
 
-    def factors(self, problem: PairProblem) -> tuple[PositionFactors, tuple[Tensor | None, ...]]:
-        """The factors of a batch, and slopes `[b t, k]`: averages over the path, those asked for.
+    def factors(
+        self, problem: PairProblem
+    ) -> tuple[PositionFactors, tuple[Tensor | None, ...], PairProblem]:
+        """The factors of a batch, slopes, and the problem with its value at the baseline.
+
+        The slopes `[b t, k]` are averages over the path, then those that are asked for. The value
+        is that of the record, without the model before the source; the residual compares it with
+        the value of the model at the sample.
 
         Raises:
             DoesNotApply: there are none.
@@ -191,7 +197,8 @@ class FactoredMaps(ClosedForm):
             factors.slopes(straighten(structure, inputs, problem.path, u, constants=constants))
             for u in at
         )
-        return factors, slopes
+        y0 = structure.value(problem.path.start, constants)
+        return factors, slopes, problem.with_y0(y0)
 
     def every_row(self, problem: PairProblem) -> Rows:
         """All target positions that count."""
