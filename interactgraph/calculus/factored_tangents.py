@@ -374,6 +374,8 @@ class Walk:
             flip: the matrix is `[..batch.., out, n]`.
         """
         group, varies = x.axes[axis], self.varies(arg)
+        if batch and not varies:
+            arg, batch = self._without_batch(arg, batch)
         own = tuple(atom for a in x.axes[:batch] for atom in a)
         out = (n_out,) if n_out is not None and n_out > 1 else ()
         sizes = (*own, *out, *group) if flip else (*own, *group, *out)
@@ -434,6 +436,20 @@ class Walk:
                 terms.append(Term(made[key], multiply(u, k, here), key))
         axes = (*x.axes[:axis], out, *x.axes[axis + 1 :])
         return Factored(axes, tuple(terms))
+
+    def _without_batch(self, arg: Any, batch: int) -> tuple[Any, int]:
+        """A matrix of weights that is the same one along its first axes, without these."""
+        if isinstance(arg, Node):
+            known = {} if self.constants is None else self.constants
+            weights: Tensor = self.tape.value(arg, known)  # of which no batch is a part
+        else:
+            weights = arg
+        first = weights[(0,) * batch]
+        axes = range(batch)
+        same = all(weights.stride(axis) == 0 or weights.shape[axis] == 1 for axis in axes)
+        if same or torch.equal(weights, first.expand_as(weights)):
+            return first, 0
+        return arg, batch
 
     def added(self, x: Factored, y: Factored, factor: float = 1.0) -> Factored:
         """The sum x + factor y."""
