@@ -15,6 +15,9 @@ time for. D / V is the number of features d until 8 samples tell it, and never a
 tells as much of one feature as a sample tells of all (but of the first samples no more than 16 are
 drawn for that). a, b, V and D are measured on the way; V is a small difference of large sums at
 first, and a D / V that is far too large would spend all of the time on a few samples.
+
+Where target positions are drawn in the place of source features, the same holds of these: "feature"
+then reads "position", and d is the number of positions.
 """
 
 from __future__ import annotations
