@@ -79,6 +79,9 @@ FUNCTIONS = {
     "weights for every position": (
         lambda z, _: torch.bmm(z.transpose(0, 1), W.expand(S, -1, -1)), torch.ones(()), 1,
     ),
+    "weights repeated for every position": (
+        lambda z, _: torch.bmm(z.transpose(0, 1), W.repeat(S, 1, 1)), torch.ones(()), 1,
+    ),
     "two sums": (lambda z, x: torch.baddbmm(z, x, z), normal(B, S, S), 2),
     "difference": (lambda z, x: x - z, normal(B, S, J), 1),
 }  # fmt: skip
@@ -116,6 +119,15 @@ def test_operations(name):
     torch.testing.assert_close(
         whole(found, function(z, extra).shape), expected, rtol=1e-10, atol=1e-12
     )
+
+
+def test_positions_in_another_order():
+    """Terms whose c is turned round are others, although their sizes are the same."""
+    z, dz = normal(S, S, J, seed=5), normal(S, S, J, seed=6)
+    found = walked(lambda z, _: z + 2 * z.transpose(0, 1), z, torch.ones(()), dz)
+    eye = torch.eye(J, dtype=z.dtype)
+    expected = (dz + 2 * dz.transpose(0, 1))[:, :, None] * eye
+    torch.testing.assert_close(whole(found, z.shape), expected)
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

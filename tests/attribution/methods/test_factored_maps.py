@@ -9,6 +9,7 @@ from torch import nn
 import interactgraph as itg
 from interactgraph.attribution import planner
 from interactgraph.attribution.methods.factored_maps import FactoredMaps, Rows
+from interactgraph.calculus.tape import record
 
 PAIR = ("0", "1")
 NAMES = ("rms", "mean", "mean_abs", "max")
@@ -231,6 +232,36 @@ def test_several_lengths():
     for each in NAMES:
         found = graph.weights(*PAIR, each).numpy()
         assert found == pytest.approx(expected[each], rel=1e-8, abs=1e-10)
+
+
+def test_what_a_batch_decides_is_recorded_once_for_it(monkeypatch):
+    class Deciding(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.block = nn.Linear(WIDTH, WIDTH), Block()
+
+        def forward(self, x):
+            y = self.first(x)
+            return self.block(y) * (2.0 if bool((x > 0).all()) else 1.0)
+
+    torch.manual_seed(0)
+    net, data = Deciding().double(), [samples(), samples(seed=2).abs()]
+    made = []
+
+    def counted(function, arguments):
+        made.append(arguments)
+        return record(function, arguments)
+
+    monkeypatch.setattr("interactgraph.attribution.segment_records.record", counted)
+    graph = itg.interaction_graph(net, data, ["first", "output"], **OPTIONS)
+    assert method_of(graph) == "factored_maps"
+    assert len(made) <= 3  # to plan, and for every batch
+    a = []
+    for x, factor in zip(data, (1, 2), strict=True):
+        z = net.first(x).detach()
+        a.append(factor * attributions(Frozen(net.block, z), z, torch.zeros_like(z), 24))
+    expected = torch.cat(a).square().mean((0, 1)).sqrt()
+    torch.testing.assert_close(graph.weights("first", "output"), expected, rtol=1e-8, atol=0)
 
 
 def test_parts_of_rows():
