@@ -29,6 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .derivatives import ANY_FAILURES
 from .factored_tangents import Factored, NotFactored, Term, Walk, axes_of
 from .rounding import is_close
 from .secant_lines import SecantFunction
@@ -319,7 +320,26 @@ def _found(
     *,
     real_features: bool,
 ) -> tuple[FeatureFactors, PositionFactors]:
-    """Both kinds of factors; see `Walk` for what is computed of them."""
+    """Both kinds of factors; see `Walk` for what is computed of them.
+
+    Raises:
+        NotFactored: there are none; what an operation does otherwise than expected is no error.
+    """
+    try:
+        return _taken_apart(structure, displacement, target, constants, real_features=real_features)
+    except ANY_FAILURES as error:
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise NotFactored(f"it is not taken apart ({said})") from error
+
+
+def _taken_apart(
+    structure: Structure,
+    displacement: Tensor,
+    target: Sequence[int],
+    constants: Constants | None,
+    *,
+    real_features: bool,
+) -> tuple[FeatureFactors, PositionFactors]:
     if len(structure.nonlinearities) > 1:
         raise NotFactored("several functions of the pre-activation are read")
     tape = structure.tape

@@ -9,6 +9,8 @@ from torch import nn
 import interactgraph as itg
 from interactgraph.attribution import planner
 from interactgraph.attribution.methods.factored_maps import FactoredMaps, Rows
+from interactgraph.calculus import factored_tangents
+from interactgraph.calculus.position_factors import FeatureFactors
 from interactgraph.calculus.tape import record
 
 PAIR = ("0", "1")
@@ -232,6 +234,28 @@ def test_several_lengths():
     for each in NAMES:
         found = graph.weights(*PAIR, each).numpy()
         assert found == pytest.approx(expected[each], rel=1e-8, abs=1e-10)
+
+
+def test_factors_that_do_not_fit_into_memory(monkeypatch):
+    net = network(Block())
+    expected = run(net, [samples()])
+    monkeypatch.setattr(FeatureFactors, "n_bytes", 1 << 50)
+    graph = run(net, [samples()])
+    assert method_of(graph) == "closed_columns"
+    torch.testing.assert_close(graph.weights(*PAIR), expected.weights(*PAIR))
+    with pytest.raises(itg.InputError, match="GiB are free"):
+        run(net, [samples()], positions=2)
+
+
+def test_operations_that_are_called_otherwise(monkeypatch):
+    """What a walk does not expect leaves the pair to other ways."""
+
+    def unexpected(walk, node):
+        raise IndexError("tuple index out of range")
+
+    monkeypatch.setitem(factored_tangents._OPERATIONS, "addmm", unexpected)
+    graph = run(network(Block()), [samples()])
+    assert method_of(graph) == "closed_columns"
 
 
 def test_what_a_batch_decides_is_recorded_once_for_it(monkeypatch):
