@@ -83,7 +83,7 @@ def main() -> None:
         print(effect)
 
     # With attention patterns and scales of normalisations held fixed a block has a closed form:
-    # what moves where, without what decides it. In the same time more features are drawn.
+    # what moves where, without what decides it. Target positions are drawn, with all edges of each.
     frozen = itg.interaction_graph(
         model, data, "residual", freeze=("attention", "layernorm"), time_budget=seconds / 2
     )

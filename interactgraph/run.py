@@ -67,6 +67,7 @@ def interaction_graph(
     engine: Literal["auto", "closed_form", "forward", "reverse"] = "auto",
     sources: int | None = None,
     sampling: Literal["importance", "uniform", "signs"] = "importance",
+    positions: int | None = None,
     max_edges: int | None = None,
     target_error: float | None = None,
     time_budget: float | None = None,
@@ -147,6 +148,9 @@ def interaction_graph(
         sampling: "importance" (by how much a feature moves on the sample and a running estimate of
             its worth, mixed with uniform), "uniform", or "signs": `sources` Rademacher probes
             (Hutchinson 1990) over target positions, for strengths=("rms",) in reverse mode.
+        positions: target positions drawn for each sample, without repeats, all edges of each: for
+            averages over positions where a closed form gives single ones, as it does for blocks
+            that `freeze` leaves one nonlinearity. Standard errors include the draws. None: all.
         max_edges: keeps so many edges of each pair, the strongest ones (by the first strength), as
             sparse matrices, and adds up sparsely: for dictionaries of many features, whose matrix
             of all edges would not fit. Sums of four times as many edges are kept on the way; where
@@ -155,10 +159,11 @@ def interaction_graph(
             None: all edges.
         target_error: ends the run when the standard error of each of the 100 strongest edges of
             every pair is below this share of its strength: early, where the data suffices, and
-            after up to 64 passes over the data with new draws, where `sources` are drawn. Data must
-            come in random order to be ended early.
+            after up to 64 passes over the data with new draws, where `sources` or `positions` are
+            drawn. Data must come in random order to be ended early.
         time_budget: seconds that the run may take. It measures its first batch, and draws so many
-            source features of so many samples that the error is smallest at the end: all of all
+            source features of so many samples (or target positions with all edges, where that
+            tells more in the same time) that the error is smallest at the end: all of all
             where there is time, which is exact. Data must come in random order where not all of it
             can be read. How much is drawn depends on the machine; `metadata["plans"]` says it.
         seed: decides the draws.
@@ -219,7 +224,7 @@ def interaction_graph(
         features=names.keys(features), top_features=names.keys(top_features), method=method,
         baseline=names.keys(baseline), strengths=strengths, freeze=freeze, skip=skip,
         n_steps=n_steps, tolerance=tolerance, engine=engine,
-        sources=sources, sampling=sampling, max_edges=max_edges,
+        sources=sources, sampling=sampling, positions=positions, max_edges=max_edges,
         target_error=target_error, time_budget=time_budget,
         seed=seed, groups=groups, folds=folds, position_mask=position_mask,
         skip_positions=skip_positions, examples=examples, labels=names.keys(labels),

@@ -11,6 +11,8 @@ from reference import attributions
 from torch.nn import functional as F
 
 import interactgraph as itg
+from interactgraph.attribution import planner
+from interactgraph.attribution.methods.factored_maps import FactoredMaps
 from interactgraph.model import Runner, prepared, resolve_sites
 
 transformers = pytest.importorskip("transformers")
@@ -33,6 +35,15 @@ MODELS = {
 
 
 T5 = {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 2, "num_heads": 2, "vocab_size": 50}
+PLAIN = {  # perceptrons that are not gated, keys that heads share
+    "Phi": ("layers", MLP),
+    "Nemotron": ("layers", {**GROUPED, "num_attention_heads": 4, "num_key_value_heads": 2}),
+    "Starcoder2": ("layers", {**MLP, "num_key_value_heads": 1}),
+    "OPT": (
+        "decoder.layers",
+        {**SIZES, "ffn_dim": 24, "word_embed_proj_dim": 16, "max_position_embeddings": 16},
+    ),
+}
 FAMILIES = {
     **MODELS,
     "Mixtral": ("layers", EXPERTS),
@@ -44,7 +55,7 @@ FAMILIES = {
 
 def small(name):
     """A model of a family, in float64, and names of its blocks."""
-    start, sizes = FAMILIES[name]
+    start, sizes = {**FAMILIES, **PLAIN}[name]
     torch.manual_seed(0)
     config = getattr(transformers, f"{name.removesuffix('Encoder')}Config")(**sizes)
     model = getattr(transformers, f"{name}Model")(config).double().eval()
@@ -144,6 +155,31 @@ def test_forward_mode_is_the_reference(name, what, monkeypatch):
     expected = reference.square().mean((0, 1)).sqrt()
     found = graph.weights(*layers)
     assert float((found - expected).abs().max() / expected.abs().max()) < 1e-9
+
+
+@pytest.mark.parametrize("name", ["GPT2", "GPTNeoX", "Bert", "T5Encoder", *PLAIN, "Llama"])
+def test_frozen_blocks_come_apart(name, monkeypatch):
+    """Into factors of positions and of features, but for gated perceptrons."""
+    model, layers = small(name)
+    short = tokens(2, 6)
+    short["attention_mask"] = torch.tensor([[1] * 6, [1] * 4 + [0] * 2])
+    options = {
+        "freeze": ("attention", "layernorm"), "strengths": ("rms", "mean", "max"),
+        "progress": False,
+    }  # fmt: skip
+    data = [tokens(3, 4), short]
+    graph = itg.interaction_graph(model, data, layers, **options)
+    method = graph.metadata["plans"][0]["method"]
+    assert (method == "factored_maps") == (name != "Llama")
+    engine = "closed_form" if method == "factored_maps" else "forward"
+    others = tuple(each for each in planner.METHODS if not issubclass(each, FactoredMaps))
+    monkeypatch.setattr(planner, "METHODS", others)
+    other = itg.interaction_graph(model, data, layers, engine=engine, **options)
+    for strength in options["strengths"]:
+        torch.testing.assert_close(
+            graph.weights(*layers, strength), other.weights(*layers, strength), rtol=1e-9,
+            atol=1e-12,
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize("what", [("attention", "layernorm"), ()], ids=["frozen", "free"])

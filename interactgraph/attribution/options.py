@@ -274,6 +274,10 @@ class Options:
     sampling: str = option(
         "importance", check=_one_of(*SAMPLINGS), flag=Flag("how they are drawn", choices=SAMPLINGS)
     )
+    positions: int | None = option(
+        check=_none_or_at_least(1),
+        flag=Flag("target positions drawn for each sample, all edges of each", "int", "N"),
+    )
     max_edges: int | None = option(
         check=_none_or_at_least(1),
         flag=Flag("keep so many edges of each pair, the strongest, and sums of few others: for "
@@ -349,7 +353,28 @@ class Options:
 
     # --- several options together ----------------------------------------------------------------
 
+    def _check_positions(self) -> None:
+        if self.positions is None:
+            return
+        names = ", ".join(s.name for s in self.strength_objects if not s.adds_positions)
+        if names:
+            raise InputError(
+                f"positions={self.positions} draws some of the target positions of a sample, which "
+                f"do not tell the largest one: {names} need all of them; leave positions out"
+            )
+        if self.sources is not None or self.time_budget is not None:
+            raise InputError(
+                f"positions={self.positions} draws target positions, and sources or time_budget "
+                "say what else is drawn; leave one of the two out"
+            )
+        if self.engine not in ("auto", "closed_form"):
+            raise InputError(
+                f"positions={self.positions} draws target positions in the closed form, which "
+                f"engine={self.engine!r} is not; use engine='auto' or 'closed_form'"
+            )
+
     def _check_draws(self) -> None:
+        self._check_positions()
         if self.max_edges is not None and (self.sources is not None or self.time_budget):
             raise InputError(
                 f"max_edges={self.max_edges} adds up the edges of all features that move, and "

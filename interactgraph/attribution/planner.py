@@ -53,6 +53,11 @@ def check_method(options: Options) -> None:
             f"method={asked!r} computes all source features, so time_budget does not apply; leave "
             "it out"
         )
+    if options.positions is not None and not any(method.draws_positions for method in candidates):
+        raise InputError(
+            f"method={asked!r} computes all target positions, so positions={options.positions} "
+            "does not apply; leave it out"
+        )
     if options.engine not in ("auto", *engines):
         raise InputError(
             f"method={asked!r} has no engine={options.engine!r}; it has {', '.join(engines)}"
@@ -105,12 +110,15 @@ def choose(context: PairContext, problem: PairProblem) -> Plan:
     engine = context.options.engine
     by_cost: list[tuple[float, Method]] = []
     obstacles: dict[str, str] = {}
+    why_all_positions: str | None = None
     for method in (method_class(context) for method_class in METHODS):
         if context.options.definition not in method.definitions:
             continue
         if engine not in ("auto", method.engine):
             continue
         obstacle = method.why_not(problem)
+        if method.draws_positions:
+            why_all_positions = obstacle
         if obstacle is None:
             by_cost.append((method.cost(problem), method))
         else:
@@ -119,6 +127,8 @@ def choose(context: PairContext, problem: PairProblem) -> Plan:
     costs = {f"{method.engine} ({method.name})": cost for cost, method in by_cost}
     failures: list[str] = []
     for rank, (cost, method) in enumerate(by_cost):
+        if context.options.positions is not None and not method.draws_positions:
+            continue
         try:
             method.confirm(problem)
         except DoesNotApply as error:
@@ -127,10 +137,24 @@ def choose(context: PairContext, problem: PairProblem) -> Plan:
         words = list(_why_chosen(context, cost, failures, obstacles, method))
         # A batch that fails to be computed exactly is no reason to estimate it, and estimates are
         # completed by what is known of the samples that were drawn from.
-        later = (other for _, other in by_cost[rank + 1 :])
-        fallbacks = (other for other in later if other.is_drawn == method.is_drawn)
+        # Those from drawn positions are sums over a sample like any others.
+        drawn = method.is_drawn and not method.draws_positions
+        fallbacks = (
+            other
+            for place, (_, other) in enumerate(by_cost)
+            if (place > rank or method.draws_positions)
+            and other.is_drawn == drawn
+            and other is not method
+            and not other.draws_positions
+        )
         methods = (method, *fallbacks)
         return Plan(methods, cost, costs, "; ".join(words))
+    if context.options.positions is not None:
+        why = "; ".join(dict.fromkeys(failures)) or why_all_positions
+        raise InputError(
+            f"positions={context.options.positions}: the target positions of {context.name} cannot "
+            f"be drawn: {why}. Leave positions out; sources or time_budget draw source features"
+        )
     raise InputError(_no_method(context, failures, obstacles))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -65,6 +66,7 @@ class SegmentRecords:
     right_engines: set[str] = field(default_factory=set)
     _looked: bool = False
     _tapes: dict[tuple, Tape | NoTape] = field(default_factory=dict)
+    _batches: dict[tuple, Any] = field(default_factory=dict)  # on which they were made
     _serving: dict[tuple[str, ...], bool] = field(default_factory=dict)
     _closed: dict[Tape, Closed] = field(default_factory=dict)
     _portable: dict[int, Closed] = field(default_factory=dict)
@@ -151,7 +153,8 @@ class SegmentRecords:
         """
         key = (entered, tuple(point.shape), form_of(segment.batch))
         tape = self._tapes.get(key)
-        if isinstance(tape, Tape) and tape.decides:  # it was another batch's
+        same = self._batches.get(key) is segment.batch
+        if isinstance(tape, Tape) and tape.decides and not same:  # it was another batch's
             self._closed.pop(tape, None)
             tape = None
         if tape is None:
@@ -164,7 +167,7 @@ class SegmentRecords:
                 tape = record(function, [point, *inputs])
             except NoTape as error:
                 tape = error
-            self._tapes[key] = tape
+            self._tapes[key], self._batches[key] = tape, segment.batch
         if isinstance(tape, NoTape):
             raise tape
         return tape

@@ -15,6 +15,9 @@ time for. D / V is the number of features d until 8 samples tell it, and never a
 tells as much of one feature as a sample tells of all (but of the first samples no more than 16 are
 drawn for that). a, b, V and D are measured on the way; V is a small difference of large sums at
 first, and a D / V that is far too large would spend all of the time on a few samples.
+
+Where target positions are drawn in the place of source features, the same holds of these: "feature"
+then reads "position", and d is the number of positions.
 """
 
 from __future__ import annotations
@@ -49,7 +52,7 @@ class _Costs:
 
     n_pieces: int = 0
     n_samples: int = 0
-    n_draws: int = 0
+    n_draws: float = 0
     n_positions: int = 0
     reading: float = 0.0
     drawing: float = 0.0
@@ -200,7 +203,7 @@ class TimeBudget:
         self,
         pair: Pair,
         n_samples: int,
-        k: int,
+        k: float,
         reading: float,
         drawing: float,
         n_positions: int = 1,

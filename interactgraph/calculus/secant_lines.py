@@ -22,7 +22,7 @@ from .rounding import is_close
 from .secant import secant_slope
 from .structure import Constants, NoClosedForm, Structure
 
-__all__ = ["SecantFunction", "check_structure", "nonlinearity_of", "straighten"]
+__all__ = ["SecantFunction", "at_point", "check_structure", "nonlinearity_of", "straighten"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +49,8 @@ def straighten(
     inputs: Sequence[Tensor],
     path: StraightPath,
     slopes_at: float | None = None,
+    *,
+    constants: Constants | None = None,
 ) -> SecantFunction:
     """Finds the slopes of a batch.
 
@@ -57,8 +59,10 @@ def straighten(
         inputs: tensors of the batch.
         path: from the baseline to the sample.
         slopes_at: the point u of the path whose slopes are taken; None: their averages over it.
+        constants: values that do not depend on z; None: not known yet.
     """
-    constants = structure.constants(inputs)
+    if constants is None:
+        constants = structure.constants(inputs)
     if structure.root is None:
         return SecantFunction(structure, constants, ())
     p0 = structure.preactivation(path.start, constants)
@@ -74,6 +78,17 @@ def straighten(
         else:
             slope = structure.slope(index, p0 + slopes_at * dp, constants)
         lines.append((phi(p0), slope, p0))
+    return SecantFunction(structure, constants, tuple(lines))
+
+
+def at_point(structure: Structure, point: Tensor, constants: Constants) -> SecantFunction:
+    """The function with its nonlinearity replaced by tangents at a point, `[b, s, j]`."""
+    lines = []
+    if structure.root is not None:
+        p = structure.preactivation(point, constants)
+        for index in range(len(structure.nonlinearities)):
+            phi = nonlinearity_of(structure, index, constants)
+            lines.append((phi(p), structure.slope(index, p, constants), p))
     return SecantFunction(structure, constants, tuple(lines))
 
 
@@ -112,13 +127,7 @@ def check_structure(
     # The scale of z - z0 where it moves, a little everywhere, so that every coefficient is seen.
     scale = path.displacement.abs().mean() + 1e-3
     tangent = torch.randn(point.shape, generator=generator).to(point) * scale
-    lines = []
-    if structure.root is not None:
-        p = structure.preactivation(point, constants)
-        for index in range(len(structure.nonlinearities)):
-            phi = nonlinearity_of(structure, index, constants)
-            lines.append((phi(p), structure.slope(index, p, constants), p))
-    straight = SecantFunction(structure, constants, tuple(lines))
+    straight = at_point(structure, point, constants)
     expected = torch.func.jvp(function, (point,), (tangent,))
     found = torch.func.jvp(straight, (point,), (tangent,))
     for what, a, b in zip(("value", "derivative"), found, expected, strict=True):

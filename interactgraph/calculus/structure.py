@@ -98,6 +98,11 @@ class Structure:
                         coefficients[id(leaf)] = leaf
         return list(coefficients.values())
 
+    def value(self, z: Tensor, constants: Constants) -> Tensor:
+        """The target features at z, `[b, s, j] -> [b, t, i]`."""
+        value: Tensor = self.tape.value(self.tape.output, constants, {self.tape.arguments[0]: z})
+        return value
+
     def preactivation(self, z: Tensor, constants: Constants) -> Tensor:
         """The pre-activation p at z, shape as recorded."""
         assert self.root is not None

@@ -173,17 +173,28 @@ class Tape:
             inputs: values of the other arguments.
         """
         known: dict[Node, Any] = dict(zip(self.arguments[1:], inputs, strict=True))
-        for node in self.nodes:
-            if node in dependent:
-                for source in node.inputs:
-                    if source not in dependent and source not in known:
-                        known[source] = self.value(source, known)
-        return known
+        met = {source for node in self.nodes if node in dependent for source in node.inputs}
+        wanted = [node for node in self.nodes if node in met and node not in dependent]
+        # What several of them need is computed once, and kept until the last one has it.
+        every = self._needed([node for node in wanted if node not in known], [known])
+        last = {source: node for node in every for source in node.inputs}
+        values = dict(known)
+        for node in every:
+            args, kwargs = node.fill(values)
+            assert node.function is not None
+            values[node] = node.function(*args, **kwargs)
+            for source in node.inputs:
+                if last[source] is node and source not in met:
+                    values.pop(source, None)
+        return known | {node: values[node] for node in wanted}
 
     def needed(self, goal: Node, tables: Sequence[Mapping[Node, Any]]) -> list[Node]:
         """What must be computed for a node where the tables' nodes are known, in order."""
+        return self._needed([goal], tables)
+
+    def _needed(self, goals: Sequence[Node], tables: Sequence[Mapping[Node, Any]]) -> list[Node]:
         nodes: set[Node] = set()
-        stack = [goal]
+        stack = list(goals)
         while stack:
             node = stack.pop()
             if node in nodes or any(node in table for table in tables):

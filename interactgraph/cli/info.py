@@ -53,6 +53,8 @@ def describe_graph(graph: InteractionGraph) -> str:
             if "sources_per_sample" in plans[number]:
                 drawn, n = plans[number]["sources_per_sample"], graph.n_features[source]
                 text += f", {drawn:g} of {n} source features a sample"
+            if "positions_per_sample" in plans[number]:
+                text += f", {plans[number]['positions_per_sample']:g} target positions a sample"
         if (source, target) in graph.completeness:
             text += f", completeness residual {graph.completeness[source, target]:.1e}"
         lines.append(text + f", {typical_error(graph, source, target)}")

@@ -156,7 +156,8 @@ def _effective_samples(graph: InteractionGraph, name: str) -> np.ndarray:
     plans = graph.metadata.get("plans") or [{}] * len(graph.pairs)
     for pair, plan in zip(graph.pairs, plans, strict=True):
         errors = graph.standard_errors.get(pair, {}).get(name)
-        if errors is None or plan.get("sources_per_sample") is not None:
+        drawn = "sources_per_sample" in plan or "positions_per_sample" in plan
+        if errors is None or drawn:
             continue
         value, powers = graph.weights(*pair, name).detach().double(), _powers(graph, pair, name)
         error = errors.detach().double()

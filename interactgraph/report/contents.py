@@ -159,6 +159,7 @@ def _pair(graph: InteractionGraph, number: int) -> dict[str, Any]:
             "target": layers.index(target),
             "how": xml_text(f"{plan['engine']} ({plan['method']})") if plan else None,
             "drawn": plan.get("sources_per_sample"),
+            "positions": plan.get("positions_per_sample"),
             "completeness": graph.completeness.get((source, target)),
             "error": strong_edge_error(graph, source, target),
             "edges": [n_nonzero(graph.weights(source, target, s)) for s in graph.strengths],

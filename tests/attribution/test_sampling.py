@@ -8,8 +8,10 @@ from torch import nn
 
 import interactgraph as itg
 from interactgraph import InteractGraphError
+from interactgraph.attribution import planner
 from interactgraph.attribution.methods import DoesNotApply
 from interactgraph.attribution.methods.closed_passes import SampledClosedColumns
+from interactgraph.attribution.methods.factored_maps import FactoredMaps
 from interactgraph.attribution.strengths import check_strengths
 from interactgraph.attribution.sums.strength_sums import StrengthSums
 
@@ -386,6 +388,23 @@ def frozen_block(n=40, width=6):
     return net, torch.randn(n, 4, width, generator=torch.Generator().manual_seed(1)).double()
 
 
+@pytest.fixture
+def passes_alone(monkeypatch):
+    """Leaves out factors of positions and features, which cost less than draws of so few."""
+    others = tuple(each for each in planner.METHODS if not issubclass(each, FactoredMaps))
+    monkeypatch.setattr(planner, "METHODS", others)
+
+
+def test_an_exact_closed_form_that_costs_less_is_taken_in_the_place_of_draws():
+    net, x = frozen_block()
+    options = {"freeze": ("attention", "layernorm"), "progress": False}
+    exact = itg.interaction_graph(net, x.split(16), ["0", "1"], **options)
+    graph = itg.interaction_graph(net, x.split(16), ["0", "1"], sources=5, **options)
+    assert graph.metadata["plans"][0]["method"] == "factored_maps"
+    assert torch.equal(graph.weights("0", "1"), exact.weights("0", "1"))
+
+
+@pytest.mark.usefixtures("passes_alone")
 def test_drawn_columns_of_a_closed_form():
     """The same draws as in forward mode, whose nodes approach what the secants are exactly."""
     net, x = frozen_block()
@@ -406,6 +425,7 @@ def test_drawn_columns_of_a_closed_form():
         itg.interaction_graph(net, [x], ["0", "1"], engine="closed_form", sources=2, progress=False)
 
 
+@pytest.mark.usefixtures("passes_alone")
 def test_where_a_closed_form_fails_columns_are_drawn_all_the_same(monkeypatch):
     """Exact batches beside drawn ones would be taken for drawn ones, whose estimate completes."""
     net, x = frozen_block(80)
@@ -426,6 +446,7 @@ def test_where_a_closed_form_fails_columns_are_drawn_all_the_same(monkeypatch):
     assert float(off / exact.weights("0", "1").norm()) < 0.1
 
 
+@pytest.mark.usefixtures("passes_alone")
 def test_a_time_budget_draws_from_a_closed_form():
     net, x = frozen_block(100, 16)
     options = {"freeze": ("attention", "layernorm"), "progress": False}

@@ -6,8 +6,10 @@ from .baseline_gradient import AT_BASELINE
 from .captum import Captum
 from .closed_passes import ClosedColumns, ClosedRows, SampledClosedColumns
 from .columns import Columns
+from .drawn_positions import DrawnPositions
 from .expected_gradients import ExpectedColumns, ExpectedRows
 from .expected_shapley import ExpectedShapley
+from .factored_maps import FactoredMaps
 from .method import DoesNotApply, Method, PairContext
 from .one_at_a_time import ColumnsOneByOne, RowsOneByOne
 from .rademacher_rows import RademacherRows
@@ -21,6 +23,8 @@ __all__ = ["METHODS", "DoesNotApply", "Method", "PairContext"]
 METHODS: tuple[type[Method], ...] = (
     Affine,
     TwoMaps,
+    FactoredMaps,
+    DrawnPositions,
     ClosedColumns,
     ClosedRows,
     SampledClosedColumns,

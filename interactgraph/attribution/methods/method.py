@@ -149,7 +149,8 @@ class Method(ABC):
         name: of the method, in plans; every class has one, as it has an engine and definitions.
         engine: the value of the option `engine` that asks for it.
         definitions: values of the option `method` that it computes.
-        is_drawn: whether strengths are estimates from drawn features or signs.
+        is_drawn: whether strengths are estimates from drawn features, positions or signs.
+        draws_positions: whether what is drawn are target positions.
         most_samples: at a time, whatever the memory; None: any number.
     """
 
@@ -157,6 +158,7 @@ class Method(ABC):
     engine: ClassVar[str]
     definitions: ClassVar[tuple[str, ...]]
     is_drawn: ClassVar[bool] = False
+    draws_positions: ClassVar[bool] = False
     most_samples: ClassVar[int | None] = None
 
     def __init__(self, context: PairContext) -> None:

@@ -15,6 +15,8 @@ __all__ = ["LargestPosition"]
 class LargestPosition(Strength):
     """X_b is the largest entry over the target positions of a sample, where others add them."""
 
+    adds_positions = False
+
     def over_positions(self, entries: Tensor, dim: int) -> Tensor:
         return entries.amax(dim)
 

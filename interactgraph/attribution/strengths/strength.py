@@ -33,6 +33,8 @@ class Strength(ABC):
             by.
         is_signed: whether X may be negative.
         per_sample: whether the mean is over samples instead of over samples and positions.
+        adds_positions: whether X is a sum over the positions of a sample, so that a few of them
+            tell it, with an error.
         is_share: whether X is 0 or 1, so that few draws may all be the same.
         outer: how it is found for A = left W right without forming A: "powers": it is a sum of
             products of powers; "maximum"; None: it is not.
@@ -44,6 +46,7 @@ class Strength(ABC):
     degree: ClassVar[int] = 1
     is_signed: ClassVar[bool] = False
     per_sample: ClassVar[bool] = False
+    adds_positions: ClassVar[bool] = True
     is_share: ClassVar[bool] = False
     outer: ClassVar[Literal["powers", "maximum"] | None] = None
     powers: ClassVar[tuple[int, int]] = (1, 2)

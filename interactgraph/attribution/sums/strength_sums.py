@@ -267,9 +267,16 @@ class StrengthSums(RunningSums):
         """Of the sum of X over samples, summed over all edges: variances, and the sum's square.
 
         Returns:
-            The variance between samples, what draws add to it, and the squared sum.
+            The variance between samples, what draws of source features add to it, and the squared
+            sum.
         """
         name = strength.name
+        if not self.draws.any:
+            total, all_of_it, size = self._total(strength), 0.0, 0.0
+            for rows in row_slices(self.shape):
+                all_of_it += float((self._mean_error(strength, rows) * total).square().sum())
+                size += float(self.first[name][rows].square().sum())
+            return all_of_it, 0.0, max(size, 1e-300)
         _, n_squared = self._counts(strength)
         between = of_draws = size = 0.0
         for rows in row_slices(self.shape):

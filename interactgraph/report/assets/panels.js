@@ -60,7 +60,9 @@ function drawRecipe() {
     element("td", { class: "text" }, pairName(pair)),
     element("td", { class: "number" }, `${whole(data.layers[pair.source].n)} → ${whole(data.layers[pair.target].n)}`),
     element("td", { class: "number" }, whole(pair.edges[0] || 0)),
-    element("td", {}, `${pair.how || "–"}${pair.drawn ? `, ${number(pair.drawn)} source features a sample` : ""}`),
+    element("td", {}, `${pair.how || "–"}${pair.drawn ? `, ${number(pair.drawn)} source features a sample` : ""}${
+      pair.positions ? `, ${number(pair.positions)} target positions a sample` : ""
+    }`),
     element("td", { class: "number" }, number(pair.completeness)),
     element("td", { class: "number" }, percent(pair.error))));
   const numeric = new Set([1, 2, 4, 5]);
