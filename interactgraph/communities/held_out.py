@@ -230,7 +230,10 @@ def folds_of(
             block._replace(weight=_visible(block.weight, f, e))
             for block, f, e in zip(network.blocks, filled, expected, strict=True)
         ]
-        yield Fold(hidden, roots, expected, Network(network.n_features, tuple(blocks)))
+        fold = Fold(hidden, roots, expected, Network(network.n_features, tuple(blocks)))
+        del hidden, filled, expected, blocks  # or two rounds would be there at a time
+        yield fold
+        del fold
 
 
 def _expected(roots: Tensor, hidden: Tensor | HiddenCells) -> Tensor | RankOne:
@@ -291,6 +294,7 @@ def searched_folds(
         found = modules_of(fold, weighting, resolution, range(first, first + n_starts))
         if found is not None:
             yield fold, *found
+        del fold, found
 
 
 def modules_of(

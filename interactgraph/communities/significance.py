@@ -172,4 +172,5 @@ def held_out_tests(
     for fold, objective, found in rounds:
         tally.add_fold(network, fold, objective, found)
         modules.add_fold(network, fold, objective, found)
+        del fold, objective, found
     return STANDARD_NORMAL.test(tally.z_score), modules
