@@ -189,7 +189,8 @@ def interaction_graph(
             single precision for a model in half precision.
         memory_budget: bytes of working memory, the sums of all pairs included, besides the model,
             its activations, the factors of frozen blocks (of each pair as many numbers as heads and
-            one more, times hidden and source features) and the graph; default: half of what is free, at most 2 GiB on a CPU.
+            one more, times hidden and source features) and the graph; default: half of what is
+            free, at most 2 GiB on a CPU.
         checkpoint: a folder; the run saves there how far it is, and the same call goes on from
             there after it was killed, to the same numbers. Data must come in the same order.
         checkpoint_seconds: time after which the next end of a batch is saved; so much, and the
