@@ -72,8 +72,8 @@ def errors(cache: Path) -> str:
     return (
         "## Standard errors\n\nAgreement (adjusted Rand index) of the default's modules with the "
         "true ones, with strengths w as they are and shrunk by their standard errors d to "
-        "w max(0, 1 - (d / w)^2) (positive-part James-Stein). With the hundreds and thousands of "
-        "samples of the arena nothing changes.\n\n" + table(head, rows)
+        "w max(0, 1 - (d / w)^2) (positive-part James-Stein). The more samples are "
+        "read and the more is drawn on each, the less they change.\n\n" + table(head, rows)
     )
 
 

@@ -16,7 +16,7 @@ from interactgraph.communities import (
     adjusted_rand_index,
     backbone,
 )
-from interactgraph.communities.network import Network
+from interactgraph.communities.self_edges import read_network
 from interactgraph.communities.weighting import normalise
 from interactgraph.graph import InteractionGraph
 
@@ -87,7 +87,7 @@ def told(known: KnownGraph) -> np.ndarray:
 
     Labels are those of the truth; features without one count for none.
     """
-    network = Network.from_graph(known.graph)
+    network, _ = read_network(known.graph)
     classes, of = np.unique(known.truth, return_inverse=True)
     member = np.eye(len(classes))[of] * (known.truth >= 0)[:, None]
     gains = np.zeros_like(member)

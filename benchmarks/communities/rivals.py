@@ -1,4 +1,7 @@
-"""Other ways to find modules, as they come: one label per node of a graph."""
+"""Other ways to find modules, as they come: one label per node of a graph.
+
+All of them see the graph that the default sees: edges along skip connections are as expected.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,10 @@ import igraph
 import numpy as np
 import torch
 from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from interactgraph import find_modules
-from interactgraph.communities.network import Network
+from interactgraph.communities.self_edges import read_network
 from interactgraph.communities.weighting import raw
 from interactgraph.graph import InteractionGraph
 
@@ -30,6 +34,26 @@ def plain_leiden(graph: InteractionGraph, n_modules: int) -> np.ndarray:
     return find_modules(
         graph, null="undirected", weighting="raw", n_runs=3, significance=False
     ).labels
+
+
+def plain_energies(graph: InteractionGraph, n_modules: int) -> np.ndarray:
+    """The same with energies as weights, as the default counts edges of most graphs."""
+    return find_modules(
+        graph, null="undirected", weighting="energy", n_runs=3, significance=False
+    ).labels
+
+
+def layered_energies(graph: InteractionGraph, n_modules: int) -> np.ndarray:
+    """The default without what it chooses for a graph."""
+    return find_modules(
+        graph, weighting="energy", resolution=1.0, n_runs=3, significance=False
+    ).labels
+
+
+def components(graph: InteractionGraph, n_modules: int) -> np.ndarray:
+    """Connected components: what is found where nothing has to be searched for."""
+    ends, weight, n = edges(graph)
+    return connected_components(coo_array((weight, ends), (n, n)), directed=False)[1]
 
 
 def infomap(graph: InteractionGraph, n_modules: int) -> np.ndarray:
@@ -82,7 +106,7 @@ def co_clustering(graph: InteractionGraph, n_modules: int) -> np.ndarray:
 
 def edges(graph: InteractionGraph) -> tuple[np.ndarray, np.ndarray, int]:
     """Node numbers `[2, edges]`, weights of blocks divided by their sums, number of nodes."""
-    network = Network.from_graph(graph).map(raw)
+    network = read_network(graph)[0].map(raw)
     ends, weights = [], []
     for block in network.blocks:
         rows, columns = torch.nonzero(block.weight, as_tuple=True)
@@ -95,7 +119,10 @@ def edges(graph: InteractionGraph) -> tuple[np.ndarray, np.ndarray, int]:
 
 RIVALS: dict[str, Find] = {
     "**default**": default,
+    "layered, energies, resolution 1": layered_energies,
     "plain Leiden": plain_leiden,
+    "plain Leiden, energies": plain_energies,
+    "connected components": components,
     "Infomap": infomap,
     **({"networkit": networkit} if importlib.util.find_spec("networkit") else {}),
     "co-clustering, told the number": co_clustering,

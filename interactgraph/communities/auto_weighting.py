@@ -10,7 +10,7 @@ questions are asked, in this order:
 2. Otherwise, is the tail of the weights signal or noise? Modules found from energies are preferred,
    as those edges matter to the model, unless held-out edges are predicted better, by more than one
    standard error, by modules found from compressed weights (`information`), each at its best
-   resolution.
+   resolution. What could not be measured is no reason to leave energies.
 
 Standard errors of the strengths are not asked: weights shrunk by them find the same modules where
 samples are many, and lose them where few were drawn (table "errors").
@@ -26,7 +26,7 @@ from types import MappingProxyType
 import torch
 
 from ..errors import InteractGraphError
-from ..sparse import map_values, sums
+from ..sparse import sums
 from . import constants
 from .auto_resolution import resolution_scores
 from .network import Block, Network
@@ -57,24 +57,29 @@ class AutoWeighting(Weighting):
         if share < constants.FEW:
             return energy, {**decision, "edges": energy.name}, None
         both = resolution_scores(network, [energy, information], seed)
-        largest = [max((z for z in s.values() if not math.isnan(z)), default=0.0) for s in both]
-        best = int(largest[0] < largest[1] - constants.STANDARD_ERROR)
+        largest = [max((z for z in s.values() if not math.isnan(z)), default=None) for s in both]
+        of_energy, of_information = largest
+        best = int(
+            of_energy is not None
+            and of_information is not None
+            and of_energy < of_information - constants.STANDARD_ERROR
+        )
         decision |= {
             f"held_out_{weighting.name}": round(z, 3)
             for weighting, z in zip((energy, information), largest, strict=True)
+            if z is not None
         }
         chosen = (energy, information)[best]
         return chosen, {**decision, "edges": chosen.name}, both[best]
 
 
-def effective_share(block: Block, exponent: float = 1.0) -> float:
+def effective_share(block: Block) -> float:
     """Effective number of features over their number, mean of both sides of a block.
 
     The exponential of the Shannon entropy of the strengths: n equal features count as n.
     """
-    weight = map_values(block.weight, lambda values: values**exponent)
     shares = []
-    for strength in reversed(sums(weight)):
+    for strength in reversed(sums(block.weight)):
         p = strength / strength.sum()
         shares.append(float(torch.exp(torch.special.entr(p).sum())) / len(p))
     return sum(shares) / 2

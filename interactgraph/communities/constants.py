@@ -24,6 +24,9 @@ LEAST_Z = 2.0
 # Resolution that takes apart only what hardly hangs together; for graphs that fall apart and whose
 # hidden edges speak for nothing (table "arena", "programs" of the choosing set).
 COARSEST = 0.1
+# Share of the features in one part above which a graph does not fall apart (the same programs: the
+# largest parts hold 0.2 to 0.6).
+LARGEST_PART = 0.75
 # Adjusted mutual information from which neighbouring partitions of a profile are one plateau.
 SAME_PLATEAU = 0.9
 

@@ -18,6 +18,7 @@ from .partition import SIGNIFICANT, Partition, by_size
 from .sample_support import ModuleSupport, sample_support
 from .significance import (
     STANDARD_NORMAL,
+    NullScores,
     held_out_test,
     held_out_tests,
     spectral_null_scores,
@@ -30,6 +31,10 @@ _UNTESTED = (
     "as where a layer has hardly more features than there are modules"
 )
 
+_SPARSE_SKIPS = (
+    "significance is not known: along skip connections the test is held against networks of the "
+    "same spectrum, for which the blocks of this graph are too large"
+)
 _SPARSE = "modules of graphs with sparse blocks are tested together, not one by one"
 
 
@@ -49,10 +54,13 @@ def edge_evidence(
     Returns:
         Fields of the partition, and what goes to its details.
     """
+    n_starts = 1 if passing else _n_starts(network)  # as surrogates have
     if any(is_sparse(block.weight) for block in network.blocks):
-        test = held_out_test(network, resolution, n_starts=_n_starts(network), seed=seed)
+        test = held_out_test(network, resolution, n_starts=n_starts, seed=seed)
         told = {"untested_modules": _SPARSE}
-        if math.isnan(test.p_value):
+        if passing:
+            test, told["significance"] = test._replace(p_value=math.nan), _SPARSE_SKIPS
+        elif math.isnan(test.p_value):
             told["significance"] = _UNTESTED
         return {"z_score": test.z_score, "p_value": test.p_value}, told
     labels = by_size(labels)
@@ -62,17 +70,17 @@ def edge_evidence(
         labels = np.minimum(labels, constants.MOST_TESTED)
     else:
         z_scores_of = slice(None)
-    n_starts = _n_starts(network)
     test, modules = held_out_tests(network, labels, resolution, n_starts=n_starts, seed=seed)
     details: dict[str, Any] = {}
     null = STANDARD_NORMAL
     if passing:
         n_surrogates = 1 if network.is_large else constants.SURROGATES
         null = spectral_null_scores(
-            network, resolution, n_surrogates=n_surrogates, n_starts=1, seed=seed
+            network, resolution, n_surrogates=n_surrogates, n_starts=n_starts, seed=seed
         )
         details["spectral_null"] = {
-            "z_score": test.z_score, "shift": null.mean, "spread": math.sqrt(null.variance)
+            "z_score": test.z_score, "shift": null.mean, "spread": math.sqrt(null.variance),
+            "n": null.n,
         }  # fmt: skip
         test = null.test(test.z_score)
     z_scores[z_scores_of] = modules.z_scores(null.mean, null.variance)[z_scores_of]
@@ -112,16 +120,25 @@ def sample_evidence(
     """
     strength = partition.strength or None
     details: dict[str, Any] = {}
+    null = _null_of(partition)
     if len(graph.folds) > 1 and not any(is_sparse(block.weight) for block in network.blocks):
         test = held_out_samples_test(
-            graph.folds, strength, resolution, self_edges=self_edges, n_starts=_n_starts(network),
-            seed=partition.seed,
+            graph.folds, strength, resolution, self_edges=self_edges,
+            n_starts=_n_starts(network) if null.n == 0 else 1, seed=partition.seed, null=null,
         )  # fmt: skip
         details["held_out_samples"] = test._asdict()
     support = sample_support(graph, partition, strength)
     if notes := _notes(partition, support, details.get("held_out_samples")):
         details["notes"] = notes
     return replace(partition, details={**partition.details, **details})
+
+
+def _null_of(partition: Partition) -> NullScores:
+    """What the test on held-out edges was held against."""
+    found = partition.details.get("spectral_null")
+    if found is None:
+        return STANDARD_NORMAL
+    return NullScores(found["shift"], found["spread"] ** 2, found["n"])
 
 
 def _n_starts(network: Network) -> int:

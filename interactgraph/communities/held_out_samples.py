@@ -17,7 +17,7 @@ from .held_out import Tally, folds_of, modules_of
 from .mean_graph import mean_graph
 from .network import Network
 from .self_edges import read_network
-from .significance import STANDARD_NORMAL, HeldOutTest
+from .significance import STANDARD_NORMAL, HeldOutTest, NullScores
 from .weighting import FORMULAS
 
 __all__ = ["held_out_samples_test"]
@@ -32,6 +32,7 @@ def held_out_samples_test(
     n_folds: int = 5,
     n_starts: int = 5,
     seed: int = 0,
+    null: NullScores = STANDARD_NORMAL,
 ) -> HeldOutTest:
     """The held-out test with modules of some samples and hidden entries of others.
 
@@ -44,6 +45,7 @@ def held_out_samples_test(
             where there are two folds).
         n_starts: random starts of the search in each round.
         seed: of the rounds and the starts.
+        null: what z is where there are no modules.
 
     Returns:
         z and p as of `held_out_test`; NaN where nothing could be tested: features that are alive
@@ -70,7 +72,7 @@ def held_out_samples_test(
         )
         if found is not None:
             tally.add_fold(judged, hidden, *found)
-    return STANDARD_NORMAL.test(tally.z_score)
+    return null.test(tally.z_score)
 
 
 def _same_blocks(one: Network, other: Network) -> tuple[Network, Network]:

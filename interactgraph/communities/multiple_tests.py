@@ -6,13 +6,19 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.stats import t as student
 
 __all__ = ["holm", "one_sided"]
 
 
-def one_sided(z_scores: np.ndarray) -> np.ndarray:
-    """Probability of a standard normal number above each; NaN stays NaN."""
-    return np.array([0.5 * math.erfc(z / math.sqrt(2)) for z in z_scores])
+def one_sided(z_scores: np.ndarray, freedom: float = math.inf) -> np.ndarray:
+    """Probability of a number above each; NaN stays NaN.
+
+    Args:
+        z_scores: statistics.
+        freedom: degrees of freedom of Student's t; infinite: standard normal.
+    """
+    return np.asarray(student.sf(z_scores, freedom), dtype=np.float64)
 
 
 def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:

@@ -42,7 +42,9 @@ class Partition:
         p_value: probability of so much held-out structure if the weights were nothing but the
             product of a source strength and a target strength; NaN where it was not tested, or
             could not be (`details["significance"]` says so).
-        z_score: the statistic behind `p_value`, standard normal where there is no structure.
+        z_score: the statistic behind `p_value`, standard normal where there is no structure; along
+            skip connections Student's t with n - 1 degrees of freedom, from the n networks of
+            `details["spectral_null"]`.
         null: null model: "layered", "undirected", "directed" or "cpm".
         resolution: factor of the null model; larger values give more and smaller modules.
         weighting: how strengths became weights.
@@ -58,7 +60,7 @@ class Partition:
         affinity_interval: layer -> the ends of 95 % intervals of `affinity`, `[features, modules,
             2]`, from the folds of the graph; empty where it has none.
         module_z_scores: for each module the statistic of its share of the held-out structure,
-            standard normal for features that only their strengths have in common, float64
+            distributed as `z_score` for features that only their strengths have in common, float64
             `[modules]`; NaN where it could not be tested. Empty: not tested.
         details: anything else about how it was found (algorithm, qualities of the runs, ...).
     """
@@ -187,7 +189,9 @@ class Partition:
         Corrected for the number of modules (Holm), so that in 95 % of the graphs that are nothing
         but strengths no module is below 0.05. NaN where it could not be tested; empty: not tested.
         """
-        values = holm(one_sided(self.module_z_scores))
+        n = self.details.get("spectral_null", {}).get("n", 0)
+        freedom = n - 1 if n > 1 else math.inf
+        values = holm(one_sided(self.module_z_scores, freedom))
         values.flags.writeable = False
         return values
 

@@ -54,8 +54,9 @@ def find_modules(
         resolution: factor of the null model; larger values give more and smaller modules. "auto":
             the one nearest to 1 of those whose modules say most, within a standard error, about
             edges that were hidden when they were found; where these speak for no modules, 0.1 for
-            graphs that fall apart by themselves, which are not divided further; 1 for all others,
-            and for null models other than "layered". Finding it takes several times as long as the
+            graphs that fall apart by themselves (no module holds more than three quarters then),
+            which are not divided further; 1 for all others, and for null models other than
+            "layered". Finding it takes several times as long as the
             runs themselves.
         n_runs: number of runs, seeds `seed`, `seed + 1`, ...; the best quality is kept.
         seed: same seed, same partition.
@@ -107,7 +108,7 @@ def find_modules(
             automatic = weighed.scores
             if automatic is None:
                 (automatic,) = resolution_scores(network, [weighed.weighting], seed)
-            resolution = best_resolution(automatic, weighted, seed)
+            resolution = best_resolution(automatic, weighted, block_weight, seed)
             decided["resolutions"] = {str(r): round(z, 3) for r, z in automatic.items()}
     recorded: dict[str, Any] = {
         "null": null,

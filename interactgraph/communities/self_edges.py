@@ -11,6 +11,7 @@ both layers, and for those that do not.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 from ..graph import InteractionGraph
 from ..graph.self_edges import self_edges_dominate
 from ..sparse import is_sparse, nonzero, sparse_matrix, sums, tidy, values_of, with_values
+from . import constants
 from .network import Block, Network
 
 if TYPE_CHECKING:
@@ -47,7 +49,8 @@ def read_network(
         self_edges: "auto", or "keep" them as they are.
 
     Returns:
-        The network, and the pairs whose self edges are as expected.
+        The network, and the pairs whose self edges are as expected; those between which nothing
+        else is have no block.
 
     Raises:
         InteractGraphError: a weight is not finite.
@@ -56,13 +59,35 @@ def read_network(
     if self_edges == "keep":
         return network, []
     names = list(graph.layers)
-    blocks, passing = [], []
-    for block in network.blocks:
-        if self_edges_dominate(block.weight):
-            block = explained_self_edges(block)
-            passing.append(f"{names[block.source]} -> {names[block.target]}")
-        blocks.append(block)
-    return Network(network.n_features, tuple(blocks)), passing
+    through = [self_edges_dominate(block.weight) for block in network.blocks]
+    passing = [
+        f"{names[block.source]} -> {names[block.target]}"
+        for block, passes in zip(network.blocks, through, strict=True)
+        if passes
+    ]
+    if passing:  # what the test is held against there is dense
+        network = _dense_where_small(network)
+    blocks = [
+        explained_self_edges(block) if passes else block
+        for block, passes in zip(network.blocks, through, strict=True)
+    ]
+    # Nothing is left of a block that only passes through.
+    some = tuple(block for block in blocks if bool((values_of(block.weight) > 0).any()))
+    return Network(network.n_features, some), passing
+
+
+def _dense_where_small(network: Network) -> Network:
+    """The same network with dense blocks, unless these would be large."""
+    entries = sum(math.prod(block.weight.shape) for block in network.blocks)
+    if entries > constants.LARGE:
+        return network
+    return Network(
+        network.n_features,
+        tuple(
+            block._replace(weight=block.weight.to_dense()) if is_sparse(block.weight) else block
+            for block in network.blocks
+        ),
+    )
 
 
 def explained_self_edges(block: Block) -> Block:

@@ -24,11 +24,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import norm
-from scipy.stats import t as student
 
 from .held_out import Tally, searched_folds
 from .module_evidence import ModuleTally
+from .multiple_tests import one_sided
 from .network import Network
 from .spectral_null import surrogate
 from .weighting import FORMULAS
@@ -55,38 +54,42 @@ class NullScores:
     """What z is where there are no modules: standard normal, unless networks without any say more.
 
     Attributes:
-        scores: z of such networks.
+        mean: of z.
+        variance: of z about `mean`, whose own error is part of it.
+        n: networks that say so; NaN is all that is known where there should have been some.
     """
 
-    scores: Sequence[float] = ()
+    mean: float = 0.0
+    variance: float = 1.0
+    n: int = 0
+
+    @classmethod
+    def of(cls, scores: Sequence[float]) -> NullScores:
+        """From z of networks without modules; with one, whose spread is unknown, that is one."""
+        z = [score for score in scores if math.isfinite(score)]
+        n = len(z)
+        if not n:
+            return cls(math.nan, math.nan)
+        spread = float(np.var(z, ddof=1)) if n > 1 else 1.0
+        return cls(float(np.mean(z)), max(spread, _ROUNDING) * (1 + 1 / n), n)
 
     @property
-    def mean(self) -> float:
-        """Of z; zero where nothing says otherwise."""
-        return float(np.mean(self.scores)) if self.scores else 0.0
+    def freedom(self) -> float:
+        """Degrees of freedom of Student's t, which infinitely many make the normal distribution.
 
-    @property
-    def variance(self) -> float:
-        """Of z about `mean`, whose own error is part of it.
-
-        Chance alone makes the variance one, so that fewer scores than tell are not taken for less.
+        A test against several scores is that of the prediction of one more, as their spread is an
+        estimate.
         """
-        n = len(self.scores)
-        spread = max(1.0, float(np.var(self.scores, ddof=1))) if n > 1 else 1.0
-        return spread * (1 + 1 / n) if n else 1.0
+        return self.n - 1 if self.n > 1 else math.inf
 
     def test(self, z_score: float) -> HeldOutTest:
-        """The one-sided test of a z.
-
-        With several scores that of the prediction of one more (Student's t), because their spread
-        is an estimate.
-        """
+        """The one-sided test of a z."""
         z = (z_score - self.mean) / math.sqrt(self.variance)
-        n = len(self.scores)
-        return HeldOutTest(z, float(student.sf(z, n - 1) if n > 1 else norm.sf(z)))
+        return HeldOutTest(z, float(one_sided(np.array([z]), self.freedom)[0]))
 
 
 STANDARD_NORMAL = NullScores()
+_ROUNDING = 1e-12
 
 
 def held_out_test(
@@ -139,7 +142,7 @@ def spectral_null_scores(
         ).z_score
         for k in range(n_surrogates)
     ]
-    return NullScores([z for z in scores if math.isfinite(z)])
+    return NullScores.of(scores)
 
 
 def held_out_tests(

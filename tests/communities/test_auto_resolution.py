@@ -62,7 +62,9 @@ def test_what_falls_apart_is_not_divided_further(n_parts):
 def test_the_nearest_to_one_within_a_standard_error():
     draw = np.random.default_rng(0)
     whole, apart = np.exp(draw.normal(size=(6, 6))), np.kron(np.eye(2), np.ones((3, 3)))
-    whole, apart = (Network.from_graph(graph_of(weights)) for weights in (whole, apart))
+    stray = np.pad(whole, ((0, 1), (0, 1)))  # a pair of features by itself is no part of a graph
+    stray[-1, -1] = 1.0
+    whole, apart, stray = (Network.from_graph(graph_of(w)) for w in (whole, apart, stray))
     for network in (whole, apart):
         assert best_resolution({0.5: 9.0, 0.7: 8.5, 1.0: 7.9, 1.5: 3.0}, network) == 0.7
         assert best_resolution({0.5: 9.0, 0.7: 8.5, 1.0: 8.1, 1.5: 3.0}, network) == 1.0
@@ -70,6 +72,7 @@ def test_the_nearest_to_one_within_a_standard_error():
     for nothing in ({0.5: 1.9, 1.0: -1.0}, {0.5: math.nan}):
         assert best_resolution(nothing, whole) == 1.0
         assert best_resolution(nothing, apart) == COARSEST
+        assert best_resolution(nothing, stray) == 1.0
 
 
 def test_z_is_that_of_the_held_out_edges():

@@ -10,7 +10,7 @@ from interactgraph.communities.module_evidence import ModuleTally
 from interactgraph.communities.multiple_tests import holm, one_sided
 from interactgraph.communities.network import Network
 from interactgraph.communities.objective import make_objective
-from interactgraph.communities.partition import by_size
+from interactgraph.communities.partition import Partition, by_size
 from interactgraph.communities.runs import sweep_runs
 from interactgraph.communities.significance import NullScores, held_out_test, held_out_tests
 from interactgraph.communities.weighting import FORMULAS
@@ -86,9 +86,15 @@ def test_modules_add_up_to_the_graph():
     test, modules = held_out_tests(network, one)
     assert modules.z_scores()[0] == pytest.approx(test.z_score, rel=1e-9)
     assert test == held_out_test(network)
-    null = NullScores([0.2, 0.4, 3.0])
+    null = NullScores.of([0.2, 0.4, 3.0])
     shifted = null.test(test.z_score)
-    assert modules.z_scores(null.mean, null.variance)[0] == pytest.approx(shifted.z_score)
+    z = modules.z_scores(null.mean, null.variance)
+    assert z[0] == pytest.approx(shifted.z_score)
+    told = {"spectral_null": {"n": null.n}}
+    whole = Partition.from_labels(
+        one, graph.n_features, quality=0.0, module_z_scores=z, details=told
+    )
+    assert whole.module_p_values[0] == pytest.approx(shifted.p_value)
 
 
 def test_holm_is_the_procedure_of_its_paper():

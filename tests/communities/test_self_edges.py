@@ -5,6 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from communities.planted_graphs import planted
 from torch import nn
 
 import interactgraph as itg
@@ -12,7 +13,7 @@ from interactgraph import InteractGraphError
 from interactgraph.communities.network import Block
 from interactgraph.communities.self_edges import explained_self_edges
 
-LAYERS, SIZE = ("a", "b", "c"), 24
+LAYERS, SIZE = ("a", "b", "c", "d"), 24
 
 
 def graph_of(*matrices):
@@ -70,6 +71,35 @@ def test_graphs_without_a_skip_connection_are_left_alone():
     assert np.array_equal(found.labels, kept.labels)
     with pytest.raises(InteractGraphError, match="self_edges"):
         itg.find_modules(graph, self_edges="drop")
+
+
+def test_a_layer_that_only_passes_on_says_nothing():
+    graph, _ = planted(0, 8.0, sizes=(SIZE, SIZE, SIZE))
+    weights = [graph.weights(*pair) for pair in graph.pairs]
+    alone = itg.find_modules(graph_of(*weights), n_runs=2)
+    found = itg.find_modules(graph_of(*weights, torch.eye(SIZE).double()), n_runs=2)
+    assert found.details["self_edges"] == ["c -> d"]
+    assert found.p_value < 0.01
+    assert np.isfinite(list(found.details["resolutions"].values())).any()
+    assert np.array_equal(found.labels[: 3 * SIZE], alone.labels)
+    assert (found.labels[3 * SIZE :] == -1).all()
+    nothing = itg.find_modules(graph_of(torch.eye(SIZE).double()), n_runs=2)
+    assert nothing.n_modules == 0
+
+
+def test_sparse_blocks_are_tested_alike_along_a_skip_connection():
+    heavy = [torch.eye(SIZE).double() * 50 + random(seed) for seed in range(2)]
+    dense = graph_of(*heavy)
+    sparse = dense.replace(
+        blocks={
+            pair: {name: w.to_sparse_coo() for name, w in block.items()}
+            for pair, block in dense.blocks.items()
+        }
+    )
+    one, other = (itg.find_modules(graph, n_runs=2) for graph in (dense, sparse))
+    assert other.details["spectral_null"]["n"] == 8
+    assert other.p_value == pytest.approx(one.p_value)
+    assert np.array_equal(one.labels, other.labels)
 
 
 class Planted(nn.Module):

@@ -52,16 +52,24 @@ def test_vectors_are_orthonormal():
 
 def test_z_is_held_against_scores_without_modules():
     scores = [0.5, 2.5, -1.0, 1.0]
-    null = NullScores(scores)
+    null = NullScores.of([*scores, np.nan])
     variance = np.var(scores, ddof=1) * 1.25
     assert (null.mean, null.variance) == (0.75, pytest.approx(variance))
     test = null.test(3.0)
     assert test.z_score == pytest.approx(2.25 / variance**0.5)
     assert test.p_value == pytest.approx(stats.t.sf(test.z_score, 3))
-    # Scores that lie close together by chance do not make z more than it is.
-    assert NullScores([1.0, 1.1]).variance == pytest.approx(1.5)
-    assert NullScores([0.8]).test(2.0).p_value == pytest.approx(stats.norm.sf(1.2 / 2**0.5))
+    assert NullScores.of([0.8]).test(2.0).p_value == pytest.approx(stats.norm.sf(1.2 / 2**0.5))
     assert NullScores().test(2.0) == (2.0, pytest.approx(stats.norm.sf(2.0)))
+    assert np.isnan(NullScores.of([np.nan]).test(2.0)).all()
+
+
+@pytest.mark.parametrize("spread", [0.8, 1.0, 1.5])
+def test_the_level_does_not_depend_on_the_spread(spread):
+    """One more score of the same kind is above 5 % of the time, whatever the kind."""
+    draw = np.random.default_rng(0)
+    scores = 0.4 + spread * draw.normal(size=(4000, 9))
+    p = np.array([NullScores.of(row[1:]).test(row[0]).p_value for row in scores])
+    assert np.mean(p <= 0.05) == pytest.approx(0.05, abs=4 * (0.05 * 0.95 / 4000) ** 0.5)
 
 
 @pytest.mark.slow

@@ -81,6 +81,13 @@ def test_the_choice_is_that_of_hidden_edges():
     assert seen == {True, False}
 
 
+def test_what_is_not_measured_decides_nothing():
+    """Every feature has one edge, which is hidden or known: no module holds a hidden one."""
+    found = find_modules(graph_of(np.eye(4)), self_edges="keep", n_runs=1, significance=False)
+    assert found.details["edges"] == "energy"
+    assert "held_out_information" not in found.details
+
+
 def test_noise_compresses_and_few_features_count_by_energies():
     default = named_weighting("auto")
     decided = default.weigh(Network.from_graph(planted(0, 2.5, (64, 128, 64))[0])).decided
