@@ -93,7 +93,9 @@ def graph_of(loop: BatchLoop, recipe: Mapping[str, Any]) -> InteractionGraph:
         metadata=metadata,
         examples=loop.examples.labelled(label),
         drivers={
-            pair: found for pair, run in runs.items() if (found := run.sums.drivers(of_samples))
+            pair: found
+            for pair, run in runs.items()
+            if (found := run.sums.drivers(of_samples, loop.n_passes))
         },
     )
     return _with_parts(graph, runs, dtype)

@@ -181,7 +181,8 @@ def interaction_graph(
             is, its activations drown those of the others.
         examples: keeps for every feature the samples on which it is most active
             (`graph.examples`) and those that drive its strongest edges (`graph.drivers`; not with
-            `max_edges`). False saves up to a third of the time of short runs.
+            `max_edges`, nor of pairs whose target positions are drawn). False saves up to a third
+            of the time of short runs.
         labels: {layer: one label for each feature}.
         forward: `forward(model, batch)` calls the model on a batch.
         device: where to compute; a model elsewhere is copied there.

@@ -1,8 +1,8 @@
 """The arena's networks: a set to choose on, and one to report on.
 
 Every family has a list of recipes for each of the two sets; no network is in both. Rotations are
-the same ones for both sets, and programs are paired, so that one can be in two networks. What is made of a
-recipe is kept in the cache: the graph as the library saves it, and its truth beside it.
+the same ones for both sets, and programs are paired, so that one can be in two networks. What is
+made of a recipe is kept in the cache: the graph as the library saves it, and its truth beside it.
 """
 
 from __future__ import annotations

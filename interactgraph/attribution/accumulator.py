@@ -43,7 +43,8 @@ class Accumulator:
         device: of the sums.
         memory: that the sums of all pairs share.
         drawn: source features may be drawn, which takes memory of its own.
-        strongest: the samples that drive every feature's strongest edge; None: nobody asks.
+        strongest: the samples that drive every feature's strongest edge; None: nobody asks, or
+            single samples are estimated.
         most: edges of which sums are kept, sparsely; None: of all, in dense tables.
         tables: by group and fold, in order of appearance.
         completeness: of everything that was added.
@@ -154,6 +155,8 @@ class Accumulator:
             positions = take(self._positions[entries.samples])
             if len(positions):
                 self.tables[key].add(sums, positions, entries.rows, entries.columns)
+        if entries.is_estimate:
+            self.strongest = None  # the largest of estimates are those that are furthest off
         if self.strongest is not None:
             x, numbers = entries.sums[self.strengths[0].name], self._numbers[entries.samples]
             totals = self._totals(entries.rows, entries.columns)
@@ -284,11 +287,14 @@ class Accumulator:
             return StrengthSums.merged([each for each in chosen if isinstance(each, StrengthSums)])
         return SparseSums.merged([each for each in chosen if isinstance(each, SparseSums)])
 
-    def drivers(self, label: Callable[[int], str] | None) -> tuple[Drivers, Drivers] | None:
+    def drivers(
+        self, label: Callable[[int], str] | None, n_passes: int = 1
+    ) -> tuple[Drivers, Drivers] | None:
         """The samples that drive the strongest edges of the targets, and of the sources.
 
         Args:
             label: sample -> what the data say of it; None: nothing.
+            n_passes: how often every sample was added.
         """
         if self.strongest is None:
             return None
@@ -297,7 +303,7 @@ class Accumulator:
             total = self.total()
             assert isinstance(total, StrengthSums)
             totals = total.sample_totals(self.strengths[0].name)
-        return self.strongest.result(totals, label)
+        return self.strongest.result(totals / max(n_passes, 1), label)
 
     def variance_parts(self) -> tuple[float, float, float]:
         """Of the first strength, over all edges; see `StrengthSums.variance_parts`."""
@@ -315,6 +321,8 @@ class Accumulator:
             if key not in self.tables:
                 self._open(key)
             self.tables[key].gather(world)
+        if not all(world.gather(self.strongest is not None)):
+            self.strongest = None
         if self.strongest is not None:
             self.strongest.gather(world, self._totals(slice(None), slice(None)))
         completeness = self.completeness
@@ -341,7 +349,9 @@ class Accumulator:
     def restore(self, state: dict[str, Any]) -> None:
         """Goes back to what `state` gave."""
         self.completeness = Completeness(*state["completeness"])
-        if self.strongest is not None:
+        if state["strongest"] is None:
+            self.strongest = None
+        elif self.strongest is not None:
             self.strongest.restore(state["strongest"])
         for group, fold, sums, outer in state["tables"]:
             key = (group, fold)

@@ -21,12 +21,14 @@ class Entries(NamedTuple):
         samples: which samples of the batch.
         rows: which target features.
         columns: which source features.
+        is_estimate: whether X_b is an estimate for each sample, from some of its positions.
     """
 
     sums: Mapping[str, Tensor]
     samples: slice = slice(None)
     rows: slice = slice(None)
     columns: slice = slice(None)
+    is_estimate: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -81,6 +81,8 @@ class BatchLoop:
                 self.n_passes += 1
                 if self.left_data or target is None or not drawn:
                     break
+                if not any(run.is_random for run in self.runs.values()):
+                    break
                 for run in self.runs.values():
                     run.sums.end_pass(self.n_passes)
                 if self.n_passes == _MOST_PASSES or precision.reached(self.runs.values()):
@@ -167,9 +169,9 @@ class BatchLoop:
             for pair, run in self.runs.items():
                 progress.begins(pair, here / (n_samples or here))
                 began = self.budget.elapsed
-                run.add(problems[pair], piece_keys, progress.tick, self._offset)
+                all_of_it = run.add(problems[pair], piece_keys, progress.tick, self._offset)
                 progress.ends()
-                if pair not in self.budget.pairs:
+                if all_of_it or pair not in self.budget.pairs:
                     self.budget.others += self.budget.elapsed - began
             self.budget.n_read += here
             self.n_samples += encoded.n_samples

@@ -367,10 +367,10 @@ class Options:
                 f"positions={self.positions} draws target positions, and sources or time_budget "
                 "say what else is drawn; leave one of the two out"
             )
-        if self.engine not in ("auto", "closed_form"):
+        if self.engine == "reverse":
             raise InputError(
-                f"positions={self.positions} draws target positions in the closed form, which "
-                f"engine={self.engine!r} is not; use engine='auto' or 'closed_form'"
+                f"positions={self.positions} draws target positions in the closed form or forward "
+                "mode, which engine='reverse' is not; use engine='auto'"
             )
 
     def _check_draws(self) -> None:

@@ -120,6 +120,11 @@ class PairRun:
         return self.plan.methods[0].is_drawn
 
     @property
+    def is_random(self) -> bool:
+        """Whether anything was left to chance so far."""
+        return self.is_drawn and self.plan.methods[0].is_random
+
+    @property
     def share_of_nodes(self) -> float | None:
         """Of the path nodes that were planned so many were needed; None: it is not known yet."""
         method = self.plan.methods[0]
@@ -134,7 +139,7 @@ class PairRun:
         keys: Sequence[Key] | None = None,
         tick: Tick = no_tick,
         first_sample: int = 0,
-    ) -> None:
+    ) -> bool:
         """Adds a batch, by the first of the planned methods that holds on it.
 
         Args:
@@ -143,10 +148,13 @@ class PairRun:
             tick: told the number of passes done.
             first_sample: number of the batch's first sample, along the data.
 
+        Returns:
+            Whether all of A of some samples had to be computed where others were drawn.
+
         Raises:
             InteractGraphError: none holds that the user allows.
         """
-        self._add(problem, keys, tick, first_sample, self.plan.methods, [])
+        return self._add(problem, keys, tick, first_sample, self.plan.methods, [])
 
     def _add(
         self,
@@ -156,7 +164,7 @@ class PairRun:
         first_sample: int,
         methods: Sequence[Method],
         failures: list[str],
-    ) -> None:
+    ) -> bool:
         """Adds a batch in pieces that fit into memory; where a method fails, the next one goes on.
 
         Args:
@@ -174,6 +182,7 @@ class PairRun:
                 f"every batch: {failures[0]}. Use engine='auto' or 'forward'"
             )
         method, *fallbacks = methods
+        whole = self.is_drawn and not method.is_drawn
         for span, piece in problem.pieces(method.max_samples(problem)):
             piece_keys, first = keys and keys[span], first_sample + span.start
             try:
@@ -181,7 +190,8 @@ class PairRun:
                     method.confirm(piece)
                 contributions = _with_first_computed(method.contributions(piece, tick))
             except DoesNotApply as error:
-                self._add(piece, piece_keys, tick, first, fallbacks, [*failures, str(error)])
+                reasons = [*failures, str(error)]
+                whole |= self._add(piece, piece_keys, tick, first, fallbacks, reasons)
                 continue
             if failures:
                 self._note_fallback(method, failures[0])
@@ -189,6 +199,7 @@ class PairRun:
             for contribution in contributions:
                 self.sums.add(contribution)
             self._check_finite()
+        return whole
 
     def _check_finite(self) -> None:
         """Stops at sums that are not finite.

@@ -139,14 +139,16 @@ def choose(context: PairContext, problem: PairProblem) -> Plan:
         # completed by what is known of the samples that were drawn from.
         # Those from drawn positions are sums over a sample like any others.
         drawn = method.is_drawn and not method.draws_positions
-        fallbacks = (
+        fallbacks = [
             other
             for place, (_, other) in enumerate(by_cost)
             if (place > rank or method.draws_positions)
-            and other.is_drawn == drawn
+            and (other.is_drawn and not other.draws_positions) == drawn
             and other is not method
-            and not other.draws_positions
-        )
+            and (method.draws_positions or not other.draws_positions)
+        ]
+        # Other ways to draw positions come first: they keep to a time budget.
+        fallbacks.sort(key=lambda other: not other.draws_positions)
         methods = (method, *fallbacks)
         return Plan(methods, cost, costs, "; ".join(words))
     if context.options.positions is not None:

@@ -167,7 +167,9 @@ class SegmentRecords:
                 tape = record(function, [point, *inputs])
             except NoTape as error:
                 tape = error
-            self._tapes[key], self._batches[key] = tape, segment.batch
+            self._tapes[key] = tape
+            if isinstance(tape, Tape) and tape.decides:
+                self._batches[key] = segment.batch
         if isinstance(tape, NoTape):
             raise tape
         return tape

@@ -29,7 +29,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -38,7 +38,7 @@ from torch import Tensor
 
 from .tape import Node, Tape
 
-__all__ = ["Axes", "Factored", "NotFactored", "Term", "Walk", "axes_of"]
+__all__ = ["Axes", "Factored", "NotFactored", "Term", "Walk", "axes_of", "moved_source"]
 
 Axes = tuple[tuple[int, ...], ...]  # sizes of the atoms of every axis, none of which is one
 
@@ -58,11 +58,18 @@ class Term:
         c: what happens to positions, `[..atoms.., j]`, size one on atoms that it does not carry.
         u: what happens to features, likewise.
         key: the same for the same c, wherever it came from.
+        w: numbers of positions and features that know no source, `[..atoms.., 1]`; None: ones.
     """
 
     c: Tensor
     u: Tensor
     key: Hashable = ()
+    w: Tensor | None = None
+
+    @property
+    def factors(self) -> tuple[Tensor, ...]:
+        """All of them."""
+        return (self.c, self.u) if self.w is None else (self.c, self.u, self.w)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +100,27 @@ def axes_of(shape: Sequence[int]) -> Axes:
     return tuple((size,) if size != 1 else () for size in shape)
 
 
+def moved_source(displacement: Tensor, device: torch.device) -> Factored:
+    """The tangent of the source features themselves.
+
+    Args:
+        displacement: z - z0, `[b, s, j]`.
+        device: of the factor of features.
+    """
+    axes = axes_of(displacement.shape)
+    n = displacement.shape[2]
+    eye = torch.eye(n, dtype=displacement.dtype, device=device)
+    return Factored(
+        axes, (Term(_on_atoms(displacement, axes, (0, 1)), _on_atoms(eye, axes, (2,))),)
+    )
+
+
+def _on_atoms(x: Tensor, axes: Axes, own: Sequence[int]) -> Tensor:
+    """A factor `[..own axes.., j]` on the atoms of all axes."""
+    sizes = [axis[0] if n in own else 1 for n, axis in enumerate(axes) if axis]
+    return x.reshape(*sizes, x.shape[-1])
+
+
 @dataclass(eq=False)
 class Walk:
     """Goes along a tape.
@@ -105,6 +133,8 @@ class Walk:
         real_features: whether u is computed; else it is on the meta device.
         tangents: of the nodes that are known; None: they do not move.
         mixes: whether positions may be mixed, which c carries; else c stays a number for each.
+        values: of what moves, at the point where this is the tangent; None: it is the same at
+            every point, which leaves out what bends.
     """
 
     tape: Tape
@@ -113,6 +143,7 @@ class Walk:
     real_features: bool
     tangents: dict[Node, Any]
     mixes: bool = True
+    values: Mapping[Node, Tensor] | None = None
     _n_keys: int = 0
 
     def to(self, goal: Node) -> Factored | None:
@@ -274,6 +305,45 @@ class Walk:
         axes = (*x.axes[:axis], (size,), *x.axes[axis + 1 :])
         return Factored(axes, self._both(x, merge))
 
+    @staticmethod
+    def of_positions(x: Factored, axis: int) -> bool:
+        """Whether any c carries a part of an axis."""
+        return any(_carries(t.c, x.places(axis)) for t in x.terms)
+
+    def divided(self, x: Factored, number: int, of_positions: bool) -> Factored:
+        """A number of positions divides c, as it is another one in other batches."""
+        if not of_positions:
+            return Factored(x.axes, tuple(replace(t, u=t.u / number) for t in x.terms))
+        new_key, by_key = self._new_key(), {t.key: t.c / number for t in x.terms}
+        return Factored(
+            x.axes, tuple(replace(t, c=by_key[t.key], key=new_key(t.key)) for t in x.terms)
+        )
+
+    def padded(self, x: Factored, axis: int, before: int, after: int) -> Factored:
+        """With zeros on both sides along an axis of features."""
+        size = math.prod(x.axes[axis])
+        if size > 1:
+            x = self.merged(x, axis)
+            (place,) = x.places(axis)
+        else:  # which is no atom yet
+            place = x.places(axis).start
+            x = Factored(x.axes, self._both(x, lambda f: f.unsqueeze(place)))
+        if any(_carries(t.c, [place]) for t in x.terms):
+            raise NotFactored("positions are put side by side")
+
+        def pad(f: Tensor) -> Tensor:
+            sizes = [-1] * f.ndim
+            sizes[place] = size
+            sides = [0, 0] * (f.ndim - 1 - place) + [before, after]
+            return torch.nn.functional.pad(f.expand(sizes), sides)
+
+        terms = tuple(
+            replace(t, u=pad(t.u), w=t.w if t.w is None or not _carries(t.w, [place]) else pad(t.w))
+            for t in x.terms
+        )
+        whole = (size + before + after,)
+        return Factored((*x.axes[:axis], whole, *x.axes[axis + 1 :]), terms)
+
     def _both(
         self,
         x: Factored,
@@ -283,7 +353,10 @@ class Walk:
         """The same change of both factors, and the keys afterwards."""
         by_key = {t.key: t.c for t in x.terms}
         changed = {known: change(c) for known, c in by_key.items()}
-        return tuple(Term(changed[t.key], change(t.u), key(t)) for t in x.terms)
+        return tuple(
+            Term(changed[t.key], change(t.u), key(t), None if t.w is None else change(t.w))
+            for t in x.terms
+        )
 
     def _new_key(self) -> Callable[..., Hashable]:
         """What an operation makes of keys; other than what any other one makes of them."""
@@ -345,9 +418,12 @@ class Walk:
         terms = []
         for t in x.terms:
             if not varies and not _carries(t.c, carried):
-                terms.append(Term(t.c, t.u * on_features, t.key))
+                terms.append(replace(t, u=t.u * on_features))
                 continue
             if _carries(t.u, carried):
+                if self.values is not None:
+                    terms.append(_times(t, constant(of_features=False)))
+                    continue
                 raise NotFactored(
                     "numbers that are others for every feature differ from batch to batch"
                     if varies
@@ -357,7 +433,24 @@ class Walk:
                 on_c = constant(of_features=False)
             if t.key not in by_key:
                 by_key[t.key] = t.c * on_c
-            terms.append(Term(by_key[t.key], t.u, new_key(t.key)))
+            terms.append(Term(by_key[t.key], t.u, new_key(t.key), t.w))
+        return Factored(axes, tuple(terms))
+
+    def scaled_by_values(self, x: Factored, values: Tensor) -> Factored:
+        """The product with numbers of a point, of the same shape or one that is broadcast to it."""
+        axes = _common(x.axes, axes_of(values.shape))
+        x = self.aligned(x, axes)
+        on, carried = _spread(values, axes), _carried_by_shape(values.shape, axes)
+        new_key = self._new_key()
+        by_key: dict[Hashable, Tensor] = {}
+        terms = []
+        for t in x.terms:
+            if t.u.shape[-1] > 1 and not _carries(t.u, carried):
+                if t.key not in by_key:
+                    by_key[t.key] = t.c * on
+                terms.append(Term(by_key[t.key], t.u, new_key(t.key), t.w))
+            else:
+                terms.append(_times(t, on))
         return Factored(axes, tuple(terms))
 
     def contracted(
@@ -406,6 +499,14 @@ class Walk:
         made: dict[Hashable, Tensor] = {}
         terms: list[Term] = []
         for t in x.terms:
+            if t.w is not None and _carries(t.w, places):
+                if arg is not None or _carries(t.c, places):
+                    raise NotFactored("numbers of positions and features are mixed")
+                along = _dot(t.w, t.u, places)
+                c = _shrunk(t.c * along, places, bool(new), first)
+                terms.append(Term(c, c.new_ones([1] * c.ndim), new_key(t.key, id(t.w))))
+                continue
+            w = None if t.w is None else _shrunk(t.w, places, bool(new), first)
             here = [p for p in places if t.c.shape[p] > 1]  # that c carries
             if not self.mixes and here:
                 raise NotFactored("positions are mixed behind the nonlinearity")
@@ -414,7 +515,7 @@ class Walk:
                 key: Hashable = new_key(t.key)
                 if key not in made:
                     made[key] = multiply(t.c, matrix(False, t.c))
-                terms.append(Term(made[key], _shrunk(t.u, places, bool(new), first), key))
+                terms.append(Term(made[key], _shrunk(t.u, places, bool(new), first), key, w))
                 continue
             if varies:
                 raise NotFactored("features are mixed by numbers that differ from batch to batch")
@@ -433,7 +534,7 @@ class Walk:
                 for p, n in reversed(taken):
                     u = u.select(p, n if u.shape[p] > 1 else 0)
                     k = k.select(place_in_matrix[p], n)
-                terms.append(Term(made[key], multiply(u, k, here), key))
+                terms.append(Term(made[key], multiply(u, k, here), key, w))
         axes = (*x.axes[:axis], out, *x.axes[axis + 1 :])
         return Factored(axes, tuple(terms))
 
@@ -456,12 +557,20 @@ class Walk:
         axes = _common(x.axes, y.axes)
         x, y = self.aligned(x, axes), self.aligned(y, axes)
         if factor != 1.0:
-            y = Factored(axes, tuple(Term(t.c, t.u * factor, t.key) for t in y.terms))
+            y = Factored(axes, tuple(replace(t, u=t.u * factor) for t in y.terms))
         by_key: dict[Hashable, Term] = {}
         for t in (*x.terms, *y.terms):
-            same = by_key.get(t.key)
-            by_key[t.key] = t if same is None else Term(t.c, same.u + t.u, t.key)
+            known = t.key if t.w is None else (t.key, id(t.w))
+            same = by_key.get(known)
+            by_key[known] = t if same is None else replace(t, u=same.u + t.u)
         return Factored(axes, tuple(by_key.values()))
+
+
+def _times(t: Term, values: Tensor) -> Term:
+    """A product with numbers of positions and features."""
+    if t.u.shape[-1] == 1:  # which u can hold, as it knows no source
+        return replace(t, u=t.u * values)
+    return replace(t, w=values if t.w is None else t.w * values)
 
 
 def _carries(f: Tensor, places: Sequence[int]) -> bool:
@@ -538,6 +647,11 @@ def _axis(axis: int, n_axes: int) -> int:
 
 def _same(walk: Walk, node: Node) -> Factored:
     return walk.moving(node.args[0])
+
+
+def _cast(walk: Walk, node: Node) -> Factored:
+    x, dtype = walk.moving(node.args[0]), node.dtype
+    return Factored(x.axes, walk._both(x, lambda f: f.to(dtype)))
 
 
 def _reshape(walk: Walk, node: Node) -> Factored:
@@ -638,9 +752,19 @@ def _index_select(walk: Walk, node: Node) -> Factored:
 
 def _cat(walk: Walk, node: Node) -> Factored:
     full = [arg for arg in node.args[0] if 0 not in walk.shape(arg)]
-    if len(full) > 1:
-        raise NotFactored("several results are put side by side")
-    return walk.moving(full[0])
+    if len(full) == 1:
+        return walk.moving(full[0])
+    axis = _axis(_default(node, 1, "dim", 0), len(node.shape or ()))
+    whole, start, total = (node.shape or ())[axis], 0, None
+    for arg in full:
+        size = walk.shape(arg)[axis]
+        part = walk.tangent(arg)
+        if part is not None:
+            part = walk.padded(part, axis, start, whole - start - size)
+            total = part if total is None else walk.added(total, part)
+        start += size
+    assert total is not None
+    return total
 
 
 def _sums(walk: Walk, node: Node) -> Factored:
@@ -650,11 +774,11 @@ def _sums(walk: Walk, node: Node) -> Factored:
     axes = sorted(
         {_axis(axis, len(x.axes)) for axis in ([axes] if isinstance(axes, int) else axes)}
     )
-    count = math.prod(math.prod(x.axes[axis]) for axis in axes)
     for axis in axes:
+        size, of_positions = math.prod(x.axes[axis]), walk.of_positions(x, axis)
         x = walk.contracted(x, axis, None, 0, None, flip=False)
-    if node.name == "mean":
-        x = Factored(x.axes, tuple(Term(t.c, t.u / count, t.key) for t in x.terms))
+        if node.name == "mean":
+            x = walk.divided(x, size, of_positions)
     if not _default(node, 2, "keepdim", False):
         for axis in reversed(axes):
             x = _without(x, axis)
@@ -667,7 +791,11 @@ def _neg(walk: Walk, node: Node) -> Factored:
 
 def _mul(walk: Walk, node: Node) -> Factored:
     a, b = node.args[:2]
-    x = walk.tangent(a)
+    x, y = walk.tangent(a), walk.tangent(b)
+    if x is not None and y is not None and walk.values is not None:
+        return walk.added(
+            walk.scaled_by_values(x, walk.values[b]), walk.scaled_by_values(y, walk.values[a])
+        )
     return walk.scaled(walk.moving(b), a) if x is None else walk.scaled(x, b)
 
 
@@ -722,8 +850,73 @@ def _addmm(walk: Walk, node: Node) -> Factored:
     return x if offset is None else walk.added(x, offset)
 
 
+def _pointwise(walk: Walk, node: Node) -> Factored:
+    """By the slope at a point, for functions of one result."""
+    if walk.values is None:
+        raise NotFactored(f"{node.name} bends")
+    if len(node.inputs) > 1 or node.inputs != (node.args[0],):
+        raise NotFactored(f"{node.name} of several results")
+    value, function = walk.values[node.args[0]], node.function
+    assert function is not None
+    if value.device.type == "meta":
+        return walk.scaled_by_values(walk.moving(node.args[0]), value)
+    slope = torch.func.jvp(
+        lambda x: function(x, *node.args[1:], **node.kwargs), (value,), (torch.ones_like(value),)
+    )[1]
+    return walk.scaled_by_values(walk.moving(node.args[0]), slope)
+
+
+def _layer_norm(walk: Walk, node: Node) -> list[Factored]:
+    """The slope of n: dn = (dx - mean dx - n mean(n dx)) / s with n = (x - m) / s.
+
+    The last part is a number of a position and a source feature times n, which has no source.
+    """
+    if walk.values is None:
+        raise NotFactored("native_layer_norm bends")
+    source, shape, weight, _, eps = node.args
+    if len(shape) != 1 or any(walk.tangent(arg) is not None for arg in node.args[2:]):
+        raise NotFactored("a normalisation of several axes")
+    d = walk.moving(source)
+    value = walk.values[source]
+    scale = (value.var(-1, correction=0, keepdim=True) + eps).rsqrt()
+    normal = (value - value.mean(-1, keepdim=True)) * scale
+    axis, n = len(d.axes) - 1, value.shape[-1]
+    mean = walk.contracted(d, axis, None, 0, None, flip=False)
+    d = walk.added(d, walk.aligned(mean, d.axes), -1.0 / n)
+    own = [t for t in d.terms if t.w is None and not _carries(t.c, d.places(axis))]
+    if len(own) < len(d.terms):
+        raise NotFactored("a normalisation of what positions carry")
+    on_atoms = _spread(normal, d.axes)
+    along: Tensor | None = None
+    for t in own:
+        part = t.c * _dot(on_atoms, t.u, d.places(axis))
+        along = part if along is None else along + part
+    assert along is not None
+    by = _spread(scale, d.axes)
+    new_key = walk._new_key()
+    scaled = {t.key: t.c * by for t in own}
+    terms = [Term(scaled[t.key], t.u, new_key(t.key)) for t in own]
+    terms.append(Term(along * by / -n, on_atoms, new_key()))
+    moved = Factored(d.axes, tuple(terms))
+    return [moved if weight is None else walk.scaled(moved, weight)]
+
+
+def _dot(value: Tensor, u: Tensor, places: Sequence[int]) -> Tensor:
+    """The sum of the products along some atoms, which are left with size one."""
+    others = [n for n in range(u.ndim - 1) if n not in places]
+    if u.shape[-1] > 1 and all(u.shape[n] == 1 for n in others):
+        # One product of matrices in place of the numbers of all positions and sources.
+        order = [*others, *places, u.ndim - 1]
+        sizes = [value.shape[n] for n in others]
+        flat = value.permute(order).reshape(*sizes, -1) @ u.permute(order).reshape(-1, u.shape[-1])
+        made = flat.reshape(*sizes, *(1 for _ in places), u.shape[-1])
+        return made.permute([order.index(n) for n in range(u.ndim)])
+    return (value * u).sum(list(places), keepdim=True)
+
+
 _OPERATIONS: dict[str, _Operation] = {
-    **dict.fromkeys(("clone", "contiguous", "alias", "_to_copy", "lift_fresh_copy"), _same),
+    **dict.fromkeys(("clone", "contiguous", "alias", "lift_fresh_copy"), _same),
+    "_to_copy": _cast,
     **dict.fromkeys(("view", "reshape", "_unsafe_view", "unsqueeze", "squeeze"), _reshape),
     "permute": _permute,
     "transpose": _transpose,
@@ -740,6 +933,8 @@ _OPERATIONS: dict[str, _Operation] = {
     "neg": _neg,
     "mul": _mul,
     "div": _div,
+    **dict.fromkeys(("pow", "rsqrt", "sqrt", "reciprocal", "square"), _pointwise),
+    "native_layer_norm": _layer_norm,
     **dict.fromkeys(("add", "sub", "rsub"), _add),
     **dict.fromkeys(("mm", "bmm", "matmul"), _matmul),
     **dict.fromkeys(("addmm", "baddbmm"), _addmm),

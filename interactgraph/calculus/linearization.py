@@ -87,19 +87,20 @@ class RecordedFunction:
     def linearize(self, point: Tensor) -> Linearization:
         """The segment's derivative at `[b, s, j]`; the last point is remembered."""
         if not self._last or self._last[0][0] is not point:
-            self._last[:] = [(point, self._linearized(self._values(point)))]
+            self._last[:] = [(point, self._linearized(self.values(point)))]
         return self._last[0][1]
 
     def value_and_derivative(self, point: Tensor) -> tuple[Tensor, Linearization]:
         """Both at `[b, s, j]`, for less than one after the other; the point is remembered."""
-        values = self._values(point)
+        values = self.values(point)
         self._last[:] = [(point, self._linearized(values))]
         return values[self.tape.output], self._last[0][1]
 
-    def _values(self, point: Tensor) -> _Values:
+    def values(self, point: Tensor) -> Mapping[Node, Any]:
+        """Values of all nodes at `[b, s, j]`, each computed when it is asked for."""
         return _Values({**self.constants, self.tape.arguments[0]: point})
 
-    def _linearized(self, values: _Values) -> Linearization:
+    def _linearized(self, values: Mapping[Node, Any]) -> Linearization:
         tape = self.tape
         source = tape.arguments[0]
         rules: list[tuple[Node, _Rule]] = []
@@ -153,7 +154,7 @@ class Linearization:
         return result
 
 
-def _rule(node: Node, dependent: list[Node], values: _Values) -> _Rule:
+def _rule(node: Node, dependent: list[Node], values: Mapping[Node, Any]) -> _Rule:
     """Tangents of the inputs -> tangent of the result.
 
     Args:
@@ -249,7 +250,7 @@ def _softmax(source: Node, axis: int, value: Tensor) -> _Rule:
     return rule
 
 
-def _by_torch(node: Node, dependent: list[Node], values: _Values) -> _Rule:
+def _by_torch(node: Node, dependent: list[Node], values: Mapping[Node, Any]) -> _Rule:
     """What `torch.func.jvp` makes of the operation; integer parts of its result have no tangent."""
     whole = [n for n in dependent if n.shape is not None]
     if len(whole) < len(dependent):

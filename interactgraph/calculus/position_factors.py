@@ -22,15 +22,16 @@ linear maps that agree on a random vector are equal with probability one.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .derivatives import ANY_FAILURES
-from .factored_tangents import Factored, NotFactored, Term, Walk, axes_of
+from .factored_tangents import Factored, NotFactored, Term, Walk, moved_source
 from .rounding import is_close
 from .secant_lines import SecantFunction
 from .structure import Constants, Structure
@@ -245,10 +246,10 @@ def factor_sizes(
     return _found(structure, like, target, None, real_features=False)[0]
 
 
-def products_of_pass(structure: Structure) -> int:
+def products_of_pass(moving: Iterable[Node]) -> int:
     """Multiplications of one pass through what depends on the source features."""
     count = 0
-    for node in structure.dependent:
+    for node in moving:
         if node.name in _PRODUCTS and node.shape is not None:
             of = node.args[-2] if node.name in ("mm", "bmm") else node.args[1]
             count += math.prod(node.shape) * of.shape[-1]
@@ -351,10 +352,7 @@ def _taken_apart(
 
     where = displacement.device if real_features else torch.device("meta")
     n_sources = displacement.shape[2]
-    eye = torch.eye(n_sources, dtype=displacement.dtype, device=where)
-    axes = axes_of(displacement.shape)
-    moved = Term(_on_atoms(displacement, axes, (0, 1)), _on_atoms(eye, axes, (2,)))
-    first: dict[Node, Factored | None] = {z: Factored(axes, (moved,))}
+    first: dict[Node, Factored | None] = {z: moved_source(displacement, where)}
     first.update(dict.fromkeys(structure.nonlinearities))
     forward = walk(first, mixes=True)
     before: list[tuple[Tensor, Tensor]] = []
@@ -363,9 +361,10 @@ def _taken_apart(
         p = forward.to(structure.root)
         if p is None:
             raise NotFactored("the pre-activation does not move")
-        layout = _layout_of(p, target[0] * target[1])
+        behind = _Behind(structure, walk, p, target, displacement, where)
+        layout = behind.in_order(_layout_of(p, target[0] * target[1]))
         before = layout.factors(p)
-        after, scale = _behind(structure, walk, layout, p, target, displacement, where)
+        after, scale = behind.maps(layout)
     y = forward.to(tape.output)
     skip = [] if y is None else _target_layout(y, target).factors(y)
     n_hidden = 0 if not before else before[0][1].shape[0]
@@ -376,45 +375,81 @@ def _taken_apart(
     return features, PositionFactors(features, tuple(c), scale, tuple(c_skip), layout)
 
 
-def _behind(
-    structure: Structure,
-    walk: Any,
-    layout: _Layout,
-    p: Factored,
-    target: Sequence[int],
-    like: Tensor,
-    where: torch.device,
-) -> tuple[Tensor | None, Tensor | None]:
-    """V `[k, i]` and v `[b t, 1]`, None where they are one."""
-    sizes = [layout.atoms[place] for place in layout.order]
-    n = layout.n_positions
-    n_hidden = math.prod(sizes[n:])
-    back = [layout.order.index(place) for place in range(len(sizes))]
-    ones = like.new_ones(*sizes[:n], *(1 for _ in sizes[n:]))
-    eye = torch.eye(n_hidden, dtype=like.dtype, device=where)
-    eye = eye.reshape(*(1 for _ in sizes[:n]), *sizes[n:], n_hidden)
-    start = Term(ones.permute(back)[..., None], eye.permute(*back, len(back)), "ones")
-    (h,) = structure.nonlinearities
-    known = {structure.tape.arguments[0]: None, h: Factored(p.axes, (start,))}
-    y = walk(known, mixes=False).to(structure.tape.output)
-    if y is None:
-        raise NotFactored("the target does not depend on the nonlinearity")
-    found = _target_layout(y, target).factors(y)
-    if len(found) > 1:
-        raise NotFactored("positions are scaled in several ways behind the nonlinearity")
-    ((scale, after),) = found
-    after = after.expand(-1, n_hidden).mT.contiguous()
-    if where.type != "meta" and after.shape[0] == after.shape[1]:
-        same = torch.equal(after, torch.eye(n_hidden, dtype=after.dtype, device=where))
-        if same:
-            return None, None if y.terms[0].key == "ones" else scale
-    return after, None if y.terms[0].key == "ones" else scale
+@dataclass(frozen=True, eq=False)
+class _Behind:
+    """The map behind the nonlinearity.
 
+    Attributes:
+        structure: of the segment.
+        walk: makes a walk from what is known.
+        p: the pre-activation.
+        target: shape of the target features.
+        like: a tensor on the device of c.
+        where: device of u.
+    """
 
-def _on_atoms(x: Tensor, axes: tuple, own: Sequence[int]) -> Tensor:
-    """A factor `[..own axes.., j]` on the atoms of all axes."""
-    sizes = [axis[0] if n in own else 1 for n, axis in enumerate(axes) if axis]
-    return x.reshape(*sizes, x.shape[-1])
+    structure: Structure
+    walk: Any
+    p: Factored
+    target: Sequence[int]
+    like: Tensor
+    where: torch.device
+
+    def of(self, layout: _Layout, numbers: Tensor | None = None) -> tuple[Tensor, Tensor, bool]:
+        """V `[b t, 1]`, V `[i, k]`, and whether v is what it began with.
+
+        Args:
+            layout: of the pre-activation.
+            numbers: that each of its positions is multiplied with, `[b t]`; None: ones.
+        """
+        sizes = [layout.atoms[place] for place in layout.order]
+        n = layout.n_positions
+        n_hidden = math.prod(sizes[n:])
+        back = [layout.order.index(place) for place in range(len(sizes))]
+        own = (*sizes[:n], *(1 for _ in sizes[n:]))
+        c = self.like.new_ones(own) if numbers is None else numbers.reshape(own)
+        eye = torch.eye(n_hidden, dtype=self.like.dtype, device=self.where)
+        eye = eye.reshape(*(1 for _ in sizes[:n]), *sizes[n:], n_hidden)
+        start = Term(c.permute(back)[..., None], eye.permute(*back, len(back)), "start")
+        (h,) = self.structure.nonlinearities
+        tape = self.structure.tape
+        known = {tape.arguments[0]: None, h: Factored(self.p.axes, (start,))}
+        y = self.walk(known, mixes=False).to(tape.output)
+        if y is None:
+            raise NotFactored("the target does not depend on the nonlinearity")
+        found = _target_layout(y, self.target).factors(y)
+        if len(found) > 1:
+            raise NotFactored("positions are scaled in several ways behind the nonlinearity")
+        ((scale, after),) = found
+        return scale, after.expand(-1, n_hidden), y.terms[0].key == "start"
+
+    def in_order(self, layout: _Layout) -> _Layout:
+        """The layout with positions in the order of the target's, [b, t].
+
+        Raises:
+            NotFactored: they are in no order that permuted axes make.
+        """
+        if layout.n_positions < 2 or self.like.device.type == "meta":
+            return layout
+        rows = self.target[0] * self.target[1]
+        numbers = torch.arange(1, rows + 1, dtype=self.like.dtype, device=self.like.device)
+        rest, features = layout.order[: layout.n_positions], layout.order[layout.n_positions :]
+        for order in permutations(rest):
+            other = _Layout(layout.atoms, (*order, *features), layout.n_positions)
+            alone, counted = self.of(other)[0], self.of(other, numbers)[0]
+            if is_close(counted.expand(rows, -1), alone.expand(rows, -1) * numbers[:, None]):
+                return other
+        raise NotFactored("positions are in another order behind the nonlinearity")
+
+    def maps(self, layout: _Layout) -> tuple[Tensor | None, Tensor | None]:
+        """V `[k, i]` and v `[b t, 1]`, None where they are one."""
+        scale, after, is_start = self.of(layout)
+        after = after.mT.contiguous()
+        if self.where.type != "meta" and after.shape[0] == after.shape[1]:
+            same = torch.equal(after, torch.eye(len(after), dtype=after.dtype, device=self.where))
+            if same:
+                return None, None if is_start else scale
+        return after, None if is_start else scale
 
 
 def _layout_of(x: Factored, n_rows: int) -> _Layout:

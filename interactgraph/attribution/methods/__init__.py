@@ -12,6 +12,7 @@ from .expected_shapley import ExpectedShapley
 from .factored_maps import FactoredMaps
 from .method import DoesNotApply, Method, PairContext
 from .one_at_a_time import ColumnsOneByOne, RowsOneByOne
+from .path_positions import PathPositions
 from .rademacher_rows import RademacherRows
 from .rows import Rows
 from .sampled_columns import SampledColumns
@@ -25,6 +26,7 @@ METHODS: tuple[type[Method], ...] = (
     TwoMaps,
     FactoredMaps,
     DrawnPositions,
+    PathPositions,
     ClosedColumns,
     ClosedRows,
     SampledClosedColumns,

@@ -6,31 +6,29 @@ the JVP itself. Features that do not move on a sample share passes with others, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from ...calculus.path import PathRule, at_sample
+from ...calculus.path import PathRule
 from ...layers import PairProblem
 from ..completeness import residual_of
 from ..contributions import Contribution, Draws
 from ..packing import Packing, packed_columns, sums_of_pairs
 from ..source_path import SourcePath
-from .differentiating import Differentiating
+from .forward_mode import ForwardMode, column_blocks
 from .method import PairContext, Tick, no_tick
 
-__all__ = ["Columns", "column_blocks"]
+__all__ = ["Columns"]
 
 _BLOCK = 1 << 23  # bytes of A that are reduced together, where nothing speaks for more
 
 
-class Columns(Differentiating):
+class Columns(ForwardMode):
     """Every column by a JVP at every node."""
 
     name = "columns"
-    engine = "forward"
 
     def __init__(self, context: PairContext, *, vmapped: bool = True) -> None:
         super().__init__(context, vmapped=vmapped)
@@ -47,23 +45,9 @@ class Columns(Differentiating):
     def cost(self, problem: PairProblem) -> float:
         return self.n_steps * (self.context.packer.n_passes(problem) + 1.0)
 
-    def two_derivatives(self, problem: PairProblem, *, vmapped: bool) -> Tensor:
-        path = SourcePath.of(problem, vmapped=vmapped)
-        return next(column_blocks(path, problem.y, at_sample(), 2, 2))[-1]
-
-    def _measured(self, problem: PairProblem) -> tuple[Callable[[Tensor], Tensor], Tensor]:
-        path = SourcePath.of(problem)
-        return path.function, path.path.end
-
     def contributions(self, problem: PairProblem, tick: Tick = no_tick) -> Iterator[Contribution]:
         path = self.path_of(problem)
         yield from self.blocks(problem, path, self.rule_for(problem, path), tick)
-
-    def path_of(self, problem: PairProblem) -> SourcePath:
-        """The path to differentiate along, recorded where that serves."""
-        path = SourcePath.of(problem, vmapped=self.vmapped)
-        at_end = self.rule == at_sample()
-        return self.context.records.recorded(path, problem, at_end=at_end)
 
     def blocks(
         self, problem: PairProblem, path: SourcePath, rule: PathRule, tick: Tick
@@ -128,34 +112,3 @@ class Columns(Differentiating):
         super().restore(state)
         self.n_passes_packed = state["n_passes_packed"]
         self._generator.set_state(state["generator"])
-
-
-def column_blocks(
-    path: SourcePath, like: Tensor, rule: PathRule, chunk: int, at_once: int, tick: Tick = no_tick
-) -> Iterator[tuple[slice, Tensor]]:
-    """A[b, t, i, j] for a few source features at a time.
-
-    Args:
-        path: of the source on a batch.
-        like: target features `[b, t, i]`, for shape and dtype.
-        rule: path nodes.
-        chunk: source features whose columns are held together.
-        at_once: tangents that go through the segment together.
-        tick: told the number of passes done.
-
-    Yields:
-        Source features, and their `[b, t, i, j]`.
-    """
-    n_sources = path.displacement.shape[2]
-    alone = path.linearize(rule.nodes[0]) if len(rule.nodes) == 1 else None
-    for start in range(0, n_sources, chunk):
-        stop = min(start + chunk, n_sources)
-        total = like.new_zeros(stop - start, *like.shape)
-        for u, weight in zip(*rule, strict=True):
-            linear = alone or path.linearize(u)
-            for first in range(start, stop, at_once):
-                last = min(first + at_once, stop)
-                part = linear(path.columns(first, last))
-                total[first - start : last - start].add_(part, alpha=weight)
-                tick(last - first)
-        yield slice(start, stop), total.movedim(0, -1)

@@ -7,7 +7,6 @@ d_tgt d_hid d_src, where passes take a JVP of the whole segment for every source
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -25,63 +24,19 @@ from ...calculus.secant_lines import at_point, straighten
 from ...calculus.tape import tensors_of
 from ...layers import PairProblem
 from ..completeness import Residual, residual_of
-from ..contributions import Contribution, Entries
+from ..contributions import Contribution
 from ..segment_records import Closed
-from ..sums.strength_sums import reduce_positions
 from .closed_form import ClosedForm
 from .method import DoesNotApply, PairContext, Tick, no_tick
+from .target_rows import Rows, TargetRows
 
-__all__ = ["FactoredMaps", "Rows"]
+__all__ = ["FactoredMaps"]
 
 _BLOCK = 1 << 25  # bytes of A at a time, on a CPU
 _COPIES = 3  # of A, while it is reduced
 
 
-@dataclass(frozen=True, eq=False)
-class Rows:
-    """Some target positions of a batch.
-
-    Attributes:
-        numbers: t + T b, ascending, int64 `[n]`.
-        counts: how many there are of each sample.
-        weights: what the sum over these of each sample counts.
-    """
-
-    numbers: Tensor
-    counts: Sequence[int]
-    weights: Sequence[float]
-
-    def parts(self, span: slice) -> Iterator[tuple[slice, slice, bool]]:
-        """Samples some of whose positions are among a few rows, as many of each together.
-
-        Yields:
-            The samples, their rows counted from the first of the span, and whether these are the
-            last ones of the samples.
-        """
-        sample, end = 0, 0
-        while sample < len(self.counts) and end <= span.start:
-            end += self.counts[sample]
-            sample += 1
-        start = span.start
-        while start < span.stop:
-            first, stop = sample - 1, min(end, span.stop)
-            n = stop - start
-            whole = n == self.counts[first]
-            while (
-                whole
-                and sample < len(self.counts)
-                and self.counts[sample] == n
-                and stop + n <= span.stop
-            ):
-                stop, end, sample = stop + n, end + n, sample + 1
-            yield slice(first, sample), slice(start - span.start, stop - span.start), stop == end
-            start = stop
-            while start == end and sample < len(self.counts):
-                end += self.counts[sample]
-                sample += 1
-
-
-class FactoredMaps(ClosedForm):
+class FactoredMaps(TargetRows, ClosedForm):
     """A at every target position that counts."""
 
     name = "factored_maps"
@@ -121,13 +76,13 @@ class FactoredMaps(ClosedForm):
         if key not in self._seen:
             structure = self.closed(problem).structure
             sizes = factor_sizes(structure, problem.z.shape, problem.y.shape)
-            self._seen[key] = sizes, products_of_pass(structure) / problem.n_samples
+            self._seen[key] = sizes, products_of_pass(structure.dependent) / problem.n_samples
         return self._seen[key]
 
     def cost(self, problem: PairProblem) -> float:
         return 2.0 + self.passes_for(problem, problem.y.shape[0] * problem.y.shape[1])
 
-    def passes_for(self, problem: PairProblem, n_rows: int) -> float:
+    def passes_for(self, problem: PairProblem, n_rows: float) -> float:
         """What A at some target positions costs, in passes."""
         sizes, of_pass = self._sizes(problem)
         return n_rows * sizes.products / max(of_pass * problem.n_samples, 1.0)
@@ -147,7 +102,13 @@ class FactoredMaps(ClosedForm):
             check_factors(factors, derivative, factors.slopes(straight))
         except NotFactored as error:
             raise DoesNotApply(str(error)) from error
-        self._features = factors.features
+        self._keep(factors.features)
+
+    def _keep(self, features: FeatureFactors) -> None:
+        """Keeps the factors of all batches, which the memory of the run then lacks."""
+        if self._features is None:
+            self.context.sums.memory.users.append(features)
+        self._features = features
 
     def working_bytes(self, problem: PairProblem) -> int:
         try:
@@ -164,7 +125,7 @@ class FactoredMaps(ClosedForm):
         factors, every, problem = self.factors(problem)
         rows = self.every_row(problem)
         slopes, residual = self.confirmed_at(rows, factors, every, problem)
-        yield from self.entries(rows, factors, slopes, problem)
+        yield from self.entries(self.blocks(rows, factors, slopes, problem), rows)
         yield residual
         tick(self.cost(problem))
 
@@ -191,7 +152,7 @@ class FactoredMaps(ClosedForm):
             )
         except NotFactored as error:
             raise DoesNotApply(str(error)) from error
-        self._features = factors.features
+        self._keep(factors.features)
         at = dict.fromkeys((None, self.slopes_at))
         slopes = tuple(
             factors.slopes(straighten(structure, inputs, problem.path, u, constants=constants))
@@ -199,17 +160,6 @@ class FactoredMaps(ClosedForm):
         )
         y0 = structure.value(problem.path.start, constants)
         return factors, slopes, problem.with_y0(y0)
-
-    def every_row(self, problem: PairProblem) -> Rows:
-        """All target positions that count."""
-        n_samples, n_positions, _ = problem.y.shape
-        if problem.mask is None:
-            numbers = torch.arange(n_samples * n_positions, device=problem.y.device)
-            counts = [n_positions] * n_samples
-        else:
-            numbers = problem.mask.flatten().nonzero()[:, 0]
-            counts = problem.mask.sum(1).tolist()
-        return Rows(numbers, counts, [1.0] * n_samples)
 
     def confirmed_at(
         self,
@@ -223,15 +173,10 @@ class FactoredMaps(ClosedForm):
         Raises:
             DoesNotApply: the residual of integrated gradients is more than rounding.
         """
-        n_samples, n_positions, n_targets = problem.y.shape
-        mask = torch.zeros(n_samples * n_positions, dtype=torch.bool, device=problem.y.device)
-        mask[rows.numbers] = True
-        some = replace(problem, mask=mask.view(n_samples, n_positions)).with_y0(problem.y0)
+        some = self.at_rows(rows, problem)
 
         def total(slopes: Tensor | None) -> Tensor:
-            found = problem.y.new_zeros(n_samples * n_positions, n_targets)
-            found[rows.numbers] = factors.total(rows.numbers, slopes)
-            return found.view(problem.y.shape)
+            return self.on_rows(factors.total(rows.numbers, slopes), rows, problem)
 
         here = [None if each is None else each[rows.numbers] for each in slopes]
         residual = self.confirmed(total(here[0]), some)
@@ -239,39 +184,14 @@ class FactoredMaps(ClosedForm):
             residual = residual_of(total(here[-1]), some)
         return here[-1], residual
 
-    def entries(
+    def blocks(
         self, rows: Rows, factors: PositionFactors, slopes: Tensor | None, problem: PairProblem
-    ) -> Iterator[Entries]:
-        """X_b of all edges from some target positions."""
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """A `[n, i, j]` at a few of some target positions at a time."""
         n_sources, n_targets = problem.n_sources, problem.n_targets
         each = n_sources * n_targets * problem.z.element_size()
         hidden = 0 if slopes is None else slopes.shape[1] * n_sources * problem.z.element_size()
         free = self.context.sums.free // (_COPIES * each + hidden)
         most = free if problem.z.device.type != "cpu" else min(free, _BLOCK // each)
-        pending: dict[str, Tensor] = {}
         for span, a in factors.blocks(rows.numbers, slopes, n_targets, max(1, most)):
-            for samples, where, ends in rows.parts(span):
-                n = samples.stop - samples.start
-                part = a[:, where].unflatten(1, (n, -1)).permute(1, 2, 3, 0)
-                sums = reduce_positions(part, None, self.context.strengths)
-                self.look(part)
-                if pending:
-                    sums = self.context.joined(pending, sums)
-                if ends:
-                    self.look_at_sums(sums, rows, samples)
-                # A of one position is a view of what the next block overwrites.
-                pending = {} if ends else {name: x.clone() for name, x in sums.items()}
-                if ends:
-                    weights = rows.weights[samples]
-                    if any(weight != 1.0 for weight in weights):
-                        by = torch.tensor(weights, dtype=torch.float64)[:, None, None]
-                        sums = {name: x * by.to(x) for name, x in sums.items()}
-                    yield Entries(sums, samples)
-
-    def look(self, a: Tensor) -> None:
-        """Looks at A of some positions of samples at hand, `[b, n, i, j]`."""
-        return
-
-    def look_at_sums(self, sums: dict[str, Tensor], rows: Rows, samples: slice) -> None:
-        """Looks at the sums over all rows of some samples, which ends them."""
-        return
+            yield span, a.permute(1, 2, 0)

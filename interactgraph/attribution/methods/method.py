@@ -171,6 +171,11 @@ class Method(ABC):
         """
         return None
 
+    @property
+    def is_random(self) -> bool:
+        """Whether anything that was drawn could have been drawn otherwise."""
+        return self.is_drawn
+
     @abstractmethod
     def cost(self, problem: PairProblem) -> float:
         """Predicted cost of a batch."""

@@ -6,7 +6,6 @@ probabilities and `sums.drawn_sums` for what is known of all samples.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +14,6 @@ from torch import Tensor
 
 from ...calculus.path import PathRule
 from ...layers import PairProblem
-from ...notes import no_time
 from ..completeness import residual_of
 from ..contributions import Contribution, Displacements, Draws
 from ..packing import Packing, packed_columns
@@ -25,30 +23,16 @@ from ..sums.drawn_sums import known_parts
 from ..sums.strength_sums import reduce_positions
 from .columns import Columns
 from .method import PairContext, Tick, no_tick
+from .nodes_in_time import Clock, NodesInTime
 
 __all__ = ["SampledColumns"]
 
 _ROWS = 512  # draws that are summed together
 _FEW = 8  # draws of a sample; an exact method that costs less is taken in their place
-_LOOKED_AT = 4  # samples that place the nodes of all
-_PLACING = 0.05  # of a time budget, beyond which nodes stay where they are
-_BESIDE_DRAWS = 1 / 3  # of the error of draws, below which more nodes tell next to nothing
 _TRIED = 4  # passes that tell the time of one
 
 
-class _Clock:
-    """Seconds since it was made, what runs on an accelerator included."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device, self._started = device, time.perf_counter()
-
-    def seconds(self) -> float:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        return time.perf_counter() - self._started
-
-
-class SampledColumns(Columns):
+class SampledColumns(NodesInTime, Columns):
     """A few columns of each sample, drawn by how much they are likely to be worth."""
 
     name = "sampled_columns"
@@ -63,8 +47,6 @@ class SampledColumns(Columns):
             context.strengths[0].degree,
             context.generator(),
         )
-        self._placing = 0.0  # seconds, on batches before
-        self._clock: _Clock | None = None  # since nodes are placed on the batch at hand
 
     def why_not(self, problem: PairProblem) -> str | None:
         options = self.context.options
@@ -85,13 +67,10 @@ class SampledColumns(Columns):
         self.confirm_either_way(problem)
 
     def contributions(self, problem: PairProblem, tick: Tick = no_tick) -> Iterator[Contribution]:
-        clock = _Clock(problem.z.device)
+        clock = Clock(problem.z.device)
         path = self.path_of(problem)
         reading = clock.seconds()
-        self._clock = _Clock(problem.z.device)
-        rule = self.rule_for(problem, path)
-        placing = self._clock.seconds()
-        self._placing += placing
+        rule, placing = self.placed(problem, path)
         n_draws = self.context.options.sources
         if n_draws is None:
             n_draws = self._draws_in_time(problem, path, rule, reading)
@@ -122,45 +101,6 @@ class SampledColumns(Columns):
                 self.context.pair, problem.n_samples, n_draws, reading, drawing, problem.z.shape[1]
             )
 
-    @property
-    def looks_again(self) -> bool:
-        """After 1, 2, 4, ... batches, as draws cost less; in a time budget while that is cheap."""
-        seen = self.n_batches_seen
-        return not seen & (seen - 1) and self._placing <= self._time_to_place
-
-    @property
-    def tolerance(self) -> float | None:
-        """See `Differentiating`; in a time budget, no better than what its draws can tell.
-
-        Every node takes time from the draws, whose error is the larger one: squares add up.
-        """
-        asked, budget = super().tolerance, self.context.budget
-        if asked is None or self.context.pair not in budget.errors:
-            return asked
-        return max(asked, _BESIDE_DRAWS * budget.errors[self.context.pair])
-
-    @property
-    def _time_to_place(self) -> float:
-        """Seconds for the nodes of this pair, on all batches together."""
-        budget = self.context.budget
-        return _PLACING * budget.seconds / max(len(budget.pairs), 1)
-
-    def time_left(self) -> bool:
-        """See `Differentiating`: where draws are few, more nodes make no better graph."""
-        here = 0.0 if self._clock is None else self._clock.seconds()
-        return self._placing + here <= self._time_to_place
-
-    @property
-    def help(self) -> str:
-        """See `Differentiating`."""
-        return no_time() if self.context.budget.is_set else super().help
-
-    def looked_at(self, problem: PairProblem, path: SourcePath) -> tuple[PairProblem, SourcePath]:
-        if problem.n_samples <= _LOOKED_AT:
-            return problem, path
-        few = next(problem.pieces(_LOOKED_AT))[1]  # looking at all costs more than drawing
-        return few, self.path_of(few)
-
     def _draws(self, problem: PairProblem, a: Tensor, features: Tensor, weights: Tensor) -> Draws:
         """A of several draws of each sample as a contribution, one row for each draw.
 
@@ -184,7 +124,7 @@ class SampledColumns(Columns):
         budget, pair, n = self.context.budget, self.context.pair, problem.n_samples
         each = 0.0
         if pair not in budget.costs:  # a trial
-            clock = _Clock(problem.z.device)
+            clock = Clock(problem.z.device)
             several = min(self.at_once(problem), _TRIED, problem.n_sources)
             features = torch.arange(several, device=problem.z.device)[:, None, None]
             features = features.expand(-1, n, 1)

@@ -146,9 +146,9 @@ def test_what_a_time_budget_learns(monkeypatch):
         ({"strengths": ("rms", "exceedance")}, "do not tell the largest one: exceedance"),
         ({"sources": 2}, "leave one of the two out"),
         ({"time_budget": 2.0}, "leave one of the two out"),
-        ({"engine": "forward"}, "engine='forward'"),
+        ({"engine": "reverse"}, "engine='reverse'"),
         ({"method": "ablation"}, "computes all target positions"),
-        ({"freeze": ()}, "target positions of 0 -> 1 cannot be drawn: no closed form"),
+        ({"freeze": (), "engine": "closed_form"}, "of 0 -> 1 cannot be drawn: no closed form"),
     ],
 )
 def test_where_positions_are_not_drawn(options, message):
@@ -156,9 +156,25 @@ def test_where_positions_are_not_drawn(options, message):
         run(network(Block()), [samples()], positions=2, **options)
 
 
-def test_gated_perceptrons_refuse_positions():
+def test_gated_perceptrons_have_no_closed_form():
     with pytest.raises(itg.InputError, match="combines different functions"):
-        run(network(Gated()), [samples()], positions=2)
+        run(network(Gated()), [samples()], positions=2, engine="closed_form")
+    graph = run(network(Gated()), [samples()], positions=2)
+    assert plan_of(graph)["method"] == "drawn_positions_on_path"
+
+
+def test_samples_that_drive_edges_are_not_told_by_a_few_positions():
+    net, data = network(Block()), [samples(5, 6)]
+    assert not run(net, data, positions=2).drivers
+    whole, every = run(net, data), run(net, data, positions=6, target_error=1e-3)
+    assert every.metadata["n_passes"] == 1  # nothing was left to chance
+    for one, other in zip(every.drivers[PAIR], whole.drivers[PAIR], strict=True):
+        assert torch.equal(one.samples, other.samples)
+        torch.testing.assert_close(one.shares, other.shares)
+    again = run(net, data, sources=2, engine="forward", target_error=1e-3, n_steps=32, seed=1)
+    assert again.metadata["n_passes"] > 1
+    for side in again.drivers[PAIR]:
+        assert float(side.shares.sum(0).max()) > 0.4  # of one pass, whose samples come again
 
 
 def test_a_batch_on_which_it_does_not_hold_is_computed_whole(monkeypatch):
@@ -173,5 +189,9 @@ def test_a_batch_on_which_it_does_not_hold_is_computed_whole(monkeypatch):
 
     monkeypatch.setattr(DrawnPositions, "factors", wrong)
     with pytest.warns(itg.InteractGraphWarning, match="factored_maps"):
-        graph = run(net, data, positions=2)
+        graph = run(net, data, positions=2, engine="closed_form")
     torch.testing.assert_close(graph.weights(*PAIR), exact.weights(*PAIR))
+    # Other ways to draw positions come first.
+    with pytest.warns(itg.InteractGraphWarning, match="drawn_positions_on_path"):
+        graph = run(net, data, positions=6)
+    torch.testing.assert_close(graph.weights(*PAIR), exact.weights(*PAIR), rtol=1e-3, atol=1e-5)

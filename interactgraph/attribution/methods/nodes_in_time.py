@@ -1,0 +1,90 @@
+"""Path nodes where draws share the time: no more of them than the draws can tell apart."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from ...calculus.path import PathRule
+from ...layers import PairProblem
+from ...notes import no_time
+from ..source_path import SourcePath
+from .forward_mode import ForwardMode
+from .method import PairContext
+
+__all__ = ["Clock", "NodesInTime"]
+
+_LOOKED_AT = 4  # samples that place the nodes of all
+_PLACING_FIRST = 0.25  # of a time budget, for nodes where there were none
+_PLACING = 0.05  # beyond which they stay where they are
+_BESIDE_DRAWS = 1 / 3  # of the error of draws, below which more nodes tell next to nothing
+
+
+class Clock:
+    """Seconds since it was made, what runs on an accelerator included."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._started = device, time.perf_counter()
+
+    def seconds(self) -> float:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter() - self._started
+
+
+class NodesInTime(ForwardMode):
+    """A method that draws, and places its nodes now and then."""
+
+    def __init__(self, context: PairContext) -> None:
+        super().__init__(context)
+        self._placing = 0.0  # seconds, on batches before
+        self._clock: Clock | None = None  # since nodes are placed on the batch at hand
+
+    def placed(self, problem: PairProblem, path: SourcePath) -> tuple[PathRule, float]:
+        """The path nodes of a batch, and the seconds that they took."""
+        self._clock = Clock(problem.z.device)
+        rule = self.rule_for(problem, path)
+        seconds = self._clock.seconds()
+        self._placing += seconds
+        return rule, seconds
+
+    @property
+    def looks_again(self) -> bool:
+        """After 1, 2, 4, ... batches, as draws cost less; in a time budget while that is cheap."""
+        seen = self.n_batches_seen
+        return not seen & (seen - 1) and self._placing <= self._time_to_place
+
+    @property
+    def tolerance(self) -> float | None:
+        """See `Differentiating`; in a time budget, no better than what its draws can tell.
+
+        Every node takes time from the draws, whose error is the larger one: squares add up.
+        """
+        asked, budget = super().tolerance, self.context.budget
+        if asked is None or self.context.pair not in budget.errors:
+            return asked
+        return max(asked, _BESIDE_DRAWS * budget.errors[self.context.pair])
+
+    @property
+    def _time_to_place(self) -> float:
+        """Seconds for the nodes of this pair, on all batches together."""
+        budget = self.context.budget
+        share = _PLACING if self.n_batches_seen > 1 else _PLACING_FIRST
+        return share * budget.seconds / max(len(budget.pairs), 1)
+
+    def time_left(self) -> bool:
+        """See `Differentiating`: where draws are few, more nodes make no better graph."""
+        here = 0.0 if self._clock is None else self._clock.seconds()
+        return self._placing + here <= self._time_to_place
+
+    @property
+    def help(self) -> str:
+        """See `Differentiating`."""
+        return no_time() if self.context.budget.is_set else super().help
+
+    def looked_at(self, problem: PairProblem, path: SourcePath) -> tuple[PairProblem, SourcePath]:
+        if problem.n_samples <= _LOOKED_AT:
+            return problem, path
+        few = next(problem.pieces(_LOOKED_AT))[1]  # looking at all costs more than drawing
+        return few, self.path_of(few)

@@ -1,0 +1,153 @@
+"""Drawn target positions by forward mode, whatever bends; see `position_draws`.
+
+See `calculus.row_tangents`: all edges at one target position and one node of the path, for about
+what its share of as many JVPs as there are source features would cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from ...calculus.path import PathRule
+from ...calculus.position_factors import products_of_pass
+from ...calculus.rounding import is_close
+from ...calculus.row_tangents import NotRowwise, RowTangents
+from ...calculus.tape import Tape
+from ...layers import PairProblem
+from ..completeness import residual_of
+from ..contributions import Contribution
+from ..source_path import SourcePath
+from .method import DoesNotApply, PairContext, Tick, no_tick
+from .nodes_in_time import Clock, NodesInTime
+from .position_draws import PositionDraws
+from .target_rows import Rows
+
+__all__ = ["PathPositions"]
+
+_SOMEWHERE = PathRule((0.7,), (1.0,))  # a point that is neither end
+_TOGETHER = 16  # rows on an accelerator
+_BYTES = 1 << 28  # of what is summed over the path at a time
+_SHARE = 8  # of the free memory that a matrix of all edges may take where few are kept
+
+
+class PathPositions(PositionDraws, NodesInTime):
+    """A at a few target positions of each sample, by tangents of all source features there."""
+
+    name = "drawn_positions_on_path"
+
+    def __init__(self, context: PairContext) -> None:
+        super().__init__(context)
+        self._last: tuple[Tape, RowTangents] | None = None
+
+    def why_not(self, problem: PairProblem) -> str | None:
+        obstacle = self.why_none_are_drawn()
+        if obstacle is not None:
+            return obstacle
+        sums = self.context.sums
+        every = problem.n_sources * problem.n_targets * problem.z.element_size()
+        if sums.most is not None and every > sums.free // _SHARE:
+            return "target positions take matrices of all edges, of which few are kept"
+        try:
+            self._taken_apart(problem, self.path_of(problem))
+        except DoesNotApply as error:
+            return str(error)
+        return None
+
+    def _taken_apart(self, problem: PairProblem, path: SourcePath) -> RowTangents:
+        """What single target positions take on a batch of this form.
+
+        Raises:
+            DoesNotApply: they do not come apart.
+        """
+        if path.entry is not None:
+            raise DoesNotApply("source features outnumber the coordinates that they move")
+        if path.recorded is None:
+            raise DoesNotApply("the segment cannot be recorded")
+        tape = path.recorded.tape
+        if self._last is None or self._last[0] is not tape:
+            try:
+                self._last = tape, RowTangents(tape, problem.y.shape)
+            except NotRowwise as error:
+                raise DoesNotApply(
+                    f"single target positions are not computed alone: {error}"
+                ) from error
+        return self._last[1]
+
+    def cost(self, problem: PairProblem) -> float:
+        apart = self._taken_apart(problem, self.path_of(problem))
+        of_pass = max(products_of_pass(apart.moving), 1.0)
+        rows = self.rows_to_compare(problem)
+        along = self.n_steps * (1.0 + rows * apart.products / of_pass)
+        return 1.0 + along + rows * apart.products_at_end / of_pass
+
+    def confirm(self, problem: PairProblem) -> None:
+        """Compares what single target positions give with forward mode.
+
+        Raises:
+            DoesNotApply: they disagree, or torch cannot differentiate the segment.
+        """
+        super().confirm_either_way(problem)
+        path = self.path_of(problem)
+        apart = self._taken_apart(problem, path)
+        rows = self._to_try(self.every_row(problem))
+        total = self._at(rows.numbers, problem, path, _SOMEWHERE, apart).sum(-1)
+        along = path.along(_SOMEWHERE).flatten(0, 1)[rows.numbers]
+        if not is_close(total, along):
+            raise DoesNotApply("single target positions disagree with forward mode")
+
+    def contributions(self, problem: PairProblem, tick: Tick = no_tick) -> Iterator[Contribution]:
+        clock = Clock(problem.z.device)
+        path = self.path_of(problem)
+        apart = self._taken_apart(problem, path)
+        reading = clock.seconds()
+        rule, _ = self.placed(problem, path)
+
+        def trial(rows: Rows) -> None:
+            for _ in self.entries(self._blocks(rows, problem, path, rule, apart), rows):
+                pass
+
+        rows = self.drawn(problem, self.every_row(problem), reading, trial)
+        clock = Clock(problem.z.device)
+        total = problem.y.new_zeros(len(rows.numbers), problem.n_targets)
+
+        def blocks() -> Iterator[tuple[slice, Tensor]]:
+            for span, a in self._blocks(rows, problem, path, rule, apart):
+                total[span] = a.sum(-1)
+                yield span, a
+
+        yield from self.entries(blocks(), rows)
+        some = self.at_rows(rows, problem)
+        yield residual_of(self.on_rows(total, rows, problem), some)
+        self.took(problem, rows, reading, clock.seconds())
+        tick(self.cost(problem))
+
+    def _blocks(
+        self,
+        rows: Rows,
+        problem: PairProblem,
+        path: SourcePath,
+        rule: PathRule,
+        apart: RowTangents,
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """A `[n, i, j]` at a few of some target positions at a time."""
+        each = (apart.n_sums + problem.n_targets) * problem.n_sources * problem.z.element_size()
+        most = max(1, min(self.context.sums.free, _BYTES) // each)
+        for start in range(0, len(rows.numbers), most):
+            span = slice(start, min(start + most, len(rows.numbers)))
+            yield span, self._at(rows.numbers[span], problem, path, rule, apart)
+
+    @staticmethod
+    def _at(
+        numbers: Tensor, problem: PairProblem, path: SourcePath, rule: PathRule, apart: RowTangents
+    ) -> Tensor:
+        """A `[n, i, j]` at target positions with these numbers."""
+        assert path.recorded is not None
+        n_positions = problem.y.shape[1]
+        points = ((weight, path.path.at(u)) for u, weight in zip(*rule, strict=True))
+        together = 1 if problem.z.device.type == "cpu" else _TOGETHER
+        return apart.at(
+            numbers // n_positions, numbers % n_positions, points, path.displacement,
+            path.recorded, together,
+        )  # fmt: skip
