@@ -79,6 +79,8 @@ class Differentiating(PassMethod):
         problem, path = self.looked_at(problem, path)
         seed = self.context.seed
         placed = nodes_for(problem, path, tolerance, options.n_steps, seed, self.time_left)
+        if self._last_rule is not None and placed.error > tolerance and not self.time_left():
+            return self._last_rule  # what was placed in time is better than what was broken off
         self._last_rule = placed.rule
         self.n_steps_used = max(len(placed.rule.nodes), self.n_steps_used)
         self.worst_error = max(placed.error, self.worst_error)
