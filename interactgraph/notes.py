@@ -14,6 +14,7 @@ __all__ = [
     "attention_mask_used",
     "baseline_outside",
     "does_not_add_up",
+    "drivers_of_drawn",
     "edges_dropped",
     "ended_by_time",
     "ended_early",
@@ -116,6 +117,15 @@ def attention_mask_ignored() -> str:
 def names_left_over(n_names: int, n_samples: int) -> str:
     """`groups` has not one name for each sample."""
     return f"groups names {n_names} samples and the data has {n_samples}: is it shifted?"
+
+
+def drivers_of_drawn(pair: str) -> str:
+    """What shares of samples are where target positions were drawn."""
+    return (
+        f"{pair}: the samples that drive the strongest edges (graph.drivers) are those among the "
+        "drawn target positions, and their shares count these alone: all positions of a sample "
+        "contribute more"
+    )
 
 
 def never_drawn(pair: str, number: int, n_features: int, share: float) -> str:

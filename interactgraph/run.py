@@ -149,8 +149,9 @@ def interaction_graph(
             its worth, mixed with uniform), "uniform", or "signs": `sources` Rademacher probes
             (Hutchinson 1990) over target positions, for strengths=("rms",) in reverse mode.
         positions: target positions drawn for each sample, without repeats, all edges of each: for
-            averages over positions where a closed form gives single ones, as it does for blocks
-            that `freeze` leaves one nonlinearity. Standard errors include the draws. None: all.
+            averages over positions where single ones can be computed, as in a block of a
+            transformer, and for less where `freeze` leaves it one nonlinearity. Standard errors
+            include the draws. None: all.
         max_edges: keeps so many edges of each pair, the strongest ones (by the first strength), as
             sparse matrices, and adds up sparsely: for dictionaries of many features, whose matrix
             of all edges would not fit. Sums of four times as many edges are kept on the way; where
@@ -181,8 +182,8 @@ def interaction_graph(
             is, its activations drown those of the others.
         examples: keeps for every feature the samples on which it is most active
             (`graph.examples`) and those that drive its strongest edges (`graph.drivers`; not with
-            `max_edges`, nor of pairs whose target positions are drawn). False saves up to a third
-            of the time of short runs.
+            `max_edges`; where target positions are drawn, by what these alone contribute, which is
+            less than all of a sample does). False saves up to a third of the time of short runs.
         labels: {layer: one label for each feature}.
         forward: `forward(model, batch)` calls the model on a batch.
         device: where to compute; a model elsewhere is copied there.

@@ -13,7 +13,7 @@ from torch import nn
 
 import interactgraph as itg
 from interactgraph import InteractGraphWarning, notes
-from interactgraph.attribution.methods import sampled_columns
+from interactgraph.attribution.methods import nodes_in_time
 from interactgraph.features import PCA, Dictionary
 
 PROVOKED = {}  # name of the note -> (what makes such a graph, words of the note)
@@ -124,6 +124,12 @@ def names_left_over():
     return run(perceptron(), [x()], ["input", "0"], groups=[0, 1] * 7)
 
 
+@provokes("drivers_of_drawn", "their shares count these alone")
+def drivers_of_drawn():
+    model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
+    return run(model, [torch.randn(4, 5, 4)], ["0", "2"], positions=2)
+
+
 @provokes("never_drawn", "source features were never drawn, which make")
 def never_drawn():
     model = nn.Sequential(nn.Linear(40, 6), nn.GELU(), nn.Linear(6, 3))
@@ -221,7 +227,7 @@ def all_zero():
 
 @provokes("no_time", "time_budget leaves no time for more")
 def no_time():
-    with mock.patch.object(sampled_columns, "_PLACING", 0.0):
+    with mock.patch.object(nodes_in_time, "_PLACING_FIRST", 0.0):
         model, options = normalised(), {"time_budget": 5.0, "engine": "forward"}
         return run(model, [x()], ["0", "3"], **options)
 

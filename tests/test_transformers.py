@@ -182,6 +182,29 @@ def test_frozen_blocks_come_apart(name, monkeypatch):
         )  # fmt: skip
 
 
+@pytest.mark.parametrize("name", [*FAMILIES, *PLAIN])
+def test_single_target_positions(name):
+    """All of them together are what passes give, where a block comes apart into positions."""
+    model, layers = small(name)
+    data = [
+        tokens(2, 5),
+        {**tokens(2, 4), "attention_mask": torch.tensor([[1] * 4, [1] * 3 + [0]])},
+    ]
+    options = {"tolerance": None, "n_steps": 4, "progress": False}
+    if name in ("Mamba", "Mixtral"):  # a state carries positions; experts are chosen by positions
+        with pytest.raises(
+            itg.InputError, match=r"cannot be drawn: .*(not computed alone|cannot be recorded)"
+        ):
+            itg.interaction_graph(model, data, layers, positions=5, **options)
+        return
+    graph = itg.interaction_graph(model, data, layers, positions=5, **options)
+    assert graph.metadata["plans"][0]["method"] == "drawn_positions_on_path"
+    passes = itg.interaction_graph(model, data, layers, engine="forward", **options)
+    (pair,) = graph.pairs
+    # Some models normalise in single precision, whatever they are in.
+    torch.testing.assert_close(graph.weights(*pair), passes.weights(*pair), rtol=1e-6, atol=1e-9)
+
+
 @pytest.mark.parametrize("what", [("attention", "layernorm"), ()], ids=["frozen", "free"])
 @pytest.mark.parametrize("name", [name for name in FAMILIES if name not in ("Bert", "T5Encoder")])
 def test_targets_do_not_depend_on_later_positions(name, what):

@@ -43,8 +43,7 @@ class Accumulator:
         device: of the sums.
         memory: that the sums of all pairs share.
         drawn: source features may be drawn, which takes memory of its own.
-        strongest: the samples that drive every feature's strongest edge; None: nobody asks, or
-            single samples are estimated.
+        strongest: the samples that drive every feature's strongest edge; None: nobody asks.
         most: edges of which sums are kept, sparsely; None: of all, in dense tables.
         tables: by group and fold, in order of appearance.
         completeness: of everything that was added.
@@ -155,10 +154,12 @@ class Accumulator:
             positions = take(self._positions[entries.samples])
             if len(positions):
                 self.tables[key].add(sums, positions, entries.rows, entries.columns)
-        if entries.is_estimate:
-            self.strongest = None  # the largest of estimates are those that are furthest off
         if self.strongest is not None:
             x, numbers = entries.sums[self.strengths[0].name], self._numbers[entries.samples]
+            if entries.weights is not None:
+                # What was seen of a sample is less than all of it. The largest of estimates would
+                # be those that are furthest off.
+                x = x / entries.weights[:, None, None].to(x)
             totals = self._totals(entries.rows, entries.columns)
             self.strongest.add(x, totals, entries.rows, entries.columns, numbers)
 
@@ -321,8 +322,6 @@ class Accumulator:
             if key not in self.tables:
                 self._open(key)
             self.tables[key].gather(world)
-        if not all(world.gather(self.strongest is not None)):
-            self.strongest = None
         if self.strongest is not None:
             self.strongest.gather(world, self._totals(slice(None), slice(None)))
         completeness = self.completeness
@@ -349,9 +348,7 @@ class Accumulator:
     def restore(self, state: dict[str, Any]) -> None:
         """Goes back to what `state` gave."""
         self.completeness = Completeness(*state["completeness"])
-        if state["strongest"] is None:
-            self.strongest = None
-        elif self.strongest is not None:
+        if self.strongest is not None:
             self.strongest.restore(state["strongest"])
         for group, fold, sums, outer in state["tables"]:
             key = (group, fold)

@@ -21,14 +21,15 @@ class Entries(NamedTuple):
         samples: which samples of the batch.
         rows: which target features.
         columns: which source features.
-        is_estimate: whether X_b is an estimate for each sample, from some of its positions.
+        weights: that the sum over the drawn positions of each sample was multiplied with, `[b]`;
+            None: all positions were added.
     """
 
     sums: Mapping[str, Tensor]
     samples: slice = slice(None)
     rows: slice = slice(None)
     columns: slice = slice(None)
-    is_estimate: bool = False
+    weights: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -103,8 +103,8 @@ class _Side:
     def insert(self, features: Tensor, numbers: Tensor, amounts: Tensor) -> None:
         """Takes in single contributions, `[n]` each, of samples that are not among the kept ones.
 
-        Samples come again in later passes over the data; they contribute the same then, as what is
-        estimated of single samples is not looked at.
+        Samples come again in later passes over the data; they contribute the same then, unless
+        other positions of them are drawn.
         """
         fresh = ~(self.samples[:, features] == numbers).any(0)
         some, group = features[fresh].unique(return_inverse=True)

@@ -31,7 +31,8 @@ import torch
 from torch import Tensor
 
 from .derivatives import ANY_FAILURES
-from .factored_tangents import Factored, NotFactored, Term, Walk, moved_source
+from .factored_tangents import Walk
+from .factors import Factored, NotFactored, Term, moved_source
 from .rounding import is_close
 from .secant_lines import SecantFunction
 from .structure import Constants, Structure

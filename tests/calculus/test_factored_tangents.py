@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from interactgraph.calculus.factored_tangents import Factored, NotFactored, Term, Walk, axes_of
+from interactgraph.calculus.factored_tangents import Walk
+from interactgraph.calculus.factors import Factored, NotFactored, Term, axes_of
 from interactgraph.calculus.position_factors import FeatureFactors, factor_sizes, factors_of
 from interactgraph.calculus.structure import NoClosedForm, read_structure
 from interactgraph.calculus.tape import record

@@ -55,6 +55,11 @@ class Chosen(nn.Module):
         if self.way == "half":
             half = x[..., ::2]
             return self.mix(torch.cat([half, half], -1)).relu() - x[..., 0][..., None]
+        if self.way == "unbound":
+            a, b = torch.tanh(self.mix(x)).unflatten(-1, (2, 3)).unbind(-2)
+            return torch.cat([a * b, b.sum(-1, True) - a], -1)
+        if self.way == "detached":
+            return torch.tanh(self.mix(x)) * x.detach() + self.mix(torch.tanh(x).detach() * x)
         if self.way == "none":
             return torch.tanh(self.mix(x))
         if self.way == "samples":
@@ -136,7 +141,7 @@ def test_a_mask_of_the_batch():
     check(masked, z)
 
 
-@pytest.mark.parametrize("way", ["mean", "two sides", "half", "none"])
+@pytest.mark.parametrize("way", ["mean", "two sides", "half", "unbound", "detached", "none"])
 def test_other_operations(way):
     torch.manual_seed(0)
     check(Chosen(way).double(), samples())

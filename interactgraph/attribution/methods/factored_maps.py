@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from ...calculus.factored_tangents import NotFactored
+from ...calculus.factors import NotFactored
 from ...calculus.position_factors import (
     FeatureFactors,
     PositionFactors,

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor
 
+from ...calculus.factors import NotFactored
 from ...calculus.path import PathRule
 from ...calculus.position_factors import products_of_pass
-from ...calculus.rounding import is_close
+from ...calculus.rounding import is_close, tolerance
 from ...calculus.row_tangents import NotRowwise, RowTangents
 from ...calculus.tape import Tape
 from ...layers import PairProblem
@@ -82,6 +84,16 @@ class PathPositions(PositionDraws, NodesInTime):
         along = self.n_steps * (1.0 + rows * apart.products / of_pass)
         return 1.0 + along + rows * apart.products_at_end / of_pass
 
+    def working_bytes(self, problem: PairProblem) -> int:
+        held = int(self.segment_footprint(problem).total * problem.n_samples)
+        return held + (self._bytes_of_row(problem, self._last[1]) if self._last else 0)
+
+    @staticmethod
+    def _bytes_of_row(problem: PairProblem, apart: RowTangents) -> int:
+        """Memory of the sums at one target position."""
+        numbers = (apart.n_sums + problem.n_targets) * problem.n_sources
+        return numbers * problem.z.element_size()
+
     def confirm(self, problem: PairProblem) -> None:
         """Compares what single target positions give with forward mode.
 
@@ -94,7 +106,8 @@ class PathPositions(PositionDraws, NodesInTime):
         rows = self._to_try(self.every_row(problem))
         total = self._at(rows.numbers, problem, path, _SOMEWHERE, apart).sum(-1)
         along = path.along(_SOMEWHERE).flatten(0, 1)[rows.numbers]
-        if not is_close(total, along):
+        single = tolerance("segment", torch.float32)  # which a part of a wider model may be in
+        if not is_close(total, along, single):
             raise DoesNotApply("single target positions disagree with forward mode")
 
     def contributions(self, problem: PairProblem, tick: Tick = no_tick) -> Iterator[Contribution]:
@@ -112,16 +125,20 @@ class PathPositions(PositionDraws, NodesInTime):
         clock = Clock(problem.z.device)
         total = problem.y.new_zeros(len(rows.numbers), problem.n_targets)
 
+        cost = self.cost(problem)
+
         def blocks() -> Iterator[tuple[slice, Tensor]]:
             for span, a in self._blocks(rows, problem, path, rule, apart):
                 total[span] = a.sum(-1)
                 yield span, a
+                tick(cost * (span.stop - span.start) / len(total))
 
         yield from self.entries(blocks(), rows)
         some = self.at_rows(rows, problem)
         yield residual_of(self.on_rows(total, rows, problem), some)
         self.took(problem, rows, reading, clock.seconds())
-        tick(self.cost(problem))
+        if not len(total):
+            tick(cost)
 
     def _blocks(
         self,
@@ -132,7 +149,7 @@ class PathPositions(PositionDraws, NodesInTime):
         apart: RowTangents,
     ) -> Iterator[tuple[slice, Tensor]]:
         """A `[n, i, j]` at a few of some target positions at a time."""
-        each = (apart.n_sums + problem.n_targets) * problem.n_sources * problem.z.element_size()
+        each = self._bytes_of_row(problem, apart)
         most = max(1, min(self.context.sums.free, _BYTES) // each)
         for start in range(0, len(rows.numbers), most):
             span = slice(start, min(start + most, len(rows.numbers)))
@@ -147,7 +164,10 @@ class PathPositions(PositionDraws, NodesInTime):
         n_positions = problem.y.shape[1]
         points = ((weight, path.path.at(u)) for u, weight in zip(*rule, strict=True))
         together = 1 if problem.z.device.type == "cpu" else _TOGETHER
-        return apart.at(
-            numbers // n_positions, numbers % n_positions, points, path.displacement,
-            path.recorded, together,
-        )  # fmt: skip
+        try:
+            return apart.at(
+                numbers // n_positions, numbers % n_positions, points, path.displacement,
+                path.recorded, together,
+            )  # fmt: skip
+        except (NotFactored, NotRowwise) as error:
+            raise DoesNotApply(str(error)) from error

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ...layers import PairProblem
+from ...notes import drivers_of_drawn
 from ..sums.strength_sums import at_least_single
 from .method import PairContext
 from .nodes_in_time import Clock
@@ -42,6 +43,13 @@ class PositionDraws(TargetRows):
         self._of_draws, self._n_told = 0.0, 0  # variance of X that draws add; samples that tell it
         self._available: Sequence[int] = ()  # positions of each sample at hand
         self._squares = torch.zeros(())  # sum of x^2 over the positions of samples at hand
+
+    @property
+    def notes(self) -> dict[str, str]:
+        found = dict(super().notes)
+        if self.is_random and self.context.options.examples:
+            found["drivers"] = drivers_of_drawn(self.context.name)
+        return found
 
     @property
     def is_random(self) -> bool:

@@ -108,12 +108,11 @@ class TargetRows(Method):
                 # A of one position is a view of what the next block overwrites.
                 pending = {} if ends else {name: x.clone() for name, x in sums.items()}
                 if ends:
-                    weights = rows.weights[samples]
-                    drawn = any(weight != 1.0 for weight in weights)
-                    if drawn:
-                        by = torch.tensor(weights, dtype=torch.float64)[:, None, None]
-                        sums = {name: x * by.to(x) for name, x in sums.items()}
-                    yield Entries(sums, samples, is_estimate=drawn)
+                    by = None
+                    if any(weight != 1.0 for weight in rows.weights[samples]):
+                        by = torch.tensor(rows.weights[samples], dtype=torch.float64)
+                        sums = {name: x * by[:, None, None].to(x) for name, x in sums.items()}
+                    yield Entries(sums, samples, weights=by)
 
     def look(self, a: Tensor) -> None:
         """Looks at A of some positions of samples at hand, `[b, n, i, j]`."""

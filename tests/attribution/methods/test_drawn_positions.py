@@ -163,9 +163,19 @@ def test_gated_perceptrons_have_no_closed_form():
     assert plan_of(graph)["method"] == "drawn_positions_on_path"
 
 
-def test_samples_that_drive_edges_are_not_told_by_a_few_positions():
+def test_samples_that_drive_edges_count_with_what_was_drawn():
+    """Never more than all positions of a sample contribute, as estimates of samples could be."""
     net, data = network(Block()), [samples(5, 6)]
-    assert not run(net, data, positions=2).drivers
+    some, alone = run(net, data, positions=2), run(net, data, groups=list(range(5)))
+    assert any("their shares count these alone" in note for note in some.metadata["notes"])
+    of_sample = torch.stack([alone.groups[str(b)].weights(*PAIR).square() for b in range(5)])
+    drivers = some.drivers[PAIR][0]
+    targets = torch.arange(WIDTH)
+    every = some.weights(*PAIR).square()[targets, drivers.partners] * 5
+    for k in range(3):
+        amount = drivers.shares[k] * every
+        assert (amount <= of_sample[drivers.samples[k], targets, drivers.partners] + 1e-6).all()
+        assert (amount > 0).all()
     whole, every = run(net, data), run(net, data, positions=6, target_error=1e-3)
     assert every.metadata["n_passes"] == 1  # nothing was left to chance
     for one, other in zip(every.drivers[PAIR], whole.drivers[PAIR], strict=True):

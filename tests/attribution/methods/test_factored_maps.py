@@ -9,7 +9,7 @@ from torch import nn
 import interactgraph as itg
 from interactgraph.attribution import planner
 from interactgraph.attribution.methods.factored_maps import FactoredMaps, Rows
-from interactgraph.calculus import factored_tangents
+from interactgraph.calculus import factored_operations
 from interactgraph.calculus.position_factors import FeatureFactors
 from interactgraph.calculus.tape import record
 
@@ -253,7 +253,7 @@ def test_operations_that_are_called_otherwise(monkeypatch):
     def unexpected(walk, node):
         raise IndexError("tuple index out of range")
 
-    monkeypatch.setitem(factored_tangents._OPERATIONS, "addmm", unexpected)
+    monkeypatch.setitem(factored_operations.OPERATIONS, "addmm", unexpected)
     graph = run(network(Block()), [samples()])
     assert method_of(graph) == "closed_columns"
 
