@@ -81,6 +81,7 @@ class TimeBudget:
         ratio: pair -> D / V, where it was measured.
         variances: pair -> relative variance of one draw, where it was measured.
         errors: pair -> relative error of its strengths when the time is over, as it seemed last.
+        drawn_errors: the part of it that is due to draws.
         n_read: samples that were read.
         samples_left: samples of the data after those at hand, about; None: not known.
         others: seconds that pairs without draws have taken.
@@ -94,6 +95,7 @@ class TimeBudget:
     ratio: dict[Pair, float] = field(default_factory=dict)
     variances: dict[Pair, float] = field(default_factory=dict)
     errors: dict[Pair, float] = field(default_factory=dict)
+    drawn_errors: dict[Pair, float] = field(default_factory=dict)
     n_read: int = 0
     samples_left: float | None = None
     others: float = 0.0
@@ -235,6 +237,7 @@ class TimeBudget:
             self.variances[pair] = of_draws * costs.n_draws / size
             share = min(self.elapsed / self.seconds, 1.0)
             self.errors[pair] = math.sqrt((between + of_draws) / size * share)
+            self.drawn_errors[pair] = math.sqrt(of_draws / size * share)
 
     def sources_per_sample(self, pair: Pair) -> float:
         """Draws for each sample, on average."""
@@ -251,7 +254,7 @@ class TimeBudget:
         costs = [[*pair, *astuple(cost)] for pair, cost in self.costs.items()]
         tables = (
             [[*pair, x] for pair, x in table.items()]
-            for table in (self.ratio, self.variances, self.errors)
+            for table in (self.ratio, self.variances, self.errors, self.drawn_errors)
         )
         return [self.elapsed, self.n_read, self.others, costs, *tables]
 
@@ -260,6 +263,6 @@ class TimeBudget:
         elapsed, self.n_read, self.others, costs, *tables = state
         self.started -= elapsed
         self.costs = {(a, b): _Costs(*cost) for a, b, *cost in costs}
-        self.ratio, self.variances, self.errors = (
+        self.ratio, self.variances, self.errors, self.drawn_errors = (
             {(a, b): x for a, b, x in table} for table in tables
         )

@@ -39,10 +39,12 @@ class AdaptiveRule(NamedTuple):
     Attributes:
         rule: of the path.
         error: estimated relative error, the largest of all directions.
+        steps: the rules on the way, of ever more nodes, with their errors; the last one is `rule`.
     """
 
     rule: PathRule
     error: float
+    steps: tuple[tuple[PathRule, float], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +114,7 @@ def adaptive_rule(
     """
     panels = [_Panel(0.0, 1.0, derivative)]
     change = change.double()
+    steps: list[tuple[PathRule, float]] = []
     while True:
         scale = _norm(torch.stack([panel.refined for panel in panels]).sum(0))
         scale = torch.where(scale > 0, scale, 1.0)
@@ -123,12 +126,13 @@ def adaptive_rule(
         known = torch.linalg.vector_norm(missed) / _positive(torch.linalg.vector_norm(change))
         estimated = float(torch.maximum(together, sizes.square().sum(0).sqrt()).max())
         error = max(estimated, float(known))
+        nodes, weights = zip(*(panel.rule for panel in panels), strict=True)
+        steps.append((PathRule(tuple(chain(*nodes)), tuple(chain(*weights))), error))
         if not error > tolerance or _NODES * (len(panels) + 1) > most or not time_left():
             break
         worst = int(sizes.amax(1).argmax())
         panels[worst : worst + 1] = panels[worst].halves
-    nodes, weights = zip(*(panel.rule for panel in panels), strict=True)
-    return AdaptiveRule(PathRule(tuple(chain(*nodes)), tuple(chain(*weights))), error)
+    return AdaptiveRule(*steps[-1], tuple(steps))
 
 
 def _norm(x: Tensor) -> Tensor:

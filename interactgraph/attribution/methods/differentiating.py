@@ -45,6 +45,7 @@ class Differentiating(PassMethod):
         self.n_batches_seen = 0
         self.worst_error = 0.0
         self._last_rule: PathRule | None = None
+        self._steps: tuple[tuple[PathRule, float], ...] = ()  # on the way to it
 
     # --- path nodes ------------------------------------------------------------------------------
 
@@ -81,7 +82,7 @@ class Differentiating(PassMethod):
         placed = nodes_for(problem, path, tolerance, options.n_steps, seed, self.time_left)
         if self._last_rule is not None and placed.error > tolerance and not self.time_left():
             return self._last_rule  # what was placed in time is better than what was broken off
-        self._last_rule = placed.rule
+        self._last_rule, self._steps = placed.rule, placed.steps
         self.n_steps_used = max(len(placed.rule.nodes), self.n_steps_used)
         self.worst_error = max(placed.error, self.worst_error)
         return placed.rule
