@@ -11,7 +11,10 @@ from torch import nn
 import interactgraph as itg
 from interactgraph import InteractGraphError
 from interactgraph.attribution import time_budget as module
+from interactgraph.attribution.methods import differentiating
+from interactgraph.attribution.methods.nodes_in_time import NodesInTime
 from interactgraph.attribution.methods.sampled_columns import SampledColumns
+from interactgraph.attribution.path_nodes import nodes_for
 from interactgraph.attribution.time_budget import TimeBudget
 
 
@@ -38,6 +41,30 @@ def test_all_of_all_where_there_is_time():
         found.standard_error("0", "5"), exact.standard_error("0", "5"), rtol=0.03, atol=0
     )
     assert not found.notes
+
+
+@pytest.mark.parametrize("drawn", [0.0, 0.05, 50.0])
+def test_as_many_nodes_as_draws_can_tell_apart(drawn, monkeypatch):
+    """Of the rules that were tried, that of the smallest error of integral and draws together."""
+
+    def learn(self, pair, *parts):
+        self.errors[pair] = self.drawn_errors[pair] = drawn
+
+    monkeypatch.setattr(TimeBudget, "learn", learn)
+    monkeypatch.setattr(NodesInTime, "looks_again", property(lambda self: False))
+    tried = []
+    monkeypatch.setattr(
+        differentiating, "nodes_for", lambda *args: tried.append(nodes_for(*args)) or tried[-1]
+    )
+    found = run(time_budget=600, tolerance=1e-6, n_steps=256)
+    ((rule, _, steps),) = tried
+    n = len(rule.nodes)
+    best = min(steps, key=lambda step: step[1] ** 2 + drawn**2 * len(step[0].nodes) / n)
+    used = found.metadata["plans"][0]["n_steps_used"]
+    assert used == len(best[0].nodes)
+    assert (used == n) == (drawn == 0)
+    assert (used == 4) == (drawn == 50)
+    assert any("the path integral is off" in note for note in found.notes) == (drawn > 0)
 
 
 class Clock:

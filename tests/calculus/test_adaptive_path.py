@@ -35,7 +35,7 @@ def found(function, change, tolerance, most=64):
 @pytest.mark.parametrize("name", list(FUNCTIONS))
 def test_below_the_tolerance_with_few_nodes(name, tolerance):
     function, change = FUNCTIONS[name]
-    rule, error = found(function, change, tolerance)
+    rule, error, _ = found(function, change, tolerance)
     integral = sum(weight * function(u) for u, weight in zip(*rule, strict=True))
     assert abs(integral - change) <= tolerance * change
     assert error <= tolerance
@@ -45,7 +45,7 @@ def test_below_the_tolerance_with_few_nodes(name, tolerance):
 
 
 def test_what_cannot_be_reached_is_told():
-    rule, error = found(lambda u: float(u > 0.3), 0.7, 1e-9)
+    rule, error, _ = found(lambda u: float(u > 0.3), 0.7, 1e-9)
     assert len(rule.nodes) == 64
     assert error > 1e-9
 
@@ -57,7 +57,7 @@ def test_a_direction_of_its_own_is_seen():
         bend = 1e-8 / (u**2 + 1e-8) ** 1.5
         return torch.tensor([[1.0], [bend]])
 
-    rule, error = adaptive_rule(parts, torch.tensor([1.0]), 0.02, 64)
+    rule, error, _ = adaptive_rule(parts, torch.tensor([1.0]), 0.02, 64)
     assert len(rule.nodes) > 8
     integral = sum(float(parts(u)[1]) * w for u, w in zip(*rule, strict=True))
     assert error <= 0.02
@@ -75,6 +75,16 @@ def test_normalisations_of_any_scale(exponent, power):
         return power * ratio ** (power / 2) * eps**2 / (u * (u**2 + eps**2)) if u else 0.0
 
     change = (1 / (1 + eps**2)) ** (power / 2)
-    rule, _ = found(function, change, 0.02)
+    rule, *_ = found(function, change, 0.02)
     integral = sum(weight * function(u) for u, weight in zip(*rule, strict=True))
     assert abs(integral - change) <= 0.021 * change
+
+
+def test_the_rules_on_the_way():
+    function, change = FUNCTIONS["bends at both ends"]
+    rule, error, steps = found(function, change, 1e-4)
+    assert steps[-1] == (rule, error)
+    assert [len(each.nodes) for each, _ in steps] == list(range(4, len(rule.nodes) + 4, 4))
+    for each, told in steps:
+        integral = sum(weight * function(u) for u, weight in zip(*each, strict=True))
+        assert abs(integral - change) <= max(told, 1e-12) * change * (1 + 1e-6)
