@@ -65,13 +65,17 @@ class NullScores:
 
     @classmethod
     def of(cls, scores: Sequence[float]) -> NullScores:
-        """From z of networks without modules; with one, whose spread is unknown, that is one."""
+        """From z of networks without modules.
+
+        z is divided by its own standard deviation, so that its variance is one at least; a smaller
+        one among few scores is chance.
+        """
         z = [score for score in scores if math.isfinite(score)]
         n = len(z)
         if not n:
             return cls(math.nan, math.nan)
-        spread = float(np.var(z, ddof=1)) if n > 1 else 1.0
-        return cls(float(np.mean(z)), max(spread, _ROUNDING) * (1 + 1 / n), n)
+        spread = max(1.0, float(np.var(z, ddof=1))) if n > 1 else 1.0
+        return cls(float(np.mean(z)), spread * (1 + 1 / n), n)
 
     @property
     def freedom(self) -> float:
@@ -89,7 +93,6 @@ class NullScores:
 
 
 STANDARD_NORMAL = NullScores()
-_ROUNDING = 1e-12
 
 
 def held_out_test(
