@@ -205,7 +205,7 @@ def held_fixed() -> str:
 
 def no_time() -> str:
     """How `path_off` ends where the time of a budget is better spent on draws than on nodes."""
-    return "; time_budget leaves no time for more, which is little beside what draws leave open"
+    return "; time_budget leaves no time for more, which would be taken from the draws"
 
 
 def large_residual(pair: str, residual: float, help: str) -> str:

@@ -505,7 +505,11 @@ class Walk:
         if factor != 1.0:
             y = Factored(axes, tuple(replace(t, u=t.u * factor) for t in y.terms))
         by_key: dict[Hashable, Term] = {}
+        shapes: dict[Hashable, torch.Size] = {}
         for t in (*x.terms, *y.terms):
+            # The same numbers along other axes, as where every position meets every other one.
+            if shapes.setdefault(t.key, t.c.shape) != t.c.shape:
+                t = replace(t, key=(t.key, *t.c.shape))
             known = t.key if t.w is None else (t.key, id(t.w))
             same = by_key.get(known)
             by_key[known] = t if same is None else replace(t, u=same.u + t.u)

@@ -77,6 +77,13 @@ def _mul(at: Dense, node: Node, layout: Layout) -> Tensor:
     return total
 
 
+def _div(at: Dense, node: Node, layout: Layout) -> Tensor:
+    a, b = node.args[:2]
+    if at.moves(b) or len(node.args) > 2 or node.kwargs:
+        return pointwise(at, node, layout)
+    return at.tangent_of_operand(a, layout) / at.operand(b, layout)
+
+
 def pointwise(at: Dense, node: Node, layout: Layout) -> Tensor:
     """By the slope in each of the operands that move."""
     assert node.function is not None
@@ -320,6 +327,7 @@ RULES: dict[str, _RuleOf] = {
     **dict.fromkeys(("permute", "transpose", "t"), _permute),
     **dict.fromkeys(("add", "sub"), _add),
     "mul": _mul,
+    "div": _div,
     **dict.fromkeys(("mm", "addmm"), _mm),
     "bmm": _bmm,
     **dict.fromkeys(("_softmax", "_safe_softmax"), _softmax),

@@ -126,7 +126,8 @@ class RowTangents:
         if node.name in ("add", "sub", *VIEWS, "permute", "transpose", "t"):
             return True
         if node.name in ("mm", "addmm", "mul", "div"):
-            return len(moving) == 1 and not (node.name == "div" and moving[0] is not node.args[0])
+            simple = node.name != "div" or (moving == [node.args[0]] and not node.kwargs)
+            return len(moving) == 1 and simple
         return False
 
     def _try_out(self) -> None:

@@ -43,7 +43,7 @@ def test_all_of_all_where_there_is_time():
     assert not found.notes
 
 
-@pytest.mark.parametrize("drawn", [0.0, 0.01, 50.0])
+@pytest.mark.parametrize("drawn", [0.0, 0.01, 500.0])
 def test_as_many_nodes_as_draws_can_tell_apart(drawn, monkeypatch):
     """Of the rules that were tried, that of the smallest error of integral and draws together."""
 
@@ -59,11 +59,11 @@ def test_as_many_nodes_as_draws_can_tell_apart(drawn, monkeypatch):
     found = run(time_budget=600, tolerance=1e-6, n_steps=256)
     ((rule, _, steps),) = tried
     n = len(rule.nodes)
-    best = min(steps, key=lambda step: step[1] ** 2 + drawn**2 * len(step[0].nodes) / n)
+    best = min(steps, key=lambda step: 4 * step[1] ** 2 + drawn**2 * len(step[0].nodes) / n)
     used = found.metadata["plans"][0]["n_steps_used"]
     assert used == len(best[0].nodes)
     assert (used == n) == (drawn == 0)
-    assert (used == 4) == (drawn == 50)
+    assert (used == 4) == (drawn == 500)
     assert any("the path integral is off" in note for note in found.notes) == (drawn > 0)
 
 
@@ -236,7 +236,8 @@ def test_rows_where_they_cost_less():
     model = nn.Sequential(nn.Linear(4, 60), nn.LayerNorm(60), nn.Tanh(), nn.Linear(60, 2))
     data = list(torch.randn(8000, 4).split(8))
     graph = itg.interaction_graph(model, data, ["0", "3"], progress=False, time_budget=0.5)
-    assert graph.metadata["plans"][0]["engine"] == "reverse"
+    (plan,) = graph.metadata["plans"]
+    assert plan["engine"] == "reverse" or plan["positions_per_sample"] == 1  # the only one
     assert graph.metadata["n_samples"] < 8000
     assert any("ended the run" in note for note in graph.notes)
 

@@ -55,6 +55,16 @@ class Chosen(nn.Module):
         if self.way == "half":
             half = x[..., ::2]
             return self.mix(torch.cat([half, half], -1)).relu() - x[..., 0][..., None]
+        if self.way == "graph attention":
+            a, b = (x @ self.mix.weight[:2].mT).unbind(-1)
+            scores = F.leaky_relu(a[:, :, None] + b[:, None])
+            return scores.softmax(-1) @ self.mix(x)
+        if self.way == "distances":
+            q, k = self.mix(x), x[..., :1] * self.mix.weight[:, 0]
+            scores = -((q[:, :, None] - k[:, None]) ** 2).sum(-1)
+            return scores.softmax(-1) @ x
+        if self.way == "divided":
+            return (x + torch.tanh(self.mix(x))) / 2**0.5 / (1 + self.mix.weight[0].abs())
         if self.way == "unbound":
             a, b = torch.tanh(self.mix(x)).unflatten(-1, (2, 3)).unbind(-2)
             return torch.cat([a * b, b.sum(-1, True) - a], -1)
@@ -141,7 +151,13 @@ def test_a_mask_of_the_batch():
     check(masked, z)
 
 
-@pytest.mark.parametrize("way", ["mean", "two sides", "half", "unbound", "detached", "none"])
+@pytest.mark.parametrize(
+    "way",
+    [
+        "mean", "two sides", "half", "unbound", "detached", "none", "divided", "graph attention",
+        "distances",
+    ],
+)  # fmt: skip
 def test_other_operations(way):
     torch.manual_seed(0)
     check(Chosen(way).double(), samples())

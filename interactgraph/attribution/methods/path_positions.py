@@ -11,15 +11,17 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ...calculus.factors import NotFactored
+from ...calculus.derivatives import ANY_FAILURES
 from ...calculus.path import PathRule
 from ...calculus.position_factors import products_of_pass
 from ...calculus.rounding import is_close, tolerance
 from ...calculus.row_tangents import NotRowwise, RowTangents
 from ...calculus.tape import Tape
+from ...errors import InteractGraphError
 from ...layers import PairProblem
 from ..completeness import residual_of
 from ..contributions import Contribution
+from ..segment_records import first_line
 from ..source_path import SourcePath
 from .method import DoesNotApply, PairContext, Tick, no_tick
 from .nodes_in_time import Clock, NodesInTime
@@ -29,7 +31,7 @@ from .target_rows import Rows
 __all__ = ["PathPositions"]
 
 _SOMEWHERE = PathRule((0.7,), (1.0,))  # a point that is neither end
-_TOGETHER = 16  # rows on an accelerator
+_CACHE, _BUSY = 1 << 22, 1 << 28  # bytes of rows together: on a CPU, on an accelerator
 _BYTES = 1 << 28  # of what is summed over the path at a time
 _SHARE = 8  # of the free memory that a matrix of all edges may take where few are kept
 
@@ -42,6 +44,7 @@ class PathPositions(PositionDraws, NodesInTime):
     def __init__(self, context: PairContext) -> None:
         super().__init__(context)
         self._last: tuple[Tape, RowTangents] | None = None
+        self._compared: RowTangents | None = None  # with forward mode
 
     def why_not(self, problem: PairProblem) -> str | None:
         obstacle = self.why_none_are_drawn()
@@ -101,19 +104,36 @@ class PathPositions(PositionDraws, NodesInTime):
             DoesNotApply: they disagree, or torch cannot differentiate the segment.
         """
         super().confirm_either_way(problem)
-        path = self.path_of(problem)
+        self._compare(problem, self.path_of(problem))
+
+    def _compare(self, problem: PairProblem, path: SourcePath) -> None:
+        """Compares a few target positions with forward mode, once for every record.
+
+        Along a random direction: two linear maps that agree on it are equal with probability one.
+
+        Raises:
+            DoesNotApply: they disagree.
+        """
         apart = self._taken_apart(problem, path)
-        rows = self._to_try(self.every_row(problem))
-        total = self._at(rows.numbers, problem, path, _SOMEWHERE, apart).sum(-1)
-        along = path.along(_SOMEWHERE).flatten(0, 1)[rows.numbers]
+        numbers = self._spread(self.every_row(problem))
+        if self._compared is apart or not len(numbers):
+            return
+        scale = problem.displacement.abs().mean() + 1e-3
+        noise = torch.randn(problem.z.shape, generator=torch.Generator().manual_seed(0))
+        tangent = noise.to(problem.z) * scale
+        found = self._at(numbers, problem, path, _SOMEWHERE, apart, tangent).sum(-1)
+        (u,) = _SOMEWHERE.nodes
+        along = path.linearize(u)(tangent[None])[0].flatten(0, 1)[numbers]
         single = tolerance("segment", torch.float32)  # which a part of a wider model may be in
-        if not is_close(total, along, single):
+        if not is_close(found, along, single):
             raise DoesNotApply("single target positions disagree with forward mode")
+        self._compared = apart
 
     def contributions(self, problem: PairProblem, tick: Tick = no_tick) -> Iterator[Contribution]:
         clock = Clock(problem.z.device)
         path = self.path_of(problem)
         apart = self._taken_apart(problem, path)
+        self._compare(problem, path)
         reading = clock.seconds()
         rule, _ = self.placed(problem, path)
 
@@ -157,17 +177,35 @@ class PathPositions(PositionDraws, NodesInTime):
 
     @staticmethod
     def _at(
-        numbers: Tensor, problem: PairProblem, path: SourcePath, rule: PathRule, apart: RowTangents
+        numbers: Tensor,
+        problem: PairProblem,
+        path: SourcePath,
+        rule: PathRule,
+        apart: RowTangents,
+        displacement: Tensor | None = None,
     ) -> Tensor:
-        """A `[n, i, j]` at target positions with these numbers."""
+        """A `[n, i, j]` at target positions with these numbers; of another displacement if given.
+
+        Raises:
+            DoesNotApply: an operation does otherwise than expected.
+        """
         assert path.recorded is not None
         n_positions = problem.y.shape[1]
         points = ((weight, path.path.at(u)) for u, weight in zip(*rule, strict=True))
-        together = 1 if problem.z.device.type == "cpu" else _TOGETHER
+        at_once = _CACHE if problem.z.device.type == "cpu" else _BUSY
+        together = max(1, at_once // PathPositions._bytes_of_row(problem, apart))
+        moved = path.displacement if displacement is None else displacement
         try:
             return apart.at(
-                numbers // n_positions, numbers % n_positions, points, path.displacement,
-                path.recorded, together,
+                numbers // n_positions, numbers % n_positions, points, moved, path.recorded,
+                together,
             )  # fmt: skip
-        except (NotFactored, NotRowwise) as error:
-            raise DoesNotApply(str(error)) from error
+        except InteractGraphError:
+            raise
+        except ANY_FAILURES as error:
+            raise DoesNotApply(f"single target positions fail ({first_line(error)})") from error
+
+    @property
+    def looks_again(self) -> bool:
+        """See `NodesInTime`; on every batch, where no time is set: a look takes few products."""
+        return not self.context.budget.is_set or super().looks_again

@@ -86,12 +86,12 @@ class PositionDraws(TargetRows):
         n, budget, pair = self.context.options.positions, self.context.budget, self.context.pair
         if n is None:
             each = 0.0
-            if pair not in budget.costs:
+            if not self._n_samples:  # by this method; another one may have served before
                 some = self._to_try(every)
                 clock = Clock(problem.z.device)
                 trial(some)
                 each = clock.seconds() / max(len(some.numbers), 1)
-            elif budget.learns(pair):
+            elif pair in budget.costs and budget.learns(pair):
                 self._learn()
             of_sample = reading / problem.n_samples
             n = budget.draws(pair, problem.n_samples, max(every.counts), of_sample, each)
@@ -123,6 +123,13 @@ class PositionDraws(TargetRows):
         sample = next(b for b, count in enumerate(every.counts) if count >= n)
         first = sum(every.counts[:sample])
         return Rows(every.numbers[first : first + n], [n], [1.0])
+
+    @staticmethod
+    def _spread(every: Rows) -> Tensor:
+        """Numbers of some positions from the first to the last one."""
+        n = len(every.numbers)
+        places = torch.linspace(0, max(n - 1, 0), min(_TRIED, n)).long()
+        return every.numbers[places.to(every.numbers.device)]
 
     def look(self, a: Tensor) -> None:
         if self.context.budget.is_set:

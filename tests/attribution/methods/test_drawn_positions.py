@@ -5,6 +5,7 @@ import torch
 from frozen_blocks import WIDTH, Block, Gated, network, samples
 
 import interactgraph as itg
+from interactgraph.attribution.methods import DoesNotApply
 from interactgraph.attribution.methods.drawn_positions import DrawnPositions
 from interactgraph.attribution.time_budget import TimeBudget
 
@@ -205,3 +206,26 @@ def test_a_batch_on_which_it_does_not_hold_is_computed_whole(monkeypatch):
     with pytest.warns(itg.InteractGraphWarning, match="drawn_positions_on_path"):
         graph = run(net, data, positions=6)
     torch.testing.assert_close(graph.weights(*PAIR), exact.weights(*PAIR), rtol=1e-3, atol=1e-5)
+
+
+def test_another_way_to_draw_positions_is_timed_by_itself(monkeypatch):
+    """Seconds of a draw in the closed form say nothing of what one costs elsewhere."""
+    net = network(Block())
+    data = [samples(8, 6, seed=seed) for seed in range(3)]
+    monkeypatch.setattr(DrawnPositions, "cost", lambda self, problem: 0.0)
+    contributions, draws, told = DrawnPositions.contributions, TimeBudget.draws, []
+
+    def later_not(self, problem, *args):
+        if self._n_samples >= 8:
+            raise DoesNotApply("it was enough")
+        return contributions(self, problem, *args)
+
+    def listen(self, pair, n_samples, n_features, a, b, *rest):
+        told.append(b)
+        return draws(self, pair, n_samples, n_features, a, b, *rest)
+
+    monkeypatch.setattr(DrawnPositions, "contributions", later_not)
+    monkeypatch.setattr(TimeBudget, "draws", listen)
+    with pytest.warns(itg.InteractGraphWarning, match="drawn_positions_on_path"):
+        run(net, data, time_budget=60)
+    assert sum(b > 0 for b in told) == 2

@@ -125,3 +125,48 @@ def test_two_blocks_have_no_single_positions():
     net = torch.nn.Sequential(*network(Block()), Block()).double()
     with pytest.raises(itg.InputError, match="are not computed alone: what all positions hold"):
         itg.interaction_graph(net, [samples()], ["0", "2"], positions=2, progress=False)
+
+
+class Branches(torch.nn.Module):
+    """Takes another way on batches of another length."""
+
+    def __init__(self):
+        super().__init__()
+        self.usual, self.other = Block(), Gated(causal=True)
+
+    def forward(self, x):
+        return self.usual(x) if x.shape[1] == 4 else self.other(x)
+
+
+def test_every_record_is_compared_with_forward_mode(monkeypatch):
+    """A batch on which it does not hold is computed whole, in time where there is an end."""
+    torch.manual_seed(0)
+    net, data = network(Branches()), [samples(2, 4), samples(2, 5), samples(2, 4, seed=3)]
+    exact = run(net, data, engine="forward")
+    at = RowTangents.at
+
+    def wrong(self, *args):
+        return at(self, *args) * (1.01 if self.target[1] == 5 else 1)
+
+    monkeypatch.setattr(RowTangents, "at", wrong)
+    with pytest.warns(itg.InteractGraphWarning, match="disagree with forward mode"):
+        graph = run(net, data, positions=9)
+    assert_same(graph, exact)
+
+
+def test_a_first_batch_without_positions():
+    net, data = network(Block()), [samples(2, 4), samples(3, 4, seed=2)]
+    options = {"position_mask": lambda x: torch.full(x.shape[:2], len(x) > 2)}
+    assert_same(
+        run(net, data, positions=4, **options), run(net, data, engine="forward", **options)
+    )  # fmt: skip
+
+
+def test_nodes_are_placed_on_every_batch():
+    torch.manual_seed(0)
+    net = network(Block())
+    data = [samples(2, 4), samples(2, 4, seed=2), 20 * samples(2, 4, seed=3)]
+    options = {"tolerance": 0.02, "n_steps": 64}
+    exact = run(net, data, engine="forward", **options)
+    graph = run(net, data, positions=4, **options)
+    torch.testing.assert_close(graph.weights(*PAIR), exact.weights(*PAIR), rtol=1e-3, atol=1e-4)
