@@ -67,6 +67,9 @@ def main() -> None:
         f"{min(drawn):g} to {max(drawn):g} {what} | {min(all_of_it):.1%} to {max(all_of_it):.1%} | "
         f"{min(beside):.1%} to {max(beside):.1%} | {max(unknown):.0%} | {peak:.1f} GiB |"
     )
+    nodes = [plan.get("n_steps_used", plan["n_steps"]) for plan in plans]
+    missed = max(graph.completeness.values())
+    print(f"path nodes {min(nodes)} to {max(nodes)}, completeness residual {missed:.2g} at most")
     rows = {line.split("|")[1].strip(): line for line in page.rows("gpt2")}
     rows[name] = row
     page.write("gpt2", [
