@@ -132,6 +132,26 @@ class Frozen:
         return x + block.perceptron(self.normed(x, 1))
 
 
+BLOCKS = {
+    "pre": {"causal": True},
+    "post": {"post": True},
+    "parallel": {"parallel": True, "norm": "rms"},
+    "shared": {"heads": "shared", "norm": "rms"},
+    "repeated": {"heads": "repeated", "post": True, "causal": True},
+}
+
+
+def plan_of(graph):
+    return graph.metadata["plans"][0]
+
+
+def counts(x):
+    """A mask of samples of 6 positions: the first 4 of every third one."""
+    mask = torch.ones(x.shape[:2], dtype=torch.bool)
+    mask[::3, 4:] = False
+    return mask
+
+
 def network(block):
     """A linear layer, then the block: the pair "0" -> "1"."""
     return nn.Sequential(nn.Linear(WIDTH, WIDTH), block).double().eval()

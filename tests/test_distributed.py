@@ -264,3 +264,15 @@ def test_fewer_batches_than_processes(code):
     graph = itg.load(code / "g.safetensors")
     assert graph.metadata["n_samples"] == 7
     assert graph.metadata["n_passes"] > 1
+
+
+@pytest.mark.slow
+def test_processes_without_chance_go_on_with_the_others(code):
+    """One position a sample leaves the first process nothing to draw, and the other one draws."""
+    with (code / "code.py").open("a") as file:
+        file.write("positions = [torch.randn(4, n, 6).double() for n in (1, 5, 1, 5)]\n")
+    options = ["code.py:net", "code.py:positions", "--layers", "input", "1", "--no-progress"]
+    options += ["--positions", "2", "--target-error", "0.001", "-o", "g.safetensors"]
+    done = call(code, *options, processes=2)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert itg.load(code / "g.safetensors").metadata["n_passes"] > 1

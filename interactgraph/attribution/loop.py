@@ -74,14 +74,15 @@ class BatchLoop:
         """Adds every batch, in one pass or until the error is below `target_error`."""
         target = self.options.target_error
         precision = Precision(self.options, self.world)
-        drawn = any(run.is_drawn for run in self.runs.values())
         with Interrupt(heard=self.world.size == 1) as interrupt, self._progress() as progress:
             while True:
                 self._one_pass(precision, progress, interrupt)
                 self.n_passes += 1
-                if self.left_data or target is None or not drawn:
+                if self.left_data or target is None:
                     break
-                if not any(run.is_random for run in self.runs.values()):
+                # All processes go on where one of them has left anything to chance.
+                chance = any(run.is_random for run in self.runs.values())
+                if not any(self.world.gather(chance)):
                     break
                 for run in self.runs.values():
                     run.sums.end_pass(self.n_passes)

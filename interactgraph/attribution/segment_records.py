@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..calculus.derivatives import FAILURES
+from ..calculus.derivatives import FAILURES, first_line
 from ..calculus.linearization import RecordedFunction
 from ..calculus.matrices import DenseMaps, dense_maps, one_row
 from ..calculus.operations import Operations, operations_of
@@ -24,14 +24,9 @@ from ..calculus.tape import NoTape, Tape, form_of, record, tensors_of
 from ..layers import FeatureSegment, PairProblem
 from .source_path import SourcePath
 
-__all__ = ["Closed", "SegmentRecords", "first_line"]
+__all__ = ["Closed", "SegmentRecords"]
 
 _NEAR = 1e-4  # of the largest value
-
-
-def first_line(error: Exception) -> str:
-    """The first line of its message, or what kind of error it is."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,7 @@ from .factors import (
     dot,
     spread,
 )
-from .tape import Node
+from .tape import COPIES, VIEWS, Node
 
 if TYPE_CHECKING:
     from .factored_tangents import Walk
@@ -27,14 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["OPERATIONS"]
 
 _Operation = Callable[["Walk", Node], Any]
-
-
-def _default(node: Node, place: int, name: str, default: Any) -> Any:
-    return node.args[place] if len(node.args) > place else node.kwargs.get(name, default)
-
-
-def _axis(axis: int, n_axes: int) -> int:
-    return axis % n_axes
 
 
 def _same(walk: Walk, node: Node) -> Factored:
@@ -47,16 +39,7 @@ def _reshape(walk: Walk, node: Node) -> Factored:
 
 def _permute(walk: Walk, node: Node) -> Factored:
     x = walk.moving(node.args[0])
-    return walk.permuted(x, [_axis(axis, len(x.axes)) for axis in node.args[1]])
-
-
-def _transpose(walk: Walk, node: Node) -> Factored:
-    x = walk.moving(node.args[0])
-    order = list(range(len(x.axes)))
-    a, b = (0, 1) if node.name == "t" else (_axis(axis, len(order)) for axis in node.args[1:3])
-    if len(order) > 1:
-        order[a], order[b] = order[b], order[a]
-    return walk.permuted(x, order)
+    return walk.permuted(x, node.order(len(x.axes)))
 
 
 def _expand(walk: Walk, node: Node) -> Factored:
@@ -66,14 +49,11 @@ def _expand(walk: Walk, node: Node) -> Factored:
 
 def _slice(walk: Walk, node: Node) -> Factored:
     x = walk.moving(node.args[0])
-    axis = _axis(_default(node, 1, "dim", 0), len(x.axes))
-    start, end, step = (
-        _default(node, *what) for what in ((2, "start", None), (3, "end", None), (4, "step", 1))
-    )
+    axis = node.axis(1, len(x.axes))
     size = (node.shape or ())[axis]
     if size == math.prod(x.axes[axis]):
         return x
-    where = slice(start, end, step)
+    where = slice(*(node.argument(2 + n, name) for n, name in enumerate(("start", "end", "step"))))
     return walk.taken(x, axis, size, lambda f, a: f[(slice(None),) * a + (where,)])
 
 
@@ -85,7 +65,7 @@ def _without(x: Factored, axis: int) -> Factored:
 
 def _select(walk: Walk, node: Node) -> Factored:
     x = walk.moving(node.args[0])
-    return _selected(walk, x, _axis(node.args[1], len(x.axes)), node.args[2])
+    return _selected(walk, x, node.axis(1, len(x.axes)), node.args[2])
 
 
 def _selected(walk: Walk, x: Factored, axis: int, index: int) -> Factored:
@@ -98,7 +78,7 @@ def _selected(walk: Walk, x: Factored, axis: int, index: int) -> Factored:
 
 def _split(walk: Walk, node: Node) -> list[Factored]:
     x = walk.moving(node.args[0])
-    axis = _axis(_default(node, 2, "dim", 0), len(x.axes))
+    axis = node.axis(2, len(x.axes))
     whole, sizes = math.prod(x.axes[axis]), node.args[1]
     if isinstance(sizes, int):
         sizes = [min(sizes, whole - start) for start in range(0, whole, sizes)]
@@ -116,13 +96,13 @@ def _split(walk: Walk, node: Node) -> list[Factored]:
 
 def _unbind(walk: Walk, node: Node) -> list[Factored]:
     x = walk.moving(node.args[0])
-    axis = _axis(_default(node, 1, "dim", 0), len(x.axes))
+    axis = node.axis(1, len(x.axes))
     return [_selected(walk, x, axis, n) for n in range(math.prod(x.axes[axis]))]
 
 
 def _index_select(walk: Walk, node: Node) -> Factored:
     x = walk.moving(node.args[0])
-    axis = _axis(node.args[1], len(x.axes))
+    axis = node.axis(1, len(x.axes))
     index = node.args[2]
     if walk.varies(index):
         raise NotFactored("entries are taken that differ from batch to batch")
@@ -141,7 +121,7 @@ def _cat(walk: Walk, node: Node) -> Factored:
     full = [arg for arg in node.args[0] if 0 not in walk.shape(arg)]
     if len(full) == 1:
         return walk.moving(full[0])
-    axis = _axis(_default(node, 1, "dim", 0), len(node.shape or ()))
+    axis = node.axis(1, len(node.shape or ()))
     whole, start, total = (node.shape or ())[axis], 0, None
     for arg in full:
         size = walk.shape(arg)[axis]
@@ -156,17 +136,13 @@ def _cat(walk: Walk, node: Node) -> Factored:
 
 def _sums(walk: Walk, node: Node) -> Factored:
     x = walk.moving(node.args[0])
-    axes = _default(node, 1, "dim", None)
-    axes = range(len(x.axes)) if axes is None or axes == [] else axes
-    axes = sorted(
-        {_axis(axis, len(x.axes)) for axis in ([axes] if isinstance(axes, int) else axes)}
-    )
+    axes = node.axes(len(x.axes))
     for axis in axes:
         size, of_positions = math.prod(x.axes[axis]), walk.of_positions(x, axis)
         x = walk.contracted(x, axis, None, 0, None, flip=False)
         if node.name == "mean":
             x = walk.divided(x, size, of_positions)
-    if not _default(node, 2, "keepdim", False):
+    if not node.argument(2, "keepdim", False):
         for axis in reversed(axes):
             x = _without(x, axis)
     return x
@@ -192,7 +168,7 @@ def _div(walk: Walk, node: Node) -> Factored:
 
 def _add(walk: Walk, node: Node) -> Factored:
     a, b = (walk.tangent(arg) for arg in node.args[:2])
-    alpha = float(_default(node, 2, "alpha", 1.0))
+    alpha = float(node.argument(2, "alpha", 1.0))
     of_a, of_b = {"add": (1.0, alpha), "sub": (1.0, -alpha), "rsub": (-alpha, 1.0)}[node.name]
     whole = common_axes(
         *(
@@ -289,11 +265,9 @@ def _layer_norm(walk: Walk, node: Node) -> list[Factored]:
 
 
 OPERATIONS: dict[str, _Operation] = {
-    **dict.fromkeys(("clone", "contiguous", "alias", "_to_copy", "lift_fresh_copy"), _same),
-    **dict.fromkeys(("view", "reshape", "_unsafe_view", "unsqueeze", "squeeze"), _reshape),
-    "permute": _permute,
-    "transpose": _transpose,
-    "t": _transpose,
+    **dict.fromkeys(COPIES, _same),
+    **dict.fromkeys(VIEWS, _reshape),
+    **dict.fromkeys(("permute", "transpose", "t"), _permute),
     "expand": _expand,
     "slice": _slice,
     "select": _select,

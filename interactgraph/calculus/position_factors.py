@@ -30,7 +30,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .derivatives import ANY_FAILURES
+from .derivatives import ANY_FAILURES, first_line
 from .factored_tangents import Walk
 from .factors import Factored, NotFactored, Term, moved_source
 from .rounding import is_close
@@ -330,8 +330,7 @@ def _found(
     try:
         return _taken_apart(structure, displacement, target, constants, real_features=real_features)
     except ANY_FAILURES as error:
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise NotFactored(f"it is not taken apart ({said})") from error
+        raise NotFactored(f"it is not taken apart ({first_line(error)})") from error
 
 
 def _taken_apart(

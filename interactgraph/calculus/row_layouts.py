@@ -70,6 +70,8 @@ def regrouped(layout: Layout, shape: Sequence[int]) -> Layout:
             axis.append((step, kind))
             size //= step
         axes.append(tuple(axis))
+    if left:
+        raise NotRowwise("shapes do not fit")
     return tuple(axes)
 
 
@@ -130,19 +132,6 @@ class Rows:
         return x.reshape(x.shape[0], *sizes, *(x.shape[-1:] if last else ()))
 
 
-def joint(atoms: Sequence[int], wanted: Sequence[Atom]) -> tuple[Atom, ...]:
+def joint(atoms: Sequence[int], wanted: tuple[Atom, ...]) -> tuple[Atom, ...]:
     """The atoms of an axis cut so that they serve two."""
-    ours, theirs, joint = list(atoms), list(wanted), []
-    while ours and theirs:
-        size, (other, kind) = ours.pop(0), theirs.pop(0)
-        step = math.gcd(size, other)
-        if step == 1 or (kind != FREE and step != other):
-            raise NotRowwise("axes are cut at odd places")
-        joint.append((step, kind))
-        if size > step:
-            ours.insert(0, size // step)
-        if other > step:
-            theirs.insert(0, (other // step, kind))
-    if ours or theirs:
-        raise NotRowwise("shapes do not fit")
-    return tuple(joint)
+    return tuple(atom for axis in regrouped((wanted,), atoms) for atom in axis)

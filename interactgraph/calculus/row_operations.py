@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from .row_layouts import Atom, Layout, NotRowwise, check_whole, free, regrouped, whole
-from .tape import Node
+from .tape import COPIES, VIEWS, Node
 
 if TYPE_CHECKING:
     from .row_tangents import Dense
 
-__all__ = ["RULES", "VIEWS", "item", "pointwise"]
+__all__ = ["RULES", "item", "pointwise"]
 
 _RuleOf = Callable[["Dense", Node, Layout], Tensor]
-
-VIEWS = ("view", "reshape", "_unsafe_view", "unsqueeze", "squeeze")
 
 
 def _shape(node: Any) -> tuple[int, ...]:
@@ -41,40 +40,40 @@ def _expand(at: Dense, node: Node, layout: Layout) -> Tensor:
 
 
 def _permute(at: Dense, node: Node, layout: Layout) -> Tensor:
-    n_axes = len(layout)
-    order = list(range(n_axes))
-    if node.name == "permute":
-        order = [axis % n_axes for axis in node.args[1]]
-    elif n_axes > 1:
-        a, b = (0, 1) if node.name == "t" else (axis % n_axes for axis in node.args[1:3])
-        order[a], order[b] = order[b], order[a]
-    before: list[tuple[Atom, ...]] = [()] * n_axes
+    order = node.order(len(layout))
+    before: list[tuple[Atom, ...]] = [()] * len(layout)
     for axis, source in zip(layout, order, strict=True):
         before[source] = axis
     x = at.tangent(node.args[0], tuple(before))
-    return x.permute(0, *(1 + axis for axis in order), n_axes + 1)
+    return x.permute(0, *(1 + axis for axis in order), len(layout) + 1)
+
+
+def _total(parts: Iterable[Tensor]) -> Tensor:
+    """The sum of at least one part, broadcast."""
+    return reduce(torch.add, parts)
+
+
+def _times(x: Tensor, factor: float) -> Tensor:
+    return x if factor == 1 else x * factor
 
 
 def _add(at: Dense, node: Node, layout: Layout) -> Tensor:
     alpha = node.kwargs.get("alpha", 1)
-    total: Tensor | None = None
-    for arg, sign in zip(node.args[:2], (1, alpha if node.name == "add" else -alpha), strict=True):
-        if at.moves(arg):
-            x = at.tangent_of_operand(arg, layout)
-            x = x if sign == 1 else x * sign
-            total = x if total is None else total + x
-    assert total is not None
+    signs = 1, alpha if node.name == "add" else -alpha
+    total = _total(
+        _times(at.tangent_of_operand(arg, layout), sign)
+        for arg, sign in zip(node.args[:2], signs, strict=True)
+        if at.moves(arg)
+    )
     return total.expand(total.shape[0], *free(layout), total.shape[-1])
 
 
 def _mul(at: Dense, node: Node, layout: Layout) -> Tensor:
-    total: Tensor | None = None
-    for arg, other in (node.args[:2], node.args[1::-1]):
-        if at.moves(arg):
-            x = at.tangent_of_operand(arg, layout) * at.operand(other, layout)
-            total = x if total is None else total + x
-    assert total is not None
-    return total
+    return _total(
+        at.tangent_of_operand(arg, layout) * at.operand(other, layout)
+        for arg, other in (node.args[:2], node.args[1::-1])
+        if at.moves(arg)
+    )
 
 
 def _div(at: Dense, node: Node, layout: Layout) -> Tensor:
@@ -86,82 +85,69 @@ def _div(at: Dense, node: Node, layout: Layout) -> Tensor:
 
 def pointwise(at: Dense, node: Node, layout: Layout) -> Tensor:
     """By the slope in each of the operands that move."""
-    assert node.function is not None
-    function, total = node.function, None
-    operands = [
-        at.operand(arg, layout) if isinstance(arg, (Node, Tensor)) else arg for arg in node.args
-    ]
-    kwargs = {
-        name: at.operand(arg, layout) if isinstance(arg, (Node, Tensor)) else arg
-        for name, arg in node.kwargs.items()
-    }
     if any(at.moves(arg) for arg in node.kwargs.values()):
         raise NotRowwise(f"{node.name} is not taken apart by target positions")
-    for place, arg in enumerate(node.args):
-        if not at.moves(arg):
-            continue
+    operands = [at.operand(arg, layout) for arg in node.args]
+    kwargs = {name: at.operand(arg, layout) for name, arg in node.kwargs.items()}
 
-        def of_one(x: Tensor, place: int = place) -> Tensor:
-            result: Tensor = function(*operands[:place], x, *operands[place + 1 :], **kwargs)
+    def slope(place: int) -> Tensor:
+        x = operands[place]
+
+        def of_one(x: Tensor) -> Tensor:
+            every = *operands[:place], x, *operands[place + 1 :]
+            result: Tensor = node.function(*every, **kwargs)  # type: ignore[misc]
             return result
 
-        x = operands[place]
         if x.device.type == "meta":
-            slope = of_one(x)
-        else:
-            slope = torch.func.jvp(of_one, (x,), (torch.ones_like(x),))[1]
-        moved = at.tangent_of_operand(arg, layout) * slope
-        total = moved if total is None else total + moved
-    assert total is not None
-    return total
+            return of_one(x)
+        found: Tensor = torch.func.jvp(of_one, (x,), (torch.ones_like(x),))[1]
+        return found
+
+    return _total(
+        at.tangent_of_operand(arg, layout) * slope(place)
+        for place, arg in enumerate(node.args)
+        if at.moves(arg)
+    )
 
 
 def _mm(at: Dense, node: Node, layout: Layout) -> Tensor:
     """`[x, k] @ [k, y]`, a sum with something else before or not."""
+    return _total(_parts_of_mm(at, node, layout))
+
+
+def _parts_of_mm(at: Dense, node: Node, layout: Layout) -> Iterator[Tensor]:
     a, b = node.args[-2:]
-    scale = 1
-    total: Tensor | None = None
-    if node.name == "addmm":
-        scale = node.kwargs.get("alpha", 1)
-        if at.moves(node.args[0]):
-            total = at.tangent_of_operand(node.args[0], layout) * node.kwargs.get("beta", 1)
     inner = whole(_shape(a)[1])
     left, right = (layout[0], inner), (inner, layout[1])
+    scale = node.kwargs.get("alpha", 1)
     if at.moves(a):
         matrix = at.value(b, right).mT[:, None]  # [n or 1, 1, y, k]
-        moved = at.multiply(matrix, at.tangent(a, left))
-        moved = moved if scale == 1 else moved * scale
-        total = moved if total is None else total + moved
+        yield _times(at.multiply(matrix, at.tangent(a, left)), scale)
     if at.moves(b):
         x = at.tangent(b, right)  # [n, k, y, j]
         row = at.value(a, left)  # [n, x, k]
         at.products += x.numel() * row.shape[1]
-        moved = torch.einsum("nxk,nkyj->nxyj", row, x) * scale
-        total = moved if total is None else total + moved
-    assert total is not None
-    return total
+        yield _times(torch.einsum("nxk,nkyj->nxyj", row, x), scale)
+    if node.name == "addmm" and at.moves(node.args[0]):
+        yield _times(at.tangent_of_operand(node.args[0], layout), node.kwargs.get("beta", 1))
 
 
 def _bmm(at: Dense, node: Node, layout: Layout) -> Tensor:
     """`[g, x, k] @ [g, k, y]`: scores, or a pattern and its values."""
+    return _total(_parts_of_bmm(at, node, layout))
+
+
+def _parts_of_bmm(at: Dense, node: Node, layout: Layout) -> Iterator[Tensor]:
     a, b = node.args[:2]
     inner = whole(_shape(a)[2])
     left, right = (layout[0], layout[1], inner), (layout[0], inner, layout[2])
-    total: Tensor | None = None
     if at.moves(a):
         x = at.tangent(a, left)  # [n, g, x, k, j]
-        matrix = at.value(b, right).mT[:, :, None]  # [n or 1, g, 1, y, k]
-        total = at.multiply(matrix, x)
-    if not at.moves(b):
-        assert total is not None
-        return total
-    own = at.value(a, left)  # [n or 1, g, x, k]
-    for factors in at.factors(b, right):
-        moved = _contracted(at, own, factors)
-        total = moved if total is None else total + moved
-    if total is None:
-        raise NotRowwise("attention does not move")
-    return total
+        yield at.multiply(at.value(b, right).mT[:, :, None], x)  # by [n or 1, g, 1, y, k]
+    if at.moves(b):
+        own = at.value(a, left)  # [n or 1, g, x, k]
+        for factors in at.factors(b, right):
+            yield _contracted(at, own, factors)
 
 
 def _contracted(at: Dense, own: Tensor, factors_of_b: Sequence[Tensor]) -> Tensor:
@@ -235,10 +221,7 @@ def _softmax(at: Dense, node: Node, layout: Layout) -> Tensor:
 
 def _sums(at: Dense, node: Node, layout: Layout) -> Tensor:
     shape = _shape(node.args[0])
-    dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
-    keeps = node.args[2] if len(node.args) > 2 else node.kwargs.get("keepdim", False)
-    dims = range(len(shape)) if dims is None or dims == [] else dims
-    axes = sorted({axis % len(shape) for axis in ([dims] if isinstance(dims, int) else dims)})
+    axes, keeps = node.axes(len(shape)), node.argument(2, "keepdim", False)
     left = list(layout)
     before = []
     for axis, size in enumerate(shape):
@@ -258,13 +241,10 @@ def item(at: Dense, node: Node, layout: Layout) -> Tensor:
             raise NotRowwise("a mean or scale is read")
         return _layer_norm(at, several, layout)
     if several.name == "unbind":
-        axis = several.args[1] if len(several.args) > 1 else several.kwargs.get("dim", 0)
-        return _selected(at, several.args[0], layout, axis, index)
+        return _selected(at, several.args[0], layout, several.axis(1, len(layout) + 1), index)
     if several.name not in ("split", "split_with_sizes"):
         raise NotRowwise(f"{several.name} is not taken apart by target positions")
-    source, sizes = several.args[:2]
-    axis = several.args[2] if len(several.args) > 2 else several.kwargs.get("dim", 0)
-    axis %= len(layout)
+    (source, sizes), axis = several.args[:2], several.axis(2, len(layout))
     start = index * sizes if isinstance(sizes, int) else sum(sizes[:index])
     return _part(at, source, layout, axis, start, 1, _shape(node)[axis])
 
@@ -281,32 +261,29 @@ def _part(
 
 
 def _slice(at: Dense, node: Node, layout: Layout) -> Tensor:
-    source = node.args[0]
-    values = dict(zip(("dim", "start", "end", "step"), node.args[1:], strict=False), **node.kwargs)
-    axis = values.get("dim", 0) % len(layout)
+    source, axis = node.args[0], node.axis(1, len(layout))
     size = _shape(source)[axis]
     if size == _shape(node)[axis]:
         return at.tangent(source, layout)
-    start, _, step = slice(
-        values.get("start"), values.get("end"), values.get("step", 1)
-    ).indices(size)  # fmt: skip
+    where = slice(*(node.argument(2 + n, name) for n, name in enumerate(("start", "end", "step"))))
+    start, _, step = where.indices(size)
     return _part(at, source, layout, axis, start, step, _shape(node)[axis])
 
 
 def _select(at: Dense, node: Node, layout: Layout) -> Tensor:
-    return _selected(at, node.args[0], layout, *node.args[1:3])
+    source, index = node.args[0], node.args[2]
+    return _selected(at, source, layout, node.axis(1, len(layout) + 1), index)
 
 
 def _selected(at: Dense, source: Node, layout: Layout, axis: int, index: int) -> Tensor:
     """One entry of an axis."""
-    shape = _shape(source)
-    axis %= len(shape)
-    before = *layout[:axis], whole(shape[axis]), *layout[axis:]
-    return at.tangent(source, before).select(1 + axis, index % shape[axis])
+    size = _shape(source)[axis]
+    before = *layout[:axis], whole(size), *layout[axis:]
+    return at.tangent(source, before).select(1 + axis, index % size)
 
 
 def _cat(at: Dense, node: Node, layout: Layout) -> Tensor:
-    axis = (node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)) % len(layout)
+    axis = node.axis(1, len(layout))
     full = [arg for arg in node.args[0] if 0 not in _shape(arg)]
     if len(full) == 1:
         return at.tangent(full[0], layout)
@@ -321,7 +298,7 @@ def _cat(at: Dense, node: Node, layout: Layout) -> Tensor:
 
 
 RULES: dict[str, _RuleOf] = {
-    **dict.fromkeys(("clone", "contiguous", "alias", "_to_copy", "lift_fresh_copy"), _same),
+    **dict.fromkeys(COPIES, _same),
     **dict.fromkeys(VIEWS, _view),
     "expand": _expand,
     **dict.fromkeys(("permute", "transpose", "t"), _permute),

@@ -19,13 +19,16 @@ from __future__ import annotations
 
 import math
 import operator
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .derivatives import ANY_FAILURES, first_line
 from .factored_tangents import Walk
 from .factors import NotFactored, moved_source
 from .linearization import RecordedFunction
@@ -40,8 +43,8 @@ from .row_layouts import (
     of_operand,
     whole,
 )
-from .row_operations import RULES, VIEWS, item, pointwise
-from .tape import Node, Tape
+from .row_operations import RULES, item, pointwise
+from .tape import VIEWS, Node, Tape
 
 __all__ = ["Dense", "NotRowwise", "RowTangents"]
 
@@ -55,6 +58,9 @@ class RowTangents:
         target: shape of the target features, `[b, t, i]`.
 
     Attributes:
+        moving: what depends on the source features, and the target on it.
+        factored: that of which the tangent is a sum of products.
+        linear: operations from which on everything is linear, with the same numbers along the path.
         products: multiplications for all source features at one row and one point of the path.
         products_at_end: those behind the last operation that bends, once for a row.
 
@@ -64,14 +70,14 @@ class RowTangents:
 
     tape: Tape
     target: Sequence[int]
-    products: float = 0.0
-    products_at_end: float = 0.0
-    _changing: frozenset[Node] = frozenset()
-    _dependent: frozenset[Node] = frozenset()
-    _varying: frozenset[Node] = frozenset()
-    _factored: frozenset[Node] = frozenset()
-    _linear: frozenset[Node] = frozenset()
-    _ends: tuple[tuple[Node, Layout], ...] = ()
+    moving: frozenset[Node] = field(init=False)
+    factored: frozenset[Node] = field(init=False)
+    linear: frozenset[Node] = field(init=False)
+    products: float = field(init=False)
+    products_at_end: float = field(init=False)
+    _changing: frozenset[Node] = field(init=False)
+    _varying: frozenset[Node] = field(init=False)
+    _ends: tuple[tuple[Node, Layout], ...] = field(init=False)
 
     def __post_init__(self) -> None:
         tape = self.tape
@@ -82,21 +88,13 @@ class RowTangents:
         for node in tape.nodes:  # what is detached changes along the path, and does not move
             if node in needed and node.differentiable and not moving.isdisjoint(node.inputs):
                 moving.add(node)
-        self._dependent = frozenset(moving)
+        self.moving = frozenset(moving)
         self._varying = frozenset[Node]().union(*(tape.depending(n) for n in tape.arguments))
-        self._linear = self._linear_end()
+        self.linear = self._linear_end()
         try:
             self._try_out()
-        except NotRowwise:
-            raise
-        except Exception as error:  # whatever fails here is no way to go
-            said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise NotRowwise(f"it is not taken apart ({said})") from error
-
-    @property
-    def moving(self) -> frozenset[Node]:
-        """What depends on the source features, and the target on it."""
-        return self._dependent
+        except (NotFactored, *ANY_FAILURES) as error:
+            raise NotRowwise(f"it is not taken apart ({first_line(error)})") from error
 
     @property
     def layout(self) -> Layout:
@@ -106,22 +104,22 @@ class RowTangents:
 
     def _linear_end(self) -> frozenset[Node]:
         """Operations from which on everything is linear with the same numbers along the path."""
-        readers: dict[Node, list[Node]] = {node: [] for node in self._dependent}
+        readers: dict[Node, list[Node]] = {node: [] for node in self.moving}
         for node in self.tape.nodes:
-            if node in self._dependent:
-                for source in set(node.inputs) & self._dependent:
+            if node in self.moving:
+                for source in set(node.inputs) & self.moving:
                     readers[source].append(node)
         linear: set[Node] = set()
         for node in reversed(self.tape.nodes):
-            if node not in self._dependent or node.function is None:
+            if node not in self.moving or node.function is None:
                 continue
             if all(reader in linear for reader in readers[node]) and self._is_linear(node):
                 linear.add(node)
         return frozenset(linear)
 
     def _is_linear(self, node: Node) -> bool:
-        moving = [arg for arg in node.args if isinstance(arg, Node) and arg in self._dependent]
-        if any(n in self._changing and n not in self._dependent for n in node.inputs):
+        moving = [arg for arg in node.args if isinstance(arg, Node) and arg in self.moving]
+        if any(n in self._changing and n not in self.moving for n in node.inputs):
             return False
         if node.name in ("add", "sub", *VIEWS, "permute", "transpose", "t"):
             return True
@@ -140,20 +138,20 @@ class RowTangents:
         meta = torch.empty(*z.shape, dtype=z.dtype, device="meta")
         one = torch.zeros(1, dtype=torch.int64, device="meta")
         rows = Rows(one, one)
-        walk = self._walk(meta, None, None)
+        walk = self._walk(meta, None)
         factored = {z}
         for node in self.tape.nodes:
-            if node not in self._dependent or node is z:
+            if node not in self.moving or node is z:
                 continue
-            if any(n in self._dependent and n not in factored for n in node.inputs):
+            if any(n in self.moving and n not in factored for n in node.inputs):
                 continue
             try:
                 walk.to(node)
             except NotFactored:
                 continue
             factored.add(node)
-        self._factored = frozenset(factored)
-        at = Point(self, rows, walk, _Meta())
+        self.factored = frozenset(factored)
+        at = _Point(self, rows, walk, _Meta())
         end = _End(self, rows, {})
         end.wanted = []
         end.tangent(self.tape.output, self.layout)
@@ -162,15 +160,14 @@ class RowTangents:
             at.tangent(node, layout)
         self.products, self.products_at_end = at.products, end.products
 
-    def _walk(
-        self, displacement: Tensor, constants: Mapping[Node, Any] | None, values: Any
-    ) -> Walk:
-        source = moved_source(displacement, displacement.device)
-        known: dict[Node, Any] = dict.fromkeys(self._changing - self._dependent)
-        known[self.tape.arguments[0]] = source
-        real = constants is not None
-        of_points = _Meta() if values is None else values
-        return Walk(self.tape, self._varying, constants, real, known, values=of_points)
+    def _walk(self, displacement: Tensor, values: Mapping[Node, Any] | None) -> Walk:
+        """A walk at a point; without its values, for the shapes alone."""
+        known: dict[Node, Any] = dict.fromkeys(self._changing - self.moving)
+        known[self.tape.arguments[0]] = moved_source(displacement, displacement.device)
+        return Walk(
+            self.tape, self._varying, values, values is not None, known,
+            values=_Meta() if values is None else values,
+        )  # fmt: skip
 
     @property
     def n_sums(self) -> int:
@@ -206,9 +203,9 @@ class RowTangents:
         sums: list[dict[tuple[Node, Layout], Tensor]] = [{} for _ in each]
         for weight, point in points:
             values = recorded.values(point)
-            walk = self._walk(displacement, values, values)
+            walk = self._walk(displacement, values)
             for rows, total in zip(each, sums, strict=True):
-                at = Point(self, rows, walk, values)
+                at = _Point(self, rows, walk, values)
                 for end in self._ends:
                     x = at.tangent(*end)
                     if end in total:
@@ -233,7 +230,7 @@ class _Meta(dict[Node, Any]):
 
 
 @dataclass(eq=False)
-class Dense:
+class Dense(ABC):
     """Dense tangents of some rows: `[n, .. what a row has of each axis .., j]`.
 
     Attributes:
@@ -252,7 +249,7 @@ class Dense:
 
     def moves(self, arg: Any) -> bool:
         """Whether an argument depends on the source."""
-        return isinstance(arg, Node) and arg in self.of._dependent
+        return isinstance(arg, Node) and arg in self.of.moving
 
     def value(self, arg: Any, layout: Layout) -> Tensor:
         """What the rows have of a value, `[n or 1, ...]`."""
@@ -294,6 +291,7 @@ class Dense:
         if math.prod(matrix.shape[:-2]) == 1 and x.ndim > 2:
             flat = x.reshape(-1, *x.shape[-2:])
             one = matrix.reshape(matrix.shape[-2:])
+            # A single product takes its operand where it lies; many would be copied.
             made = (one @ flat[0])[None] if len(flat) == 1 else torch.matmul(one, flat)
             return made.reshape(*x.shape[:-2], *made.shape[-2:])
         return torch.matmul(matrix, x)
@@ -305,8 +303,9 @@ class Dense:
             self._known[key] = self._find(node, layout)
         return self._known[key]
 
+    @abstractmethod
     def _find(self, node: Node, layout: Layout) -> Tensor:
-        raise NotImplementedError
+        """The tangent of a node that was not asked for before."""
 
     def factors(self, node: Node, layout: Layout) -> list[list[Tensor]]:
         """What the rows have of the factors of each product, each as `Rows.of` returns it.
@@ -344,7 +343,7 @@ class _End(Dense):
         self.sums = sums
 
     def _find(self, node: Node, layout: Layout) -> Tensor:
-        if node in self.of._linear:
+        if node in self.of.linear:
             return self.apply(node, layout)
         if self.wanted is None:
             return self.sums[node, layout]
@@ -355,7 +354,7 @@ class _End(Dense):
         return torch.empty(n, *free(layout), z.shape[2], dtype=node.dtype, device="meta")
 
 
-class Point(Dense):
+class _Point(Dense):
     """Everything before, at one point of the path."""
 
     def __init__(self, of: RowTangents, rows: Rows, walk: Walk, values: Mapping[Node, Any]) -> None:
@@ -363,28 +362,24 @@ class Point(Dense):
         self.walk = walk
 
     def _find(self, node: Node, layout: Layout) -> Tensor:
-        if node not in self.of._factored:
+        if node not in self.of.factored:
             return self.apply(node, layout)
         kinds = {kind for axis in layout for _, kind in axis}
         b, t, _ = self.of.target
         if (b > 1 and SAMPLE not in kinds) or (t > 1 and POSITION not in kinds):
             raise NotRowwise("all positions are read at once")
-        total: Tensor | None = None
-        for first, *others in self.factors(node, layout):
-            part = math.prod(others, start=first)
-            total = part if total is None else total + part
-        if total is None:
-            raise NotRowwise(f"{node.name} does not move")
+        products = (math.prod(others, start=first) for first, *others in self.factors(node, layout))
+        total = reduce(torch.add, products)
         sizes = len(self.rows.samples), *free(layout), total.shape[-1]
         return total.expand(sizes)
 
     def factors(self, node: Node, layout: Layout) -> list[list[Tensor]]:
         """See `Dense`."""
-        if node not in self.of._factored:
+        if node not in self.of.factored:
             return super().factors(node, layout)
         x = self.walk.to(node)
         if x is None:
-            return []
+            raise NotRowwise(f"{node.name} does not move")
         axes = tuple(joint(own, wanted) for own, wanted in zip(x.axes, layout, strict=True))
         x = self.walk.aligned(x, tuple(tuple(size for size, _ in axis) for axis in axes))
         return [[self.rows.of(f, axes, last=True) for f in t.factors] for t in x.terms]

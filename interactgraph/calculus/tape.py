@@ -20,7 +20,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..errors import InteractGraphError
 
-__all__ = ["NoTape", "Node", "Tape", "fill", "form_of", "record", "tensors_of"]
+__all__ = [
+    "COPIES", "VIEWS", "NoTape", "Node", "Tape", "fill", "form_of", "record", "tensors_of",
+]  # fmt: skip
+
+# Operations that give the same numbers: as they are, and in another shape.
+COPIES = ("clone", "contiguous", "alias", "_to_copy", "lift_fresh_copy")
+VIEWS = ("view", "reshape", "_unsafe_view", "unsqueeze", "squeeze")
 
 
 # Of operations whose values Python reads, or that decide about the shape of their result.
@@ -80,6 +86,31 @@ class Node:
             leaves = pytree.tree_leaves(self.args[1])
             return tuple(leaf for leaf in leaves if isinstance(leaf, Node))
         return self.inputs
+
+    def argument(self, place: int, name: str, default: Any = None) -> Any:
+        """An argument by its place or its name."""
+        return self.args[place] if len(self.args) > place else self.kwargs.get(name, default)
+
+    def axis(self, place: int, n_axes: int) -> int:
+        """The argument "dim", counted from the first of so many axes."""
+        axis: int = self.argument(place, "dim", 0) % n_axes
+        return axis
+
+    def axes(self, n_axes: int) -> list[int]:
+        """The axes that a sum or mean goes along."""
+        axes = self.argument(1, "dim")
+        axes = range(n_axes) if axes is None or axes == [] else axes
+        return sorted({axis % n_axes for axis in ([axes] if isinstance(axes, int) else axes)})
+
+    def order(self, n_axes: int) -> list[int]:
+        """Which axis goes where, of "permute", "transpose" and "t"."""
+        if self.name == "permute":
+            return [axis % n_axes for axis in self.args[1]]
+        order = list(range(n_axes))
+        if n_axes > 1:
+            a, b = (0, 1) if self.name == "t" else (axis % n_axes for axis in self.args[1:3])
+            order[a], order[b] = order[b], order[a]
+        return order
 
     def fill(self, values: Mapping[Node, Any]) -> tuple[Any, Any]:
         """Arguments and keyword arguments with the values of nodes in place of these."""

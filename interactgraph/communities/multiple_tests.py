@@ -11,14 +11,16 @@ from scipy.stats import t as student
 __all__ = ["holm", "one_sided"]
 
 
-def one_sided(z_scores: np.ndarray, freedom: float = math.inf) -> np.ndarray:
+def one_sided(z_scores: np.ndarray, n_scores: int = 0) -> np.ndarray:
     """Probability of a number above each; NaN stays NaN.
 
     Args:
         z_scores: statistics.
-        freedom: degrees of freedom of Student's t; infinite: standard normal.
+        n_scores: that mean and spread were told by: Student's t of one more; 0 and 1: standard
+            normal.
     """
-    return np.asarray(student.sf(z_scores, freedom), dtype=np.float64)
+    degrees = n_scores - 1 if n_scores > 1 else math.inf
+    return np.asarray(student.sf(z_scores, degrees), dtype=np.float64)
 
 
 def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:

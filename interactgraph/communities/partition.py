@@ -190,8 +190,7 @@ class Partition:
         but strengths no module is below 0.05. NaN where it could not be tested; empty: not tested.
         """
         n = self.details.get("spectral_null", {}).get("n", 0)
-        freedom = n - 1 if n > 1 else math.inf
-        values = holm(one_sided(self.module_z_scores, freedom))
+        values = holm(one_sided(self.module_z_scores, n))
         values.flags.writeable = False
         return values
 

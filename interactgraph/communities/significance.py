@@ -77,19 +77,13 @@ class NullScores:
         spread = max(1.0, float(np.var(z, ddof=1))) if n > 1 else 1.0
         return cls(float(np.mean(z)), spread * (1 + 1 / n), n)
 
-    @property
-    def freedom(self) -> float:
-        """Degrees of freedom of Student's t, which infinitely many make the normal distribution.
-
-        A test against several scores is that of the prediction of one more, as their spread is an
-        estimate.
-        """
-        return self.n - 1 if self.n > 1 else math.inf
-
     def test(self, z_score: float) -> HeldOutTest:
-        """The one-sided test of a z."""
+        """The one-sided test of a z.
+
+        Against several scores that of the prediction of one more, as their spread is an estimate.
+        """
         z = (z_score - self.mean) / math.sqrt(self.variance)
-        return HeldOutTest(z, float(one_sided(np.array([z]), self.freedom)[0]))
+        return HeldOutTest(z, float(one_sided(np.array([z]), self.n)[0]))
 
 
 STANDARD_NORMAL = NullScores()

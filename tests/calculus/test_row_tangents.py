@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from frozen_blocks import HEADS, WIDTH, Block, Gated, samples
+from frozen_blocks import BLOCKS, HEADS, WIDTH, Block, Gated, samples
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -104,15 +104,6 @@ def check(function, z, together=1):
         expected = expected + weight * torch.einsum("btiasj,asj->btij", slopes, displacement)
     torch.testing.assert_close(found, expected.flatten(0, 1), rtol=1e-9, atol=1e-10)
     return apart
-
-
-BLOCKS = {
-    "pre": {"causal": True},
-    "post": {"post": True},
-    "parallel": {"parallel": True, "norm": "rms"},
-    "shared": {"heads": "shared", "norm": "rms"},
-    "repeated": {"heads": "repeated", "post": True, "causal": True},
-}
 
 
 @pytest.mark.parametrize("shape", [(3, 4), (1, 4), (3, 1), (1, 1)])

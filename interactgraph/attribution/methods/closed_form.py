@@ -14,8 +14,6 @@ from .method import DoesNotApply, Method
 
 __all__ = ["ClosedForm"]
 
-_SHARE = 8  # of the free memory that a matrix of all edges may take where few are kept
-
 
 class ClosedForm(Method):
     """A method that is exact: a residual that is no rounding shows where it does not hold."""
@@ -33,9 +31,7 @@ class ClosedForm(Method):
         return 1.0 if self.context.options.definition == "gradient" else None
 
     def why_not(self, problem: PairProblem) -> str | None:
-        sums = self.context.sums
-        every = problem.n_sources * problem.n_targets * problem.z.element_size()
-        if sums.most is not None and every > sums.free // _SHARE:
+        if self.context.keeps_too_few(problem):
             return "the closed form takes matrices of all edges, of which few are kept"
         try:
             closed = self.context.records.closed(problem, check=True)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from ...calculus.derivatives import ANY_FAILURES, FAILURES
+from ...calculus.derivatives import ANY_FAILURES, FAILURES, first_line
 from ...calculus.path import PathRule, at_sample, gauss_legendre
 from ...calculus.rounding import is_close
 from ...distributed import World
@@ -17,7 +17,6 @@ from ...layers import PairProblem
 from ...notes import path_off
 from ..derivative_check import check_derivatives
 from ..path_nodes import nodes_for
-from ..segment_records import first_line
 from ..source_path import SourcePath
 from .method import INTEGRAL, DoesNotApply, PairContext
 from .pass_method import PassMethod

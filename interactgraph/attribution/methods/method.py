@@ -41,6 +41,8 @@ INTEGRAL = "integral"  # what a note about its error is about
 LARGE_RESIDUAL = 0.1  # of the completeness, above which the result carries a note
 PATH_INTEGRALS = ("integrated_gradients", "expected_gradients")
 
+_SHARE = 8  # of the free memory that a matrix of all edges may take where few are kept
+
 VJP = 2.0  # forward passes that a VJP costs; a JVP costs about one
 
 
@@ -82,6 +84,11 @@ class PairContext:
     def name(self) -> str:
         """The pair, for messages."""
         return " -> ".join(self.pair)
+
+    def keeps_too_few(self, problem: PairProblem) -> bool:
+        """Whether so few edges are kept that a matrix of all of them is not to be made."""
+        every = problem.n_sources * problem.n_targets * problem.z.element_size()
+        return self.sums.most is not None and every > self.sums.free // _SHARE
 
     def note(self, about: str, note: str) -> None:
         """Notes something about the pair, once whatever the figures."""

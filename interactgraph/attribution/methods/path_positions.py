@@ -11,7 +11,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ...calculus.derivatives import ANY_FAILURES
+from ...calculus.derivatives import ANY_FAILURES, first_line
+from ...calculus.factors import NotFactored
 from ...calculus.path import PathRule
 from ...calculus.position_factors import products_of_pass
 from ...calculus.rounding import is_close, tolerance
@@ -21,7 +22,6 @@ from ...errors import InteractGraphError
 from ...layers import PairProblem
 from ..completeness import residual_of
 from ..contributions import Contribution
-from ..segment_records import first_line
 from ..source_path import SourcePath
 from .method import DoesNotApply, PairContext, Tick, no_tick
 from .nodes_in_time import Clock, NodesInTime
@@ -33,7 +33,7 @@ __all__ = ["PathPositions"]
 _SOMEWHERE = PathRule((0.7,), (1.0,))  # a point that is neither end
 _CACHE, _BUSY = 1 << 22, 1 << 28  # bytes of rows together: on a CPU, on an accelerator
 _BYTES = 1 << 28  # of what is summed over the path at a time
-_SHARE = 8  # of the free memory that a matrix of all edges may take where few are kept
+_COMPARED = 4  # positions, with forward mode
 
 
 class PathPositions(PositionDraws, NodesInTime):
@@ -50,9 +50,7 @@ class PathPositions(PositionDraws, NodesInTime):
         obstacle = self.why_none_are_drawn()
         if obstacle is not None:
             return obstacle
-        sums = self.context.sums
-        every = problem.n_sources * problem.n_targets * problem.z.element_size()
-        if sums.most is not None and every > sums.free // _SHARE:
+        if self.context.keeps_too_few(problem):
             return "target positions take matrices of all edges, of which few are kept"
         try:
             self._taken_apart(problem, self.path_of(problem))
@@ -81,7 +79,9 @@ class PathPositions(PositionDraws, NodesInTime):
         return self._last[1]
 
     def cost(self, problem: PairProblem) -> float:
-        apart = self._taken_apart(problem, self.path_of(problem))
+        return self._cost(problem, self._taken_apart(problem, self.path_of(problem)))
+
+    def _cost(self, problem: PairProblem, apart: RowTangents) -> float:
         of_pass = max(products_of_pass(apart.moving), 1.0)
         rows = self.rows_to_compare(problem)
         along = self.n_steps * (1.0 + rows * apart.products / of_pass)
@@ -115,9 +115,11 @@ class PathPositions(PositionDraws, NodesInTime):
             DoesNotApply: they disagree.
         """
         apart = self._taken_apart(problem, path)
-        numbers = self._spread(self.every_row(problem))
-        if self._compared is apart or not len(numbers):
+        every = self.every_row(problem).numbers
+        if self._compared is apart or not len(every):
             return
+        places = torch.linspace(0, len(every) - 1, min(_COMPARED, len(every))).long()
+        numbers = every[places.to(every.device)]
         scale = problem.displacement.abs().mean() + 1e-3
         noise = torch.randn(problem.z.shape, generator=torch.Generator().manual_seed(0))
         tangent = noise.to(problem.z) * scale
@@ -144,8 +146,7 @@ class PathPositions(PositionDraws, NodesInTime):
         rows = self.drawn(problem, self.every_row(problem), reading, trial)
         clock = Clock(problem.z.device)
         total = problem.y.new_zeros(len(rows.numbers), problem.n_targets)
-
-        cost = self.cost(problem)
+        cost = self._cost(problem, apart)
 
         def blocks() -> Iterator[tuple[slice, Tensor]]:
             for span, a in self._blocks(rows, problem, path, rule, apart):
@@ -202,7 +203,7 @@ class PathPositions(PositionDraws, NodesInTime):
             )  # fmt: skip
         except InteractGraphError:
             raise
-        except ANY_FAILURES as error:
+        except (NotFactored, NotRowwise, *ANY_FAILURES) as error:
             raise DoesNotApply(f"single target positions fail ({first_line(error)})") from error
 
     @property

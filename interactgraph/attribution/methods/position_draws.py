@@ -112,9 +112,7 @@ class PositionDraws(TargetRows):
         """Tells the time budget what a batch has taken, in seconds."""
         if self.context.budget.is_set:
             mean = max(len(rows.numbers), 1) / problem.n_samples
-            self.context.budget.spent(
-                self.context.pair, problem.n_samples, mean, reading, drawing
-            )  # fmt: skip
+            self.context.budget.spent(self.context.pair, problem.n_samples, mean, reading, drawing)
 
     @staticmethod
     def _to_try(every: Rows) -> Rows:
@@ -123,13 +121,6 @@ class PositionDraws(TargetRows):
         sample = next(b for b, count in enumerate(every.counts) if count >= n)
         first = sum(every.counts[:sample])
         return Rows(every.numbers[first : first + n], [n], [1.0])
-
-    @staticmethod
-    def _spread(every: Rows) -> Tensor:
-        """Numbers of some positions from the first to the last one."""
-        n = len(every.numbers)
-        places = torch.linspace(0, max(n - 1, 0), min(_TRIED, n)).long()
-        return every.numbers[places.to(every.numbers.device)]
 
     def look(self, a: Tensor) -> None:
         if self.context.budget.is_set:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from frozen_blocks import WIDTH, Block, Gated, network, samples
+from frozen_blocks import WIDTH, Block, Gated, counts, network, plan_of, samples
 
 import interactgraph as itg
 from interactgraph.attribution.methods import DoesNotApply
@@ -15,17 +15,6 @@ OPTIONS = {"freeze": ("attention", "layernorm"), "progress": False, "strengths":
 
 def run(net, data, **options):
     return itg.interaction_graph(net, data, list(PAIR), **{**OPTIONS, **options})
-
-
-def plan_of(graph):
-    return graph.metadata["plans"][0]
-
-
-def counts(x):
-    """Of samples of 6 positions, the first 4 of every third one."""
-    mask = torch.ones(x.shape[:2], dtype=torch.bool)
-    mask[::3, 4:] = False
-    return mask
 
 
 def test_as_many_as_there_are_is_exact():

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from frozen_blocks import HEADS, WIDTH, Block, Frozen, Gated, network, samples
+from frozen_blocks import BLOCKS, HEADS, WIDTH, Block, Frozen, Gated, network, samples
 from reference import attributions, strengths
 from torch import nn
 
@@ -16,13 +16,6 @@ from interactgraph.calculus.tape import record
 PAIR = ("0", "1")
 NAMES = ("rms", "mean", "mean_abs", "max")
 OPTIONS = {"freeze": ("attention", "layernorm"), "progress": False}
-BLOCKS = {
-    "pre": {"causal": True},
-    "post": {"post": True},
-    "parallel": {"parallel": True, "norm": "rms"},
-    "shared": {"heads": "shared", "norm": "rms"},
-    "repeated": {"heads": "repeated", "post": True, "causal": True},
-}
 
 
 def run(net, data, **options):

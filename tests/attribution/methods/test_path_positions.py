@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from frozen_blocks import WIDTH, Block, Gated, network, samples
+from frozen_blocks import WIDTH, Block, Gated, counts, network, plan_of, samples
 
 import interactgraph as itg
 from interactgraph.attribution.methods.path_positions import PathPositions
-from interactgraph.calculus.row_tangents import RowTangents
+from interactgraph.calculus.factors import NotFactored
+from interactgraph.calculus.row_tangents import NotRowwise, RowTangents
 
 PAIR = ("0", "1")
 OPTIONS = {"progress": False, "strengths": ("rms", "mean"), "tolerance": None, "n_steps": 6}
@@ -14,17 +15,6 @@ OPTIONS = {"progress": False, "strengths": ("rms", "mean"), "tolerance": None, "
 
 def run(net, data, **options):
     return itg.interaction_graph(net, data, list(PAIR), **{**OPTIONS, **options})
-
-
-def plan_of(graph):
-    return graph.metadata["plans"][0]
-
-
-def counts(x):
-    """Of samples of 6 positions, the first 4 of every third one."""
-    mask = torch.ones(x.shape[:2], dtype=torch.bool)
-    mask[::3, 4:] = False
-    return mask
 
 
 def assert_same(graph, exact):
@@ -152,6 +142,22 @@ def test_every_record_is_compared_with_forward_mode(monkeypatch):
     with pytest.warns(itg.InteractGraphWarning, match="disagree with forward mode"):
         graph = run(net, data, positions=9)
     assert_same(graph, exact)
+
+
+def test_an_operation_that_fails_later_is_no_way_to_go(monkeypatch):
+    torch.manual_seed(0)
+    net, data = network(Block()), [samples(2, 4), samples(2, 5)]
+    exact, at = run(net, data, engine="forward"), RowTangents.at
+    for error in (NotFactored("of other values"), NotRowwise("so"), RuntimeError("no kernel")):
+
+        def failing(self, *args, error=error):
+            if self.target[1] == 5:
+                raise error
+            return at(self, *args)
+
+        monkeypatch.setattr(RowTangents, "at", failing)
+        with pytest.warns(itg.InteractGraphWarning, match="single target positions fail"):
+            assert_same(run(net, data, positions=9), exact)
 
 
 def test_a_first_batch_without_positions():
