@@ -67,6 +67,16 @@ def test_as_many_nodes_as_draws_can_tell_apart(drawn, monkeypatch):
     assert any("the path integral is off" in note for note in found.notes) == (drawn > 0)
 
 
+def test_nodes_that_were_broken_off_replace_none(monkeypatch):
+    monkeypatch.setattr(TimeBudget, "learn", lambda *args: None)
+    monkeypatch.setattr(NodesInTime, "looks_again", property(lambda self: True))
+    monkeypatch.setattr(NodesInTime, "time_left", lambda self: self.n_batches_seen < 2)
+    found = run(time_budget=600, tolerance=1e-3)
+    assert found.metadata["plans"][0]["n_steps_used"] > 4
+    assert found.completeness["0", "5"] < 0.01
+    assert not found.notes
+
+
 class Clock:
     """Seconds that pass when they are told to."""
 

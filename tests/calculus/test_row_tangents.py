@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from interactgraph.calculus.linearization import RecordedFunction
+from interactgraph.calculus.row_layouts import FREE, POSITION, SAMPLE, regrouped
 from interactgraph.calculus.row_tangents import NotRowwise, RowTangents
 from interactgraph.calculus.tape import record
 
@@ -188,3 +189,13 @@ def test_products_are_counted():
     assert apart.n_sums == 7
     gelu = check(lambda x: torch.tanh(out(torch.tanh(into(x)))), samples())
     assert (gelu.products, gelu.products_at_end, gelu.n_sums) == (WIDTH * 7 * 5, 0, 5)
+
+
+def test_entries_in_another_shape():
+    layout = ((3, SAMPLE), (4, POSITION)), ((6, FREE),)
+    assert regrouped(layout, (3, 4, 2, 3)) == (
+        ((3, SAMPLE),), ((4, POSITION),), ((2, FREE),), ((3, FREE),)
+    )  # fmt: skip
+    for shape in ((12,), (3, 4, 7), (3, 4, 4), (6, 2, 6)):
+        with pytest.raises(NotRowwise):
+            regrouped(layout, shape)

@@ -74,16 +74,24 @@ def test_graphs_without_a_skip_connection_are_left_alone():
 
 
 def test_a_layer_that_only_passes_on_says_nothing():
+    """Between two layers that have modules from elsewhere, and behind them."""
     graph, _ = planted(0, 8.0, sizes=(SIZE, SIZE, SIZE))
-    weights = [graph.weights(*pair) for pair in graph.pairs]
-    alone = itg.find_modules(graph_of(*weights), n_runs=2)
-    found = itg.find_modules(graph_of(*weights, torch.eye(SIZE).double()), n_runs=2)
-    assert found.details["self_edges"] == ["c -> d"]
+    into, on = (graph.weights(*pair) for pair in graph.pairs)
+    names = {layer: [f"{layer}{j}" for j in range(SIZE)] for layer in LAYERS}
+
+    def of(**pairs):
+        blocks = {tuple(pair): {"rms": weights} for pair, weights in pairs.items()}
+        return itg.InteractionGraph(LAYERS, tuple(blocks), names, blocks)
+
+    eye = torch.eye(SIZE).double()
+    alone = itg.find_modules(of(ab=into, ac=on @ into), n_runs=2)
+    found = itg.find_modules(of(ab=into, ac=on @ into, bc=eye, cd=eye), n_runs=2)
+    assert found.details["self_edges"] == ["b -> c", "c -> d"]
     assert found.p_value < 0.01
     assert np.isfinite(list(found.details["resolutions"].values())).any()
-    assert np.array_equal(found.labels[: 3 * SIZE], alone.labels)
+    assert np.array_equal(found.labels, alone.labels)
     assert (found.labels[3 * SIZE :] == -1).all()
-    nothing = itg.find_modules(graph_of(torch.eye(SIZE).double()), n_runs=2)
+    nothing = itg.find_modules(graph_of(eye), n_runs=2)
     assert nothing.n_modules == 0
 
 

@@ -291,3 +291,42 @@ def test_parts_of_rows():
         [(1, 3, 0, 4, True), (4, 5, 4, 5, False)],
         [(4, 5, 0, 2, True), (5, 6, 2, 4, True)],
     ]
+
+
+class Written(nn.Module):
+    """Positions first, or a mean over them."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.way, self.up, self.down = way, nn.Linear(WIDTH, 7), nn.Linear(7, WIDTH)
+
+    def forward(self, x):
+        if self.way == "mean":
+            return self.down(torch.tanh(self.up(x + x.mean(1, keepdim=True))))
+        h = torch.tanh(self.up((x + x.mean(1, keepdim=True)).transpose(0, 1)))
+        return self.down(h).transpose(0, 1)
+
+
+@pytest.mark.parametrize("way", ["mean", "positions first"])
+def test_one_set_of_factors_serves_batches_of_all_lengths(way, without):
+    torch.manual_seed(0)
+    data = [samples(3, 4), samples(2, 6, seed=2), samples(1, 5, seed=3)]
+    net = network(Written(way))
+    graph = run(net, data, freeze=(), strengths=NAMES)
+    assert method_of(graph) == "factored_maps"
+    assert not [note for note in graph.notes if "fails" in note]
+    without()
+    assert_same(graph, run(net, data, freeze=(), strengths=NAMES))
+
+
+def test_factors_count_against_the_memory_of_the_run(monkeypatch):
+    methods, init = [], FactoredMaps.__init__
+
+    def remember(self, context):
+        init(self, context)
+        methods.append(self)
+
+    monkeypatch.setattr(FactoredMaps, "__init__", remember)
+    run(network(Block()), [samples()])
+    users = [user for user in methods[0].context.sums.memory.users if user.n_bytes]
+    assert sum(isinstance(user, FeatureFactors) for user in users) == 1

@@ -5,7 +5,9 @@ import torch
 from frozen_blocks import WIDTH, Block, Gated, counts, network, plan_of, samples
 
 import interactgraph as itg
+from interactgraph.attribution.methods import differentiating
 from interactgraph.attribution.methods.path_positions import PathPositions
+from interactgraph.attribution.path_nodes import nodes_for
 from interactgraph.calculus.factors import NotFactored
 from interactgraph.calculus.row_tangents import NotRowwise, RowTangents
 
@@ -168,11 +170,14 @@ def test_a_first_batch_without_positions():
     )  # fmt: skip
 
 
-def test_nodes_are_placed_on_every_batch():
+def test_nodes_are_placed_on_every_batch(monkeypatch):
     torch.manual_seed(0)
-    net = network(Block())
+    net, options = network(Block()), {"tolerance": 0.02, "n_steps": 64}
     data = [samples(2, 4), samples(2, 4, seed=2), 20 * samples(2, 4, seed=3)]
-    options = {"tolerance": 0.02, "n_steps": 64}
-    exact = run(net, data, engine="forward", **options)
+    exact, placed = run(net, data, engine="forward", **options), []
+    monkeypatch.setattr(
+        differentiating, "nodes_for", lambda *args: placed.append(nodes_for(*args)) or placed[-1]
+    )
     graph = run(net, data, positions=4, **options)
+    assert len(placed) == 3
     torch.testing.assert_close(graph.weights(*PAIR), exact.weights(*PAIR), rtol=1e-3, atol=1e-4)
