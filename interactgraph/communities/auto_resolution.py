@@ -3,10 +3,12 @@
 Part of every block is hidden, modules are found at every resolution of a grid, and the hidden edges
 inside them are compared with what strengths explain (at resolution 1, whatever the modules were
 found at). Modules that are too fine follow noise, which the hidden edges do not share; modules that
-are too coarse leave structure out. z has a standard error of one, so resolutions whose z is within
-one of the largest are as good, and the one nearest to 1 is taken of these (the one-standard-error
-rule of Breiman, Friedman, Olshen & Stone, Classification and Regression Trees, 1984, section
-3.4.3). Where hidden edges speak for no modules, nothing speaks for dividing a graph further than it
+are too coarse leave structure out. The excess of the hidden edges is a modularity that cannot
+overfit. Its top is flat: the resolution nearest to 1 is taken of those whose excess is at least
+four fifths of the largest. (z is this excess in standard errors. It is for comparing with chance:
+small modules have large ones, and of two sizes that are both real it says little.)
+
+Where hidden edges speak for no modules, nothing speaks for dividing a graph further than it
 falls apart by itself, as a graph does whose modules at resolution 0.1 each hold no more than three
 quarters of the features: these are taken. All other graphs are divided at resolution 1.
 """
@@ -14,7 +16,7 @@ quarters of the features: these are taken. All other graphs are divided at resol
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -25,27 +27,31 @@ from .objective import Objective, make_objective
 from .runs import sweep_runs
 from .spectral import Spectrum
 from .threads import few_threads
-from .weighting import Weighting
+from .weighting import Score, Weighting
 
-__all__ = ["best_resolution", "resolution_scores"]
+__all__ = ["best_resolution", "largest_z", "resolution_scores"]
+
+
+def largest_z(values: Iterable[float]) -> float:
+    """The largest one that was measured; NaN where none was."""
+    return max((z for z in values if not math.isnan(z)), default=math.nan)
 
 
 def best_resolution(
-    z: dict[float, float], weighted: Network, block_weight: str = "equal", seed: int = 0
+    scores: Mapping[float, Score], weighted: Network, block_weight: str = "equal", seed: int = 0
 ) -> float:
-    """The resolution nearest to 1 whose z is within one of the largest.
+    """The resolution nearest to 1 whose excess is at least four fifths of the largest.
 
     Args:
-        z: of hidden edges at each resolution.
+        scores: of hidden edges at each resolution.
         weighted: weights; asked whether they fall apart where no z is large.
         block_weight: how pairs of layers count then.
         seed: of the starts of that.
     """
-    scores = {resolution: value for resolution, value in z.items() if not math.isnan(value)}
-    largest = max(scores.values(), default=0.0)
-    if largest < constants.LEAST_Z:
+    largest = max((score.excess for score in scores.values()), default=0.0)
+    if largest <= 0 or not largest_z(s.z for s in scores.values()) >= constants.LEAST_Z:
         return constants.COARSEST if _falls_apart(weighted, block_weight, seed) else 1.0
-    near = [r for r, value in scores.items() if value >= largest - constants.STANDARD_ERROR]
+    near = [r for r, score in scores.items() if score.excess >= constants.NEAR_BEST * largest]
     return min(near, key=lambda resolution: abs(math.log(resolution)))
 
 
@@ -58,34 +64,55 @@ def _falls_apart(weighted: Network, block_weight: str, seed: int) -> bool:
     return bool(sizes.max() <= constants.LARGEST_PART * sizes.sum())
 
 
-def resolution_scores(
-    network: Network, weightings: Sequence[Weighting], seed: int = 0
-) -> list[dict[float, float]]:
-    """For every weighting z of the hidden edges at each resolution; NaN where none is inside.
+def resolution_scores(network: Network, weighting: Weighting, seed: int = 0) -> dict[float, Score]:
+    """What hidden edges say at each resolution: the mean over rounds that hide all edges.
 
     Args:
         network: strengths.
-        weightings: that modules are found with.
+        weighting: that modules are found with.
         seed: of the folds and the starts.
     """
+    n = 1 if network.is_large else constants.ROUNDS
+    rounds = [_scores(network, weighting, n * seed + k) for k in range(n)]
+    return {
+        resolution: Score(*map(_mean, zip(*(each[resolution] for each in rounds), strict=True)))
+        for resolution in constants.RESOLUTIONS
+    }
+
+
+def _scores(network: Network, weighting: Weighting, seed: int) -> dict[float, Score]:
+    """The same of one round."""
     large = network.is_large
-    tallies = [{resolution: Tally() for resolution in constants.RESOLUTIONS} for _ in weightings]
+    tallies = {resolution: (Tally(), Tally()) for resolution in constants.RESOLUTIONS}
+    n_folds = 0
     for number, fold in enumerate(folds_of(network, 3, seed)):
+        weighted = fold.visible.map(weighting.block)
+        if not weighted.blocks:
+            continue
+        n_folds += 1
         start = 1000 * seed + number
-        for weighting, own in zip(weightings, tallies, strict=True):
-            weighted = fold.visible.map(weighting.block)
-            if not weighted.blocks:
-                continue
-            # On a large network starts take longer to find than to improve: all share them.
-            spectrum = _spectrum(weighted, start) if large else None
-            for resolution, tally in own.items():
-                objective = make_objective(weighted, "layered", resolution)
-                assert isinstance(objective, Objective)
-                (labels,) = sweep_runs(objective, [start], spectrum)
-                tally.add_fold(network, fold, objective, labels)
+        # On a large network starts take longer to find than to improve: all share them.
+        spectrum = _spectrum(weighted, start) if large else None
+        of_energies = fold.of_energies(network)
+        for resolution, (roots, energies) in tallies.items():
+            objective = make_objective(weighted, "layered", resolution)
+            assert isinstance(objective, Objective)
+            (labels,) = sweep_runs(objective, [start], spectrum)
+            roots.add_fold(network, fold, objective, labels)
+            energies.add_fold(network, of_energies, objective, labels)
         if large:
             break
-    return [{resolution: tally.z_score for resolution, tally in own.items()} for own in tallies]
+    n = max(n_folds * len(network.blocks), 1)
+    return {
+        resolution: Score(roots.excess / n, roots.z_score, energies.z_score)
+        for resolution, (roots, energies) in tallies.items()
+    }
+
+
+def _mean(values: tuple[float, ...]) -> float:
+    """Of those that were measured; NaN where none was."""
+    measured = [value for value in values if not math.isnan(value)]
+    return sum(measured) / len(measured) if measured else math.nan
 
 
 def _spectrum(weighted: Network, seed: int) -> Spectrum:

@@ -1,16 +1,18 @@
 """The default weighting: decides how much the weak edges count.
 
 Logarithms and roots recover planted modules under heavy-tailed noise best, and destroy real graphs
-in which most features carry next to nothing, because they lift those to the level of the rest. Two
-questions are asked, in this order:
+in which most features carry next to nothing, because they lift those to the level of the rest.
+Modules found from energies are preferred, as those edges matter to the model. Compressed weights
+(`information`) take their place only where all three of these hold:
 
-1. Do few features carry everything? Where the effective share of features (the exponential of the
-   entropy of their strengths, over their number) is below a quarter, edges count by their energies
-   (`energy`): what carries little counts for nothing.
-2. Otherwise, is the tail of the weights signal or noise? Modules found from energies are preferred,
-   as those edges matter to the model, unless held-out edges are predicted better, by more than one
-   standard error, by modules found from compressed weights (`information`), each at its best
-   resolution. What could not be measured is no reason to leave energies.
+1. Many features carry something: the effective share of features (the exponential of the entropy
+   of their strengths, over their number) is a quarter or more.
+2. The tail of the weights is noise: the hidden *energies* inside modules found from energies do not
+   exceed what strengths explain by three standard errors, at any resolution.
+3. Hidden edges (their roots) are predicted better, by more than one standard error, by modules
+   found from compressed weights, each at its best resolution.
+
+What could not be measured is no reason to leave energies.
 
 Standard errors of the strengths are not asked: weights shrunk by them find the same modules where
 samples are many, and lose them where few were drawn (table "errors").
@@ -18,7 +20,6 @@ samples are many, and lose them where few were drawn (table "errors").
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -28,9 +29,9 @@ import torch
 from ..errors import InteractGraphError
 from ..sparse import sums
 from . import constants
-from .auto_resolution import resolution_scores
+from .auto_resolution import largest_z, resolution_scores
 from .network import Block, Network
-from .weighting import FORMULAS, Weighed, Weighting, keep_connected
+from .weighting import FORMULAS, Score, Weighed, Weighting, keep_connected
 
 __all__ = ["WEIGHTINGS", "AutoWeighting", "effective_share", "named_weighting"]
 
@@ -47,7 +48,7 @@ class AutoWeighting(Weighting):
 
     def _decide(
         self, network: Network, seed: int
-    ) -> tuple[Weighting, dict[str, float | str], dict[float, float] | None]:
+    ) -> tuple[Weighting, dict[str, float | str], dict[float, Score] | None]:
         """The weighting, what it was decided by, its scores."""
         energy, information = FORMULAS["energy"], FORMULAS["information"]
         if not network.blocks:
@@ -56,21 +57,21 @@ class AutoWeighting(Weighting):
         decision: dict[str, float | str] = {"effective_share": round(share, 4)}
         if share < constants.FEW:
             return energy, {**decision, "edges": energy.name}, None
-        both = resolution_scores(network, [energy, information], seed)
-        largest = [max((z for z in s.values() if not math.isnan(z)), default=None) for s in both]
-        of_energy, of_information = largest
-        best = int(
-            of_energy is not None
-            and of_information is not None
-            and of_energy < of_information - constants.STANDARD_ERROR
-        )
-        decision |= {
-            f"held_out_{weighting.name}": round(z, 3)
-            for weighting, z in zip((energy, information), largest, strict=True)
-            if z is not None
-        }
-        chosen = (energy, information)[best]
-        return chosen, {**decision, "edges": chosen.name}, both[best]
+        scores = resolution_scores(network, energy, seed)
+        confirmed = largest_z(score.energy_z for score in scores.values())
+        decision["hidden_energies"] = round(confirmed, 3)
+        chosen = energy
+        if not confirmed >= constants.LEAST_Z:
+            compressed = resolution_scores(network, information, seed)
+            z = [largest_z(score.z for score in each.values()) for each in (scores, compressed)]
+            decision |= {
+                f"held_out_{weighting.name}": round(value, 3)
+                for weighting, value in zip((energy, information), z, strict=True)
+            }
+            if z[0] < z[1] - constants.STANDARD_ERROR:
+                chosen, scores = information, compressed
+        decision = {name: value for name, value in decision.items() if value == value}  # no NaN
+        return chosen, {**decision, "edges": chosen.name}, scores
 
 
 def effective_share(block: Block) -> float:

@@ -14,13 +14,19 @@ FEW = 0.25
 # Of a block's weight, for all edges that are given back to features that a weighting cut off.
 FAINT = 1e-4
 
-# --- resolution (table "recovery", row "default" against resolution 1) ---------------------------
+# --- resolution and weights (table "arena", choosing set) -----------------------------------------
 
-RESOLUTIONS = (0.35, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 1.5)
-# Of z: less than that says nothing.
+RESOLUTIONS = (0.2, 0.35, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 1.5)
+# Of the largest excess: resolutions whose excess is above are as good (0.8 to 0.85 do alike; 0.95
+# loses tasks, 0.7 superposition).
+NEAR_BEST = 0.8
+# Times that every edge of a graph is hidden, unless it is large (one time leaves the choice to luck
+# in small graphs).
+ROUNDS = 2
+# z below which hidden edges speak for nothing: for no resolution, and not for energies.
+LEAST_Z = 3.0
+# Of z: a weighting is better than energies where its z is larger by more.
 STANDARD_ERROR = 1.0
-# Largest z below which hidden edges speak for nothing.
-LEAST_Z = 2.0
 # Resolution that takes apart only what hardly hangs together; for graphs that fall apart and whose
 # hidden edges speak for nothing (table "arena", "programs" of the choosing set).
 COARSEST = 0.1

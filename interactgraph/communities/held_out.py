@@ -2,7 +2,7 @@
 
 Hidden entries are compared with e, the rank-one fit a_i b_j to the visible ones: what they would be
 if weights were nothing but the product of two strengths. All is done on v = sqrt(w), which tames
-the tails of the weights.
+the tails of the weights, or on energies v = w^2, to ask about the largest ones alone.
 
 The modules were found from the visible entries, and so were the strengths a and b, whose errors are
 therefore related to the modules: a feature whose visible entries are low by chance in one block
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -60,8 +61,8 @@ class Fold(NamedTuple):
 
     Attributes:
         hidden: for each block which entries are hidden, bool `[i, j]`; of sparse ones as cells.
-        roots: for each block sqrt(w), `[i, j]`.
-        expected: for each block the rank-one fit to the visible roots, `[i, j]`; of sparse ones
+        values: for each block v, sqrt(w) or energies, `[i, j]`.
+        expected: for each block e, the rank-one fit to the visible v, `[i, j]`; of sparse ones
             its factors.
         visible: the network with hidden entries replaced by what is expected; an empty hole would
             look like a missing edge and pull its two features apart. Sparse blocks, see
@@ -69,9 +70,22 @@ class Fold(NamedTuple):
     """
 
     hidden: list[Tensor | HiddenCells]
-    roots: list[Tensor]
+    values: list[Tensor]
     expected: list[Tensor | RankOne]
     visible: Network
+
+    def of_energies(self, network: Network) -> Fold:
+        """The same fold, judged by energies in place of roots."""
+        energies = [
+            map_values(b.weight, partial(torch.pow, exponent=b.power)) for b in network.blocks
+        ]
+        hidden = [
+            h if isinstance(h, HiddenCells) or b.unknown is None else h | b.unknown
+            for b, h in zip(network.blocks, self.hidden, strict=True)
+        ]
+        with few_threads(network):
+            expected = [_expected(v, h) for v, h in zip(energies, hidden, strict=True)]
+        return self._replace(values=energies, expected=expected)
 
 
 class HeldOut(NamedTuple):
@@ -109,7 +123,7 @@ class Tally:
         self, network: Network, fold: Fold, objective: Objective, labels: np.ndarray
     ) -> None:
         """Adds the hidden entries of a fold, judged by modules found without them."""
-        for block, v, e, hidden in zip(network.blocks, fold.roots, fold.expected, fold.hidden,
+        for block, v, e, hidden in zip(network.blocks, fold.values, fold.expected, fold.hidden,
                                        strict=True):  # fmt: skip
             into, out = (objective.layer_labels(labels, k) for k in (block.target, block.source))
             if isinstance(hidden, HiddenCells):
@@ -236,10 +250,10 @@ def folds_of(
         del fold
 
 
-def _expected(roots: Tensor, hidden: Tensor | HiddenCells) -> Tensor | RankOne:
+def _expected(values: Tensor, hidden: Tensor | HiddenCells) -> Tensor | RankOne:
     if isinstance(hidden, HiddenCells):
-        return fit_rank_one(roots, hidden)
-    return rank_one_fit(roots, ~hidden)
+        return fit_rank_one(values, hidden)
+    return rank_one_fit(values, ~hidden)
 
 
 def _visible(weight: Tensor, hidden: Tensor | HiddenCells, expected: Tensor | RankOne) -> Tensor:

@@ -69,7 +69,7 @@ class ModuleTally:
         """
         if not self.n_modules:
             return
-        for block, v, e, hidden in zip(network.blocks, fold.roots, fold.expected, fold.hidden,
+        for block, v, e, hidden in zip(network.blocks, fold.values, fold.expected, fold.hidden,
                                        strict=True):  # fmt: skip
             assert isinstance(e, Tensor)
             assert isinstance(hidden, Tensor)

@@ -52,12 +52,11 @@ def find_modules(
             layers. "undirected", "directed": plain modularity, blind to layers; on layered graphs
             it mostly finds the layers.
         resolution: factor of the null model; larger values give more and smaller modules. "auto":
-            the one nearest to 1 of those whose modules say most, within a standard error, about
-            edges that were hidden when they were found; where these speak for no modules, 0.1 for
-            graphs that fall apart by themselves (no module holds more than three quarters then),
-            which are not divided further; 1 for all others, and for null models other than
-            "layered". Finding it takes several times as long as the
-            runs themselves.
+            the one nearest to 1 of those whose modules say most (four fifths of the most at
+            least) about edges that were hidden when they were found; where these speak for no
+            modules, 0.1 for graphs that fall apart by themselves (no module holds more than three
+            quarters then), which are not divided further; 1 for all others, and for null models
+            other than "layered". Finding it takes several times as long as the runs themselves.
         n_runs: number of runs, seeds `seed`, `seed + 1`, ...; the best quality is kept.
         seed: same seed, same partition.
         self_edges: "auto": where most features have the target of their own number as their
@@ -107,9 +106,11 @@ def find_modules(
         if n_modules is None and null == "layered" and weighted.blocks:
             automatic = weighed.scores
             if automatic is None:
-                (automatic,) = resolution_scores(network, [weighed.weighting], seed)
+                automatic = resolution_scores(network, weighed.weighting, seed)
             resolution = best_resolution(automatic, weighted, block_weight, seed)
-            decided["resolutions"] = {str(r): round(z, 3) for r, z in automatic.items()}
+            decided["resolutions"] = {
+                str(r): round(score.excess, 4) for r, score in automatic.items()
+            }
     recorded: dict[str, Any] = {
         "null": null,
         "resolution": float(resolution),

@@ -17,7 +17,22 @@ from ..sparse import at_ends, map_values, sums, tidy, values_of, with_values
 from . import constants
 from .network import Block, Network
 
-__all__ = ["FORMULAS", "Weighed", "Weighting", "normalise"]
+__all__ = ["FORMULAS", "Score", "Weighed", "Weighting", "normalise"]
+
+
+class Score(NamedTuple):
+    """What hidden edges say about the modules of one resolution.
+
+    Attributes:
+        excess: of roots inside modules over what strengths explain, as a share of all; the mean
+            over blocks and folds.
+        z: of that, see `held_out.Tally`; NaN where no hidden edge is inside a module.
+        energy_z: the same of energies.
+    """
+
+    excess: float
+    z: float
+    energy_z: float
 
 
 class Weighed(NamedTuple):
@@ -27,13 +42,13 @@ class Weighed(NamedTuple):
         network: the weights.
         weighting: that was used, block by block.
         decided: what it was decided by.
-        scores: z of hidden edges at each resolution, where that was measured on the way.
+        scores: what hidden edges say at each resolution, where that was measured on the way.
     """
 
     network: Network
     weighting: Weighting
     decided: dict[str, float | str]
-    scores: dict[float, float] | None = None
+    scores: dict[float, Score] | None = None
 
 
 @dataclass(frozen=True)

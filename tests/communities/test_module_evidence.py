@@ -27,7 +27,7 @@ def reference(network, labels, **options):
         network, FORMULAS["root_normalised"], 1.0, **options
     ):
         for k, block in enumerate(network.blocks):
-            v, e, hidden = (x[k].numpy() for x in (fold.roots, fold.expected, fold.hidden))
+            v, e, hidden = (x[k].numpy() for x in (fold.values, fold.expected, fold.hidden))
             into, out = (
                 objective.layer_labels(found, n).numpy() for n in (block.target, block.source)
             )

@@ -194,9 +194,9 @@ function resolutionSearch() {
   const found = data.partition && data.partition.search;
   if (!found || found.length < 2) return null;
   const about = "How well modules found at each resolution explain edges that the search did not see " +
-    `(z, higher is better). The one taken is ${number(data.partition.resolution)}: the highest, or the plainest of those as good.`;
+    `(their excess over what strengths explain, higher is better). The one taken is ${number(data.partition.resolution)}: the nearest to 1 of the best.`;
   return chart("Choice of the resolution", about, "", lines([{ points: found }],
-    { xLabel: "resolution", yLabel: "held-out z", logarithmic: true, marks: [data.partition.resolution] }));
+    { xLabel: "resolution", yLabel: "held-out excess", logarithmic: true, marks: [data.partition.resolution] }));
 }
 
 function resolutionProfile() {
