@@ -8,6 +8,7 @@ __all__ = [
     "InteractGraphWarning",
     "MissingFileError",
     "ModelError",
+    "first_line",
 ]
 
 
@@ -37,3 +38,8 @@ class MissingFileError(FileError, FileNotFoundError):
 
 class InteractGraphWarning(UserWarning):
     """A result is delivered, but the user should know something about it."""
+
+
+def first_line(error: Exception) -> str:
+    """The first line of its message, or what kind of error it is."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

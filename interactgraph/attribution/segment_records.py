@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..calculus.derivatives import FAILURES, first_line
+from ..calculus.derivatives import FAILURES
 from ..calculus.linearization import RecordedFunction
 from ..calculus.matrices import DenseMaps, dense_maps, one_row
 from ..calculus.operations import Operations, operations_of
@@ -21,6 +21,7 @@ from ..calculus.rounding import is_close
 from ..calculus.secant_lines import check_structure
 from ..calculus.structure import NoClosedForm, Structure, read_structure
 from ..calculus.tape import NoTape, Tape, form_of, record, tensors_of
+from ..errors import first_line
 from ..layers import FeatureSegment, PairProblem
 from .source_path import SourcePath
 

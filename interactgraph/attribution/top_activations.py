@@ -124,7 +124,8 @@ class TopActivations:
 
 def _none(n_features: int) -> Examples:
     samples = torch.full((_K, n_features), -1)
-    return Examples(torch.zeros(_K, n_features), samples, torch.zeros_like(samples))
+    values = torch.zeros(_K, n_features, dtype=torch.float32)
+    return Examples(values, samples, torch.zeros_like(samples))
 
 
 def _largest(z: Tensor, mask: Tensor | None) -> Examples:

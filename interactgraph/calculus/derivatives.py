@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["ANY_FAILURES", "FAILURES", "first_line", "jvps", "pull_back"]
+__all__ = ["ANY_FAILURES", "FAILURES", "jvps", "pull_back"]
 
 Function = Callable[[Tensor], Tensor]
 
@@ -15,11 +15,6 @@ Function = Callable[[Tensor], Tensor]
 FAILURES = (RuntimeError, ValueError, IndexError, TypeError)
 # The same, with what control flow and custom operations fail with that have no such rule.
 ANY_FAILURES = (*FAILURES, KeyError, AttributeError, AssertionError)
-
-
-def first_line(error: Exception) -> str:
-    """The first line of its message, or what kind of error it is."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def jvps(function: Function, point: Tensor, tangents: Tensor, *, vmapped: bool = True) -> Tensor:

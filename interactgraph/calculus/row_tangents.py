@@ -28,7 +28,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .derivatives import ANY_FAILURES, first_line
+from ..errors import first_line
+from .derivatives import ANY_FAILURES
 from .factored_tangents import Walk
 from .factors import NotFactored, moved_source
 from .linearization import RecordedFunction

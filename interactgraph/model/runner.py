@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from ..calculus.rounding import is_close, tolerance
-from ..errors import InputError, InteractGraphError, ModelError
+from ..errors import InputError, InteractGraphError, ModelError, first_line
 from .batches import Forward, call_model, convert
 from .frozen import FrozenValues
 from .masks import attention_mask, padded_by_one, trimmed
@@ -180,8 +180,7 @@ class Runner:
         try:
             wanted = None if device is None else torch.empty(0, device=device).device
         except (RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0]
-            raise ModelError(f"device={device!r} cannot be used: {reason}") from error
+            raise ModelError(f"device={device!r} cannot be used: {first_line(error)}") from error
         tensors = [*model.parameters(), *model.buffers()]
         moved = any(wanted is not None and tensor.device != wanted for tensor in tensors)
         cast = any(

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError, ModelError
+from ..errors import InputError, ModelError, first_line
 from .text import TextBatches
 
 __all__ = ["Pretrained", "from_pretrained"]
@@ -128,10 +128,9 @@ def from_pretrained(name: str | os.PathLike[str], **options: Any) -> Pretrained:
             source, **{"dtype": torch.float32, **options}
         )
     except Exception as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ModelError(
-            f"{where} cannot be loaded: {lines[0]} (a name on the hub needs the network once; a "
-            "folder needs config.json and weights)"
+            f"{where} cannot be loaded: {first_line(error)} (a name on the hub needs the network "
+            "once; a folder needs config.json and weights)"
         ) from error
     if hasattr(model, "set_experts_implementation"):
         model.set_experts_implementation("eager")

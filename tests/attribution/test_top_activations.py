@@ -74,3 +74,13 @@ def test_features_that_never_move_have_none():
     graph = itg.interaction_graph(model, torch.randn(3, 3), ["1", "2"], progress=False)
     assert not graph.examples["1"].of(1)
     assert len(graph.examples["2"].of(0)) == 3
+
+
+def test_where_numbers_are_double_by_default():
+    try:
+        torch.set_default_dtype(torch.float64)
+        model, data, *_ = sequences()
+        graph = graph_of(model, data)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert graph.examples["1"].values.dtype == torch.float32

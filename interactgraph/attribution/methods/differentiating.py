@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from ...calculus.derivatives import ANY_FAILURES, FAILURES, first_line
+from ...calculus.derivatives import ANY_FAILURES, FAILURES
 from ...calculus.path import PathRule, at_sample, gauss_legendre
 from ...calculus.rounding import is_close
 from ...distributed import World
-from ...errors import InteractGraphError
+from ...errors import InteractGraphError, first_line
 from ...layers import PairProblem
 from ...notes import path_off
 from ..derivative_check import check_derivatives

@@ -109,6 +109,8 @@ class PairContext:
         if causes:
             return causes
         ways = ["raise n_steps" if self.options.tolerance else "raise n_steps or set tolerance"]
+        if self.budget.is_set:  # nodes may be few because time is short
+            ways.insert(0, "raise time_budget")
         if self.options.definition == "integrated_gradients":
             entry = self.options.baselines()[self.pair[0]]
             if not (isinstance(entry, str) and entry == "mean"):

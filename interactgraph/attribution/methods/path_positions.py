@@ -11,14 +11,14 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ...calculus.derivatives import ANY_FAILURES, first_line
+from ...calculus.derivatives import ANY_FAILURES
 from ...calculus.factors import NotFactored
 from ...calculus.path import PathRule
 from ...calculus.position_factors import products_of_pass
 from ...calculus.rounding import is_close, tolerance
 from ...calculus.row_tangents import NotRowwise, RowTangents
 from ...calculus.tape import Tape
-from ...errors import InteractGraphError
+from ...errors import InteractGraphError, first_line
 from ...layers import PairProblem
 from ..completeness import residual_of
 from ..contributions import Contribution
