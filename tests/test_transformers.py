@@ -35,7 +35,7 @@ MODELS = {
 
 
 T5 = {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 2, "num_heads": 2, "vocab_size": 50}
-PLAIN = {  # perceptrons that are not gated, keys that heads share
+PLAIN = {  # perceptrons that are not gated, keys that heads share, pairs that are rotated
     "Phi": ("layers", MLP),
     "Nemotron": ("layers", {**GROUPED, "num_attention_heads": 4, "num_key_value_heads": 2}),
     "Starcoder2": ("layers", {**MLP, "num_key_value_heads": 1}),
@@ -43,6 +43,15 @@ PLAIN = {  # perceptrons that are not gated, keys that heads share
         "decoder.layers",
         {**SIZES, "ffn_dim": 24, "word_embed_proj_dim": 16, "max_position_embeddings": 16},
     ),
+    "GPTJ": (
+        "h",
+        {"n_embd": 16, "n_head": 2, "n_layer": 2, "vocab_size": 50, "rotary_dim": 4},
+    ),
+    "Falcon": ("h", {**SIZES, "multi_query": True, "alibi": False}),
+}
+ROTATED = {  # neighbouring coordinates are rotated, and perceptrons gated
+    "Glm": ("layers", {**GROUPED, "partial_rotary_factor": 0.5, "pad_token_id": 0}),
+    "Cohere": ("layers", GROUPED),
 }
 FAMILIES = {
     **MODELS,
@@ -55,7 +64,7 @@ FAMILIES = {
 
 def small(name):
     """A model of a family, in float64, and names of its blocks."""
-    start, sizes = {**FAMILIES, **PLAIN}[name]
+    start, sizes = {**FAMILIES, **PLAIN, **ROTATED}[name]
     torch.manual_seed(0)
     config = getattr(transformers, f"{name.removesuffix('Encoder')}Config")(**sizes)
     model = getattr(transformers, f"{name}Model")(config).double().eval()
@@ -182,7 +191,7 @@ def test_frozen_blocks_come_apart(name, monkeypatch):
         )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [*FAMILIES, *PLAIN])
+@pytest.mark.parametrize("name", [*FAMILIES, *PLAIN, *ROTATED])
 def test_single_target_positions(name):
     """All of them together are what passes give, where a block comes apart into positions."""
     model, layers = small(name)

@@ -284,5 +284,5 @@ OPERATIONS: dict[str, _Operation] = {
     "native_layer_norm": _layer_norm,
     **dict.fromkeys(("add", "sub", "rsub"), _add),
     **dict.fromkeys(("mm", "bmm", "matmul"), _matmul),
-    **dict.fromkeys(("addmm", "baddbmm"), _addmm),
+    "addmm": _addmm,
 }

@@ -30,10 +30,10 @@ _Rule = Callable[[Tangents], Any]
 _SAME = {
     "view", "reshape", "_unsafe_view", "permute", "transpose", "t", "expand", "slice", "select",
     "unsqueeze", "squeeze", "clone", "contiguous", "alias", "lift_fresh_copy", "neg",
-    "sum", "mean", "cat", "stack", "split", "split_with_sizes", "chunk", "unbind", "flip", "roll",
+    "sum", "mean", "cat", "split", "split_with_sizes", "chunk", "unbind", "flip", "roll",
     "cumsum", "index_select", "repeat", "avg_pool2d", "diagonal", "tril", "triu", "_to_copy",
 }  # fmt: skip
-_BILINEAR = {"mul", "mm", "bmm", "matmul", "mv"}
+_BILINEAR = {"mul", "mm", "bmm", "matmul"}
 
 
 @dataclass(frozen=True, eq=False)

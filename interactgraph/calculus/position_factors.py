@@ -48,7 +48,7 @@ __all__ = [
     "products_of_pass",
 ]
 
-_PRODUCTS = ("mm", "bmm", "addmm", "baddbmm")
+_PRODUCTS = ("mm", "bmm", "addmm")
 _CACHE = 1 << 22  # bytes of K at a time
 
 

@@ -38,7 +38,7 @@ class NoClosedForm(Exception):
 _LINEAR = {
     "view", "reshape", "_unsafe_view", "permute", "transpose", "t", "expand", "slice", "select",
     "unsqueeze", "squeeze", "clone", "contiguous", "alias", "lift_fresh_copy", "neg",
-    "sum", "mean", "cat", "stack", "split", "split_with_sizes", "chunk", "unbind", "flip", "roll",
+    "sum", "mean", "cat", "split", "split_with_sizes", "chunk", "unbind", "flip", "roll",
     "constant_pad_nd", "cumsum", "index_select", "gather", "index", "repeat", "avg_pool1d",
     "avg_pool2d", "avg_pool3d", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d",
     "upsample_nearest1d", "upsample_nearest2d", "upsample_bilinear2d", "diagonal", "tril", "triu",
@@ -47,7 +47,7 @@ _LINEAR = {
 }  # fmt: skip
 # Linear in each tensor argument while the others are constant; division only in the first.
 _MULTILINEAR = {
-    "mul", "mm", "bmm", "matmul", "mv", "dot", "convolution", "einsum",
+    "mul", "mm", "bmm", "matmul", "dot", "convolution", "einsum",
 }  # fmt: skip
 # Affine in several arguments at once.
 _SUM = {"add", "sub", "rsub", "slice_scatter", "select_scatter"}
@@ -269,7 +269,7 @@ class _Reader:
             return sum(n in self.kinds for n in [*first, *rest]) == 1
         if name == "div":
             return only_first and len(node.args) == 2 and not node.kwargs
-        if name in ("addmm", "baddbmm", "addbmm"):
+        if name in ("addmm", "addbmm"):
             return not (_depends(node.args[1], self.kinds) and _depends(node.args[2], self.kinds))
         if name == "masked_fill":
             return only_first

@@ -270,10 +270,35 @@ class _Recorder(TorchDispatchMode):
                 if isinstance(tensor, Tensor) and (self._shares(tensor) or _is_part(tensor)):
                     raise _SharedStorage("a tensor is changed in place that others are views of")
 
+    def _written_out(self, func: Any, args: tuple) -> Callable[..., Tensor] | None:
+        """The same operation by others that are recorded in its place."""
+        if func is torch.ops.aten.index.Tensor:
+            chosen = [index for index in args[1] if index is not None]
+            few = len(chosen) == 1 and chosen[0].ndim == 1 and len(chosen[0]) <= _FEW
+            if few and chosen[0].dtype == torch.long and self._is_constant(chosen[0]):
+                return _index_of_few
+        return _WRITTEN_OUT.get(func)
+
+    def _is_constant(self, tensor: Tensor) -> bool:
+        """Whether a tensor is the same whatever the arguments are."""
+        seen: set[Node] = set()
+        left = [self.of[id(tensor)]] if id(tensor) in self.of else []
+        while left:
+            node = left.pop()
+            if node in self.arguments:
+                return False
+            left.extend(each for each in node.inputs if each not in seen)
+            seen.update(node.inputs)
+        return True
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        written_out = self._written_out(func, args)
+        if written_out is not None:
+            with self:
+                return written_out(*args, **kwargs)
         self._refuse_shared(func, args, kwargs)
         out = func(*args, **kwargs)
         inputs: list[Node] = []
@@ -300,6 +325,38 @@ class _Recorder(TorchDispatchMode):
                     self.nodes.append(self._new(item, part))
         return out
 
+
+def _stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
+    return torch.cat([tensor.unsqueeze(dim) for tensor in tensors], dim)
+
+
+def _mv(matrix: Tensor, vector: Tensor) -> Tensor:
+    return torch.mm(matrix, vector[:, None])[:, 0]
+
+
+def _baddbmm(added: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    product = torch.bmm(a, b)
+    product = product if alpha == 1 else product * alpha
+    if beta == 0:  # what is not finite counts for nothing then
+        return product
+    return (added if beta == 1 else added * beta) + product
+
+
+def _index_of_few(x: Tensor, indices: Sequence[Tensor | None]) -> Tensor:
+    """By a constant list of numbers along one axis."""
+    ((axis, index),) = ((k, index) for k, index in enumerate(indices) if index is not None)
+    numbers = [number % x.shape[axis] for number in index.tolist()]
+    parts = [torch.ops.aten.slice(x, axis, number, number + 1) for number in numbers]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, axis)
+
+
+# Operations that are recorded as others, so that there are fewer kinds to know.
+_WRITTEN_OUT: dict[Any, Callable[..., Tensor]] = {
+    torch.ops.aten.stack.default: _stack,
+    torch.ops.aten.mv.default: _mv,
+    torch.ops.aten.baddbmm.default: _baddbmm,
+}
+_FEW = 8  # numbers of a list by which a tensor is indexed
 
 _VIEWS = (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default)
 
