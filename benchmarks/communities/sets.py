@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import torch
 
 from . import modular_addition as addition
+from .arena_networks import trained_addition
 from .graphs import KnownGraph
 from .multi_task import known_graph, recipes
 from .planted import LEVELS, planted
 
 Graphs = dict[str, list[KnownGraph]]
-TRAINED = (1, 2)  # seeds of modular-addition models
+ADDITION = ((59, 0), (67, 2))  # modulus and seed, of the arena's set to choose on
 
 
 def cached(folder: Path, name: str, make: Callable[[], list[KnownGraph]]) -> list[KnownGraph]:
@@ -50,13 +51,15 @@ def planted_graphs(seeds: range = range(5)) -> Graphs:
     return {f: [planted(f, r, s) for r in levels for s in seeds] for f, levels in LEVELS.items()}
 
 
-def modular_addition_graphs(folder: Path, seeds: Sequence[int] = TRAINED) -> Graphs:
+def modular_addition_graphs(folder: Path) -> Graphs:
     """Published model and models trained here, each with both bases and both units of strength."""
     graphs = []
     if addition.REFERENCE.exists():
-        graphs += cached(folder, "addition-published", partial(_addition, "113"))
-    for seed in seeds:
-        graphs += cached(folder, f"addition-113-{seed}", partial(_addition, "113", folder, seed))
+        graphs += cached(folder, "addition-published", _published)
+    for modulus, seed in ADDITION:
+        graphs += cached(
+            folder, f"addition-{modulus}-{seed}", partial(_trained, folder, modulus, seed)
+        )
     result: Graphs = {}
     for known in graphs:
         origin = "trained" if "seed" in known.name else "published"
@@ -76,12 +79,14 @@ def modular_addition_graphs(folder: Path, seeds: Sequence[int] = TRAINED) -> Gra
     return result
 
 
-def _addition(name: str, folder: Path | None = None, seed: int = 0) -> list[KnownGraph]:
-    if folder is None:
-        model, seen, _ = addition.reference()
-        return addition.known_graphs(name, model, seen)
-    model, seen, _ = addition.trained(folder, seed)
-    return addition.known_graphs(f"{name}, seed {seed}", model, seen)
+def _published() -> list[KnownGraph]:
+    model, seen, _ = addition.reference()
+    return addition.known_graphs("113", model, seen)
+
+
+def _trained(folder: Path, modulus: int, seed: int) -> list[KnownGraph]:
+    model, seen = trained_addition(folder / "networks", modulus, seed)
+    return addition.known_graphs(f"{modulus}, seed {seed}", model, seen)
 
 
 def multi_task_graphs(folder: Path, n: int = 12) -> Graphs:
