@@ -40,6 +40,6 @@ class InteractGraphWarning(UserWarning):
     """A result is delivered, but the user should know something about it."""
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of its message, or what kind of error it is."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -34,7 +34,7 @@ def affinity(cache: Path) -> str:
         "zero for the others. With the modules that `find_modules` finds by default, and with each "
         "feature in the module of its largest frequency. \"Told\" is no method: a feature's "
         "composition is taken for the mean of all others' true ones, weighed by the energies of "
-        "its edges; what it misses, the edges do not show.\n\n" + table(head, rows)
+        "its edges.\n\n" + table(head, rows)
     )  # fmt: skip
 
 

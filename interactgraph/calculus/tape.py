@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..errors import InteractGraphError
+from ..errors import InteractGraphError, first_line
 
 __all__ = [
     "COPIES", "VIEWS", "NoTape", "Node", "Tape", "fill", "form_of", "record", "tensors_of",
@@ -447,7 +447,7 @@ def record(function: Callable[..., Tensor], arguments: Sequence[Tensor]) -> Tape
     except InteractGraphError:
         raise
     except (Exception, _SharedStorage) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         raise NoTape(f"the segment cannot be recorded ({reason})") from error
     output = recorder.of.get(id(out))
     if output is None:

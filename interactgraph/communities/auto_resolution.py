@@ -4,9 +4,10 @@ Part of every block is hidden, modules are found at every resolution of a grid, 
 inside them are compared with what strengths explain (at resolution 1, whatever the modules were
 found at). Modules that are too fine follow noise, which the hidden edges do not share; modules that
 are too coarse leave structure out. The excess of the hidden edges is a modularity that cannot
-overfit. Its top is flat: the resolution nearest to 1 is taken of those whose excess is at least
-four fifths of the largest. (z is this excess in standard errors. It is for comparing with chance:
-small modules have large ones, and of two sizes that are both real it says little.)
+overfit. Its top is flat: of the resolutions whose hidden edges speak for modules at all (z of 3 and
+more), the one nearest to 1 is taken whose excess is at least four fifths of the largest. (z is this
+excess in standard errors. It is for comparing with chance: small modules have large ones, and of
+two sizes that are both real it says little.)
 
 Where hidden edges speak for no modules, nothing speaks for dividing a graph further than it
 falls apart by itself, as a graph does whose modules at resolution 0.1 each hold no more than three
@@ -31,6 +32,8 @@ from .weighting import Score, Weighting
 
 __all__ = ["best_resolution", "largest_z", "resolution_scores"]
 
+_FOLDS = 3
+
 
 def largest_z(values: Iterable[float]) -> float:
     """The largest one that was measured; NaN where none was."""
@@ -48,10 +51,15 @@ def best_resolution(
         block_weight: how pairs of layers count then.
         seed: of the starts of that.
     """
-    largest = max((score.excess for score in scores.values()), default=0.0)
-    if largest <= 0 or not largest_z(s.z for s in scores.values()) >= constants.LEAST_Z:
+    told = {
+        resolution: score.excess
+        for resolution, score in scores.items()
+        if score.z >= constants.LEAST_Z and score.excess > 0
+    }
+    if not told:
         return constants.COARSEST if _falls_apart(weighted, block_weight, seed) else 1.0
-    near = [r for r, score in scores.items() if score.excess >= constants.NEAR_BEST * largest]
+    enough = constants.NEAR_BEST * max(told.values())
+    near = [resolution for resolution, excess in told.items() if excess >= enough]
     return min(near, key=lambda resolution: abs(math.log(resolution)))
 
 
@@ -72,7 +80,7 @@ def resolution_scores(network: Network, weighting: Weighting, seed: int = 0) -> 
         weighting: that modules are found with.
         seed: of the folds and the starts.
     """
-    n = 1 if network.is_large else constants.ROUNDS
+    n = 1 if network.n_edges > constants.HIDDEN_ONCE else constants.ROUNDS
     rounds = [_scores(network, weighting, n * seed + k) for k in range(n)]
     return {
         resolution: Score(*map(_mean, zip(*(each[resolution] for each in rounds), strict=True)))
@@ -85,7 +93,7 @@ def _scores(network: Network, weighting: Weighting, seed: int) -> dict[float, Sc
     large = network.is_large
     tallies = {resolution: (Tally(), Tally()) for resolution in constants.RESOLUTIONS}
     n_folds = 0
-    for number, fold in enumerate(folds_of(network, 3, seed)):
+    for number, fold in enumerate(folds_of(network, _FOLDS, seed)):
         weighted = fold.visible.map(weighting.block)
         if not weighted.blocks:
             continue
@@ -102,9 +110,9 @@ def _scores(network: Network, weighting: Weighting, seed: int) -> dict[float, Sc
             energies.add_fold(network, of_energies, objective, labels)
         if large:
             break
-    n = max(n_folds * len(network.blocks), 1)
+    share = n_folds / _FOLDS * max(len(network.blocks), 1)  # of all that was to be hidden
     return {
-        resolution: Score(roots.excess / n, roots.z_score, energies.z_score)
+        resolution: Score(roots.total / share if share else 0.0, roots.z_score, energies.z_score)
         for resolution, (roots, energies) in tallies.items()
     }
 

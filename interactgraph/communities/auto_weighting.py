@@ -7,10 +7,11 @@ Modules found from energies are preferred, as those edges matter to the model. C
 
 1. Many features carry something: the effective share of features (the exponential of the entropy
    of their strengths, over their number) is a quarter or more.
-2. The tail of the weights is noise: the hidden *energies* inside modules found from energies do not
-   exceed what strengths explain by three standard errors, at any resolution.
-3. Hidden edges (their roots) are predicted better, by more than one standard error, by modules
+2. Hidden edges (their roots) are predicted better, by more than one standard error, by modules
    found from compressed weights, each at its best resolution.
+3. Modules of energies are not real, or dwarfed: hidden *energies* inside them do not exceed what
+   strengths explain by three standard errors, at any resolution; or z of their hidden edges is less
+   than half of that of compressed weights.
 
 What could not be measured is no reason to leave energies.
 
@@ -58,18 +59,18 @@ class AutoWeighting(Weighting):
         if share < constants.FEW:
             return energy, {**decision, "edges": energy.name}, None
         scores = resolution_scores(network, energy, seed)
+        compressed = resolution_scores(network, information, seed)
         confirmed = largest_z(score.energy_z for score in scores.values())
-        decision["hidden_energies"] = round(confirmed, 3)
+        z = [largest_z(score.z for score in each.values()) for each in (scores, compressed)]
+        decision |= {
+            "hidden_energies": round(confirmed, 3),
+            "held_out_energy": round(z[0], 3),
+            "held_out_information": round(z[1], 3),
+        }
         chosen = energy
-        if not confirmed >= constants.LEAST_Z:
-            compressed = resolution_scores(network, information, seed)
-            z = [largest_z(score.z for score in each.values()) for each in (scores, compressed)]
-            decision |= {
-                f"held_out_{weighting.name}": round(value, 3)
-                for weighting, value in zip((energy, information), z, strict=True)
-            }
-            if z[0] < z[1] - constants.STANDARD_ERROR:
-                chosen, scores = information, compressed
+        kept = confirmed >= constants.LEAST_Z and z[0] >= constants.DWARFED * z[1]
+        if not kept and z[0] < z[1] - constants.STANDARD_ERROR:
+            chosen, scores = information, compressed
         decision = {name: value for name, value in decision.items() if value == value}  # no NaN
         return chosen, {**decision, "edges": chosen.name}, scores
 

@@ -20,13 +20,17 @@ RESOLUTIONS = (0.2, 0.35, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 1.5)
 # Of the largest excess: resolutions whose excess is above are as good (0.8 to 0.85 do alike; 0.95
 # loses tasks, 0.7 superposition).
 NEAR_BEST = 0.8
-# Times that every edge of a graph is hidden, unless it is large (one time leaves the choice to luck
-# in small graphs).
+# Times that every edge of a graph is hidden (one time leaves the choice to luck in small graphs),
+# and edges above which once is enough.
 ROUNDS = 2
+HIDDEN_ONCE = 200_000
 # z below which hidden edges speak for nothing: for no resolution, and not for energies.
 LEAST_Z = 3.0
 # Of z: a weighting is better than energies where its z is larger by more.
 STANDARD_ERROR = 1.0
+# Of the z of compressed weights: energies have to reach as much, too (superposition has 0.58 to
+# 0.91 of it, planted graphs that energies do not show 0.1 to 0.5).
+DWARFED = 0.5
 # Resolution that takes apart only what hardly hangs together; for graphs that fall apart and whose
 # hidden edges speak for nothing (table "arena", "programs" of the choosing set).
 COARSEST = 0.1

@@ -92,8 +92,8 @@ class HeldOut(NamedTuple):
     """What hidden entries say about the modules that were found without them.
 
     Attributes:
-        excess: sum of v - e inside modules over sum of v of all hidden entries, mean over blocks
-            and folds: a modularity that cannot overfit.
+        excess: sum of v - e inside modules over sum of v, of hidden entries, mean over blocks: a
+            modularity that cannot overfit. Only without contrast.
         z_score: see `Tally`.
     """
 
@@ -109,15 +109,14 @@ class Tally:
             that are inside modules by one.
 
     Attributes:
-        excess: sum of r inside modules over sum of v of all hidden entries, added up over blocks
-            and folds.
-        total: sum of c r, each divided by its block's sum of v.
+        total: sum of c r, each divided by its block's sum of v. Without contrast, and with all
+            folds, it is the modularity of the hidden entries added up over blocks.
         variance: sum of the squares of these.
     """
 
     def __init__(self, *, contrasted: bool = False) -> None:
         self.contrasted = contrasted
-        self.excess = self.total = self.variance = 0.0
+        self.total = self.variance = 0.0
 
     def add_fold(
         self, network: Network, fold: Fold, objective: Objective, labels: np.ndarray
@@ -130,7 +129,6 @@ class Tally:
                 assert isinstance(e, RankOne)
                 sums = sums_of_hidden(v, e, hidden, into, out, contrasted=self.contrasted)
                 if sums is not None:
-                    self.excess += sums.excess
                     self.total += sums.total
                     self.variance += sums.variance
                 continue
@@ -138,9 +136,9 @@ class Tally:
             inside = hidden & (into[:, None] == out) & (into[:, None] >= 0)
             if not inside.any():
                 continue
-            residual = v - e
-            self.excess += float(residual[inside].sum() / v[hidden].sum().clamp_min(1e-300))
-            residual /= v.sum()
+            if not self.contrasted:  # fits to a few entries may promise any number elsewhere
+                e = e.clamp_max(float(v.max()))
+            residual = (v - e) / v.sum()
             if self.contrasted:
                 with few_threads(network):
                     residual *= contrast(inside, torch.where(hidden, e, 0))
@@ -290,7 +288,7 @@ def held_out(
     )
     for fold, objective, labels in rounds:
         tally.add_fold(network, fold, objective, labels)
-    return HeldOut(tally.excess / (n_folds * max(len(network.blocks), 1)), tally.z_score)
+    return HeldOut(tally.total / max(len(network.blocks), 1), tally.z_score)
 
 
 def searched_folds(

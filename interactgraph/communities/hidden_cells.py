@@ -52,7 +52,6 @@ class RankOne(NamedTuple):
 class Sums(NamedTuple):
     """Of the hidden entries of one block and fold, see `held_out.Tally`."""
 
-    excess: float
     total: float
     variance: float
 
@@ -176,13 +175,12 @@ def sums_of_hidden(
         return None
     in_rows = hidden.inside(b, into, out)
     all_inside = float(a @ in_rows)
-    excess = (float(inside @ v) - all_inside) / max(float(v.sum()), 1e-300)
     squares = float(a.square() @ hidden.inside(b.square(), into, out))
     scale = float(values.sum())
     if not contrasted:
         total = float(inside @ v) - all_inside
         variance = squares + float(inside @ (v.square() - 2 * v * e))
-        return Sums(excess, total / scale, max(variance, 0.0) / scale**2)
+        return Sums(total / scale, max(variance, 0.0) / scale**2)
     x, y = _contrast_parts(expected, hidden, into, out)
     c = inside - x[rows] - y[columns]
     c = torch.where((e > 0) & (c.abs() > _ROUNDING), c, 0)
@@ -200,9 +198,9 @@ def sums_of_hidden(
     )
     rest = float(alone + both)
     if rest <= _NOTHING * float(a2 @ hidden.over_columns(b2)):
-        return Sums(excess, 0.0, 0.0)
+        return Sums(0.0, 0.0)
     variance = rest + float(c.square() @ (v.square() - 2 * v * e))
-    return Sums(excess, total / scale, max(variance, 0.0) / scale**2)
+    return Sums(total / scale, max(variance, 0.0) / scale**2)
 
 
 def _contrast_parts(

@@ -108,8 +108,9 @@ def find_modules(
             if automatic is None:
                 automatic = resolution_scores(network, weighed.weighting, seed)
             resolution = best_resolution(automatic, weighted, block_weight, seed)
-            decided["resolutions"] = {
-                str(r): round(score.excess, 4) for r, score in automatic.items()
+            decided["resolutions"] = {str(r): round(s.z, 3) for r, s in automatic.items()}
+            decided["resolution_excess"] = {
+                str(r): round(s.excess, 5) for r, s in automatic.items()
             }
     recorded: dict[str, Any] = {
         "null": null,

@@ -316,7 +316,8 @@ def _partition(graph: InteractionGraph, partition: Partition, module: np.ndarray
             "isolated": int((module < 0).sum()),
             "grey": "#{:02x}{:02x}{:02x}".format(*module_colour(-1)),
             "inside": float(inside[:-1].sum() / flow.sum()) if flow.sum() else 0.0,
-            "search": _search(details.get("resolutions")),
+            "search": _search(details.get("resolution_excess")),
+            "search_z": _search(details.get("resolutions")),
             "modules": modules,
         }
     )
@@ -340,7 +341,7 @@ def _module_agreement(partition: Partition, number: int) -> float:
 def _search(resolutions: Any) -> list[list[float]]:
     """Held-out scores of the resolutions that were tried, ascending.
 
-    A resolution has none where halves of the edges leave nothing to compare (NaN, None in files).
+    A resolution has none where no hidden edge was inside a module (NaN, None in files).
     """
     if not isinstance(resolutions, Mapping):
         return []

@@ -35,7 +35,8 @@ def test_halves_are_not_split_by_noise():
     assert found.n_modules == 2
     assert adjusted_rand_index(found.labels, truth) > 0.85
     assert found.resolution < 1
-    assert set(found.details["resolutions"]) == {str(r) for r in RESOLUTIONS}
+    for name in ("resolutions", "resolution_excess"):
+        assert set(found.details[name]) == {str(r) for r in RESOLUTIONS}
 
 
 def test_one_where_hidden_edges_do_not_care():
@@ -73,11 +74,26 @@ def test_the_nearest_to_one_of_those_near_the_best():
         assert best_resolution(scored({0.5: 0.9, 0.7: 0.73, 1.0: 0.7, 1.5: 0.3}), network) == 0.7
         assert best_resolution(scored({0.5: 0.9, 0.7: 0.7, 1.0: 0.73, 1.5: 0.3}), network) == 1.0
         assert best_resolution(scored({0.5: 0.1, 1.0: 0.3, 1.5: 0.45}), network) == 1.5
+    mixed = {0.2: Score(0.5, 2.9, 9.0), 0.7: Score(0.9, math.nan, 9.0), 1.2: Score(0.1, 3.1, 9.0)}
+    assert best_resolution(mixed, whole) == 1.2
     small = {0.5: Score(0.3, math.nan, 9.0), 1.0: Score(0.1, 2.9, 9.0)}
     for nothing in (small, scored({0.5: 0.3}, math.nan), scored({0.5: 0.0, 1.0: -0.1}), {}):
         assert best_resolution(nothing, whole) == 1.0
         assert best_resolution(nothing, apart) == COARSEST
         assert best_resolution(nothing, stray) == 1.0
+
+
+def test_a_few_edges_more_do_not_decide():
+    """A block of three edges, whose fits promise anything for those that are hidden."""
+    graph, _ = two_halves()
+    first = graph.weights(*graph.pairs[0])
+    last = torch.zeros(2, 30, dtype=torch.float64)
+    last[0, 0], last[0, 2], last[1, 2] = 1.0, 0.5, 2.0
+    for seed in range(4):
+        scores = resolution_scores(
+            Network.from_graph(graph_of(first, last)), FORMULAS["energy"], seed
+        )
+        assert all(abs(score.excess) < 1 for score in scores.values())
 
 
 def test_scores_are_means_of_held_out_rounds():

@@ -69,23 +69,25 @@ def test_the_choice_is_that_of_hidden_edges():
     default, seen = named_weighting("auto"), set()
     light = np.exp(0.5 * np.random.default_rng(0).normal(size=(40, 60)))
     halves = graph_of(light * np.where(np.arange(40)[:, None] % 2 == np.arange(60) % 2, 1, 0.3))
-    for graph in (planted(0, 2.5, (64, 128, 64))[0], halves, planted(2, 1.5)[0]):
+    # Energies hold the modules, too, but compressed weights five times as well.
+    draw, group = np.random.default_rng(0), np.arange(300) % 6
+    inside = np.where(group[:, None] == group, 2.0, 1.0)
+    wide = graph_of(*[np.exp(draw.normal(size=(300, 300))) * inside for _ in range(2)])
+    for graph in (planted(0, 2.5, (64, 128, 64))[0], halves, wide, planted(2, 1.5)[0]):
         network = Network.from_graph(graph)
         weighed = default.weigh(network, seed=3)
         energies, compressed = (
             resolution_scores(network, FORMULAS[name], seed=3) for name in ("energy", "information")
         )
-        confirmed = largest_z(s.energy_z for s in energies.values()) >= 3
-        prefers = largest_z(s.z for s in energies.values()) >= (
-            largest_z(s.z for s in compressed.values()) - 1
-        )
+        of_energies, z = (largest_z(s.z for s in each.values()) for each in (energies, compressed))
+        real = largest_z(s.energy_z for s in energies.values()) >= 3
+        confirmed, prefers = real and of_energies >= z / 2, of_energies >= z - 1
         chosen = "energy" if confirmed or prefers else "information"
         assert weighed.decided["edges"] == chosen
         assert weighed.scores == (energies if chosen == "energy" else compressed)
-        assert ("held_out_information" in weighed.decided) is not confirmed
-        seen.add((confirmed, prefers))
-    assert {True, False} == {confirmed for confirmed, _ in seen}
-    assert (False, False) in seen
+        seen.add((real, confirmed, prefers))
+    assert {True, False} == {confirmed for _, confirmed, _ in seen}
+    assert (True, False, False) in seen  # real, but dwarfed
 
 
 def test_what_is_not_measured_decides_nothing():

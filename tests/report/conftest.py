@@ -67,7 +67,8 @@ def make_partition(graph, n_modules=2):
     interval = {layer: np.stack([a - 0.1, a + 0.1], 2) for layer, a in affinity.items()}
     return Partition(membership, 0.4, 0.9, 0.01, 2.3, confidence=confidence, strength="rms",
                      affinity=affinity, affinity_interval=interval,
-                     details={"resolutions": {"0.5": 1.0, "1.0": 2.0}})  # fmt: skip
+                     details={"resolutions": {"0.5": 5.0, "1.0": 6.0},
+                              "resolution_excess": {"0.5": 1.0, "1.0": 2.0}})  # fmt: skip
 
 
 @pytest.fixture

@@ -191,12 +191,19 @@ function legend(names) {
 }
 
 function resolutionSearch() {
-  const found = data.partition && data.partition.search;
+  if (!data.partition) return null;
+  // Modules of older versions hold z alone.
+  const { search, search_z: z, resolution } = data.partition;
+  const isExcess = search.length > 0, found = isExcess ? search : z;
   if (!found || found.length < 2) return null;
+  const told = !isExcess ? "" : z.some((point) => point[1] >= 3)
+    ? "of those that have four fifths of the best, the nearest to 1."
+    : "as hidden edges speak for none (z below 3): 1, or 0.1 where the graph falls apart by itself.";
   const about = "How well modules found at each resolution explain edges that the search did not see " +
-    `(their excess over what strengths explain, higher is better). The one taken is ${number(data.partition.resolution)}: the nearest to 1 of the best.`;
+    `(${isExcess ? "their excess over what strengths explain" : "z"}, higher is better). Taken is ${number(resolution)}` +
+    (told ? `, ${told}` : ".");
   return chart("Choice of the resolution", about, "", lines([{ points: found }],
-    { xLabel: "resolution", yLabel: "held-out excess", logarithmic: true, marks: [data.partition.resolution] }));
+    { xLabel: "resolution", yLabel: isExcess ? "held-out excess" : "held-out z", logarithmic: true, marks: [resolution] }));
 }
 
 function resolutionProfile() {
