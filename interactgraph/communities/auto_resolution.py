@@ -10,8 +10,9 @@ excess in standard errors. It is for comparing with chance: small modules have l
 two sizes that are both real it says little.)
 
 Where hidden edges speak for no modules, nothing speaks for dividing a graph further than it
-falls apart by itself, as a graph does whose modules at resolution 0.1 each hold no more than three
-quarters of the features: these are taken. All other graphs are divided at resolution 1.
+falls apart by itself, as a graph does whose modules at resolution 0.1 leave no more than a
+hundredth of the weight between them, and each hold no more than three quarters of the features:
+these are taken. All other graphs are divided at resolution 1.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import numpy as np
 from . import constants
 from .held_out import Tally, folds_of
 from .network import Network
-from .objective import Objective, make_objective
+from .objective import Objective, make_objective, weight_inside
 from .runs import sweep_runs
 from .spectral import Spectrum
 from .threads import few_threads
@@ -64,12 +65,18 @@ def best_resolution(
 
 
 def _falls_apart(weighted: Network, block_weight: str, seed: int) -> bool:
-    """Whether no module holds nearly all features at the coarsest resolution."""
+    """Whether modules at the coarsest resolution hold nearly all weight, and none all features."""
     objective = make_objective(weighted, "layered", constants.COARSEST, block_weight)
     assert isinstance(objective, Objective)
     labels = max(sweep_runs(objective, [seed, seed + 1]), key=objective.quality)
     sizes = np.bincount(labels[labels >= 0])
-    return bool(sizes.max() <= constants.LARGEST_PART * sizes.sum())
+    inside = 0.0  # of the weights, which sum to one
+    for term in objective.terms:
+        into, out = (objective.layer_labels(labels, k) for k in (term.target, term.source))
+        inside += float(weight_inside(term.weight, into, out))
+    return bool(
+        sizes.max() <= constants.LARGEST_PART * sizes.sum() and inside >= 1 - constants.BETWEEN
+    )
 
 
 def resolution_scores(network: Network, weighting: Weighting, seed: int = 0) -> dict[float, Score]:

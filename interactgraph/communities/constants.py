@@ -37,6 +37,9 @@ COARSEST = 0.1
 # Share of the features in one part above which a graph does not fall apart (the same programs: the
 # largest parts hold 0.2 to 0.6).
 LARGEST_PART = 0.75
+# Share of the weight between parts above which it does not (programs have 0.0002 at most, the
+# published modular addition 0.03: its frequencies hang together).
+BETWEEN = 0.01
 # Adjusted mutual information from which neighbouring partitions of a profile are one plateau.
 SAME_PLATEAU = 0.9
 

@@ -20,7 +20,7 @@ from ..errors import InteractGraphError
 from ..sparse import at_ends, map_values, sums, values_of
 from .network import Network
 
-__all__ = ["NULLS", "Objective", "PooledObjective", "Term", "make_objective"]
+__all__ = ["NULLS", "Objective", "PooledObjective", "Term", "make_objective", "weight_inside"]
 
 NULLS = ("layered", "undirected", "directed", "cpm")
 

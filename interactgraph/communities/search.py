@@ -54,8 +54,8 @@ def find_modules(
         resolution: factor of the null model; larger values give more and smaller modules. "auto":
             the one nearest to 1 of those whose modules say most (four fifths of the most at
             least) about edges that were hidden when they were found; where these speak for no
-            modules, 0.1 for graphs that fall apart by themselves (no module holds more than three
-            quarters then), which are not divided further; 1 for all others, and for null models
+            modules, 0.1 for graphs that fall apart by themselves (into parts with hardly any weight
+            between them), which are not divided further; 1 for all others, and for null models
             other than "layered". Finding it takes several times as long as the runs themselves.
         n_runs: number of runs, seeds `seed`, `seed + 1`, ...; the best quality is kept.
         seed: same seed, same partition.

@@ -69,6 +69,7 @@ def test_the_nearest_to_one_of_those_near_the_best():
     whole, apart = np.exp(draw.normal(size=(6, 6))), np.kron(np.eye(2), np.ones((3, 3)))
     stray = np.pad(whole, ((0, 1), (0, 1)))  # a pair of features by itself is no part of a graph
     stray[-1, -1] = 1.0
+    joined = Network.from_graph(graph_of(apart + 0.03))  # hardly apart: 3 % of it is between parts
     whole, apart, stray = (Network.from_graph(graph_of(w)) for w in (whole, apart, stray))
     for network in (whole, apart):
         assert best_resolution(scored({0.5: 0.9, 0.7: 0.73, 1.0: 0.7, 1.5: 0.3}), network) == 0.7
@@ -81,6 +82,7 @@ def test_the_nearest_to_one_of_those_near_the_best():
         assert best_resolution(nothing, whole) == 1.0
         assert best_resolution(nothing, apart) == COARSEST
         assert best_resolution(nothing, stray) == 1.0
+        assert best_resolution(nothing, joined) == 1.0
 
 
 def test_a_few_edges_more_do_not_decide():
