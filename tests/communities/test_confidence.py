@@ -56,15 +56,19 @@ def folds(n: int = 6) -> tuple:
     return parts, truth
 
 
+# What is chosen for a graph is not asked again for every sample.
+FIXED = {"n_runs": 3, "resolution": 1.0, "weighting": "root_normalised", "significance": False}
+
+
 def test_bootstrap_finds_the_feature_that_wanders():
     parts, truth = folds()
-    partition = bootstrap(parts, n_samples=12, n_runs=3, significance=False)
+    partition = bootstrap(parts, n_samples=12, **FIXED)
     assert adjusted_rand_index(np.delete(partition.labels, 23), np.delete(truth, 23)) > 0.9
     confidence = partition.confidence["l0"]
     assert confidence[-1] == confidence.min()
     assert confidence[-1] < 0.8 < np.median(confidence)
     assert partition.details["bootstrap_samples"] == 12
-    again = bootstrap(parts, n_samples=12, n_runs=3, significance=False)
+    again = bootstrap(parts, n_samples=12, **FIXED)
     np.testing.assert_array_equal(again.confidence["l0"], confidence)
 
 
@@ -96,6 +100,6 @@ def test_bootstrap_of_features_that_lose_their_edges():
             for part in parts]  # fmt: skip
     for part in bare[1:]:
         part.weights("l0", "l1")[:, :2] = 0
-    confidence = bootstrap(bare, n_samples=10, significance=False).confidence["l0"]
+    confidence = bootstrap(bare, n_samples=10, **FIXED).confidence["l0"]
     assert confidence[:2].max() < 0.9
     assert confidence[2:-1].min() > 0.9

@@ -70,9 +70,9 @@ def test_the_choice_is_that_of_hidden_edges():
     light = np.exp(0.5 * np.random.default_rng(0).normal(size=(40, 60)))
     halves = graph_of(light * np.where(np.arange(40)[:, None] % 2 == np.arange(60) % 2, 1, 0.3))
     # Energies hold the modules, too, but compressed weights five times as well.
-    draw, group = np.random.default_rng(0), np.arange(300) % 6
+    draw, group = np.random.default_rng(0), np.arange(200) % 6
     inside = np.where(group[:, None] == group, 2.0, 1.0)
-    wide = graph_of(*[np.exp(draw.normal(size=(300, 300))) * inside for _ in range(2)])
+    wide = graph_of(*[np.exp(draw.normal(size=(200, 200))) * inside for _ in range(2)])
     for graph in (planted(0, 2.5, (64, 128, 64))[0], halves, wide, planted(2, 1.5)[0]):
         network = Network.from_graph(graph)
         weighed = default.weigh(network, seed=3)
