@@ -72,8 +72,12 @@ def test_large_residual_is_reported():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 6), networks.Block(6))
     x = torch.randn(3, 5, 4)
-    graph = itg.interaction_graph(model, [x], ["0", "1"], n_steps=1, tolerance=None, progress=False)
+    options = {"n_steps": 1, "tolerance": None, "progress": False}
+    graph = itg.interaction_graph(model, [x], ["0", "1"], **options)
     assert "completeness residual is" in graph.metadata["notes"][0]
+    assert "; raise n_steps" in graph.metadata["notes"][0]
+    timed = itg.interaction_graph(model, [x], ["0", "1"], time_budget=60, **options)
+    assert "; raise time_budget, or raise n_steps" in timed.metadata["notes"][0]
 
 
 def test_strengths_that_are_not_finite_are_an_error():

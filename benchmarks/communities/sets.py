@@ -10,13 +10,12 @@ from pathlib import Path
 import torch
 
 from . import modular_addition as addition
-from .arena_networks import trained_addition
+from .arena_networks import ADDITION, trained_addition
 from .graphs import KnownGraph
 from .multi_task import known_graph, recipes
 from .planted import LEVELS, planted
 
 Graphs = dict[str, list[KnownGraph]]
-ADDITION = ((59, 0), (67, 2))  # modulus and seed, of the arena's set to choose on
 
 
 def cached(folder: Path, name: str, make: Callable[[], list[KnownGraph]]) -> list[KnownGraph]:
@@ -56,7 +55,7 @@ def modular_addition_graphs(folder: Path) -> Graphs:
     graphs = []
     if addition.REFERENCE.exists():
         graphs += cached(folder, "addition-published", _published)
-    for modulus, seed in ADDITION:
+    for modulus, seed in ADDITION["choosing"][-2:]:
         graphs += cached(
             folder, f"addition-{modulus}-{seed}", partial(_trained, folder, modulus, seed)
         )

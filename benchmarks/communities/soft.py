@@ -41,25 +41,24 @@ def affinity(cache: Path) -> str:
 def cosines(known: KnownGraph) -> tuple[float, ...]:
     """Of affinities and of modules, with those found and with the true ones; told the rest."""
     found = find_modules(known.graph, significance=False)
-    assert known.composition is not None
+    composition, scored = np.asarray(known.composition), known.truth >= 0
     network = Network.from_graph(known.graph)
-    _, true = np.unique(known.composition.argmax(1), return_inverse=True)
+    _, true = np.unique(composition.argmax(1), return_inverse=True)
     true = np.where(network.connected, true, -1)
-    result = []
+    told = told_compositions(composition, network)
+    read = []
     for labels, by_layer in (
         (found.labels, found.affinity),
         (true, module_affinity(known.graph, network, true).shares),
     ):
         shares = np.concatenate(list(by_layer.values()))
         one = np.eye(shares.shape[1])[np.maximum(labels, 0)]
-        result += [cosine(known, labels, shares), cosine(known, labels, one)]
-    return (*result, mean_cosine(told_compositions(known, network), known))
+        read += [as_composition(x, labels, composition, scored) for x in (shares, one)]
+    return tuple(cosine(x[scored], composition[scored]) for x in (*read, told))
 
 
-def told_compositions(known: KnownGraph, network: Network) -> np.ndarray:
+def told_compositions(composition: np.ndarray, network: Network) -> np.ndarray:
     """Of every feature the mean of the compositions that its edges lead to, `[nodes, modules]`."""
-    composition = known.composition
-    assert composition is not None
     result = np.zeros_like(composition)
     for block in network.blocks:
         energy = block.weight.numpy() ** block.power
@@ -70,22 +69,19 @@ def told_compositions(known: KnownGraph, network: Network) -> np.ndarray:
     return result
 
 
-def mean_cosine(read: np.ndarray, known: KnownGraph) -> float:
-    """Mean over the scored features of the cosine with their compositions."""
-    assert known.composition is not None
-    scored = known.truth >= 0
-    a, b = read[scored], known.composition[scored]
-    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    return float(np.mean((a * b).sum(1) / np.maximum(norms, 1e-300)))
-
-
-def cosine(known: KnownGraph, labels: np.ndarray, shares: np.ndarray) -> float:
-    """Mean over the scored features of the cosine in the space of frequencies."""
-    scored = known.truth >= 0
-    composition = known.composition
+def as_composition(
+    shares: np.ndarray, labels: np.ndarray, composition: np.ndarray, scored: np.ndarray
+) -> np.ndarray:
+    """Shares of modules as shares of the frequencies that these stand for."""
     read = np.zeros_like(composition)
     for module in range(shares.shape[1]):
         inside = scored & (labels == module)
         if inside.any():
             read[:, composition[inside].sum(0).argmax()] += shares[:, module]
-    return mean_cosine(read, known)
+    return read
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> float:
+    """Mean over the rows."""
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return float(np.mean((a * b).sum(1) / np.maximum(norms, 1e-300)))

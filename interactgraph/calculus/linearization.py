@@ -125,9 +125,8 @@ class _Values(dict[Node, Any]):
             if not waiting:
                 stack.pop()
                 if node not in self:
-                    assert node.function is not None
                     args, kwargs = node.fill(self)
-                    self[node] = node.function(*args, **kwargs)
+                    self[node] = node.on(*args, **kwargs)
         return self[goal]
 
 
@@ -262,7 +261,7 @@ def _by_torch(node: Node, dependent: list[Node], values: Mapping[Node, Any]) -> 
     def function(*tensors: Tensor) -> Any:
         tangent_inputs = dict(zip(whole, tensors, strict=True))
         args, kwargs = _swap((node.args, node.kwargs), tangent_inputs, constants)
-        out = node.function(*args, **kwargs)  # type: ignore[misc]
+        out = node.on(*args, **kwargs)
         return tuple(x for x in out if x.is_floating_point()) if many else out
 
     real = [x.is_floating_point() for x in values[node]] if many else []

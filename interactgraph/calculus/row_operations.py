@@ -95,7 +95,7 @@ def pointwise(at: Dense, node: Node, layout: Layout) -> Tensor:
 
         def of_one(x: Tensor) -> Tensor:
             every = *operands[:place], x, *operands[place + 1 :]
-            result: Tensor = node.function(*every, **kwargs)  # type: ignore[misc]
+            result: Tensor = node.on(*every, **kwargs)
             return result
 
         if x.device.type == "meta":

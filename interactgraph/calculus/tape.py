@@ -87,6 +87,12 @@ class Node:
             return tuple(leaf for leaf in leaves if isinstance(leaf, Node))
         return self.inputs
 
+    def on(self, *args: Any, **kwargs: Any) -> Any:
+        """What the operation gives for these arguments."""
+        if self.function is None:
+            raise ValueError("an argument of the tape is no operation")
+        return self.function(*args, **kwargs)
+
     def argument(self, place: int, name: str, default: Any = None) -> Any:
         """An argument by its place or its name."""
         return self.args[place] if len(self.args) > place else self.kwargs.get(name, default)
@@ -168,13 +174,12 @@ class Tape:
             return leaf
 
         for node in self.needed(goal, tables):
-            assert node.function is not None
             args, kwargs = pytree.tree_map_only((Node, Tensor), look_up, (node.args, node.kwargs))
             if dtype is not None and node.name == "_to_copy" and node.differentiable:
                 # A cast would round what is evaluated in another dtype.
                 env[node] = args[0] if args[0].is_floating_point() else args[0].to(dtype)
             else:
-                env[node] = node.function(*args, **kwargs)
+                env[node] = node.on(*args, **kwargs)
         return look_up(goal)
 
     @cached_property
@@ -212,8 +217,7 @@ class Tape:
         values = dict(known)
         for node in every:
             args, kwargs = node.fill(values)
-            assert node.function is not None
-            values[node] = node.function(*args, **kwargs)
+            values[node] = node.on(*args, **kwargs)
             for source in node.inputs:
                 if last[source] is node and source not in met:
                     values.pop(source, None)

@@ -18,14 +18,14 @@ these are taken. All other graphs are divided at resolution 1.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from . import constants
 from .held_out import Tally, folds_of
 from .network import Network
-from .objective import Objective, make_objective, weight_inside
+from .objective import Objective, make_objective
 from .runs import sweep_runs
 from .spectral import Spectrum
 from .threads import few_threads
@@ -70,58 +70,72 @@ def _falls_apart(weighted: Network, block_weight: str, seed: int) -> bool:
     assert isinstance(objective, Objective)
     labels = max(sweep_runs(objective, [seed, seed + 1]), key=objective.quality)
     sizes = np.bincount(labels[labels >= 0])
-    inside = 0.0  # of the weights, which sum to one
-    for term in objective.terms:
-        into, out = (objective.layer_labels(labels, k) for k in (term.target, term.source))
-        inside += float(weight_inside(term.weight, into, out))
+    inside = objective.inside(labels)
     return bool(
         sizes.max() <= constants.LARGEST_PART * sizes.sum() and inside >= 1 - constants.BETWEEN
     )
 
 
-def resolution_scores(network: Network, weighting: Weighting, seed: int = 0) -> dict[float, Score]:
-    """What hidden edges say at each resolution: the mean over rounds that hide all edges.
+def resolution_scores(
+    network: Network, weightings: Sequence[Weighting], seed: int = 0
+) -> list[dict[float, Score]]:
+    """For every weighting what hidden edges say at each resolution.
+
+    The mean over rounds in each of which all edges are hidden once.
 
     Args:
         network: strengths.
-        weighting: that modules are found with.
+        weightings: that modules are found with.
         seed: of the folds and the starts.
     """
     n = 1 if network.n_edges > constants.HIDDEN_ONCE else constants.ROUNDS
-    rounds = [_scores(network, weighting, n * seed + k) for k in range(n)]
-    return {
-        resolution: Score(*map(_mean, zip(*(each[resolution] for each in rounds), strict=True)))
-        for resolution in constants.RESOLUTIONS
-    }
+    rounds = [_scores(network, weightings, n * seed + k) for k in range(n)]
+    return [
+        {
+            resolution: Score(*map(_mean, zip(*(each[resolution] for each in own), strict=True)))
+            for resolution in constants.RESOLUTIONS
+        }
+        for own in zip(*rounds, strict=True)
+    ]
 
 
-def _scores(network: Network, weighting: Weighting, seed: int) -> dict[float, Score]:
+def _scores(
+    network: Network, weightings: Sequence[Weighting], seed: int
+) -> list[dict[float, Score]]:
     """The same of one round."""
     large = network.is_large
-    tallies = {resolution: (Tally(), Tally()) for resolution in constants.RESOLUTIONS}
-    n_folds = 0
+    tallies = [
+        {resolution: (Tally(), Tally()) for resolution in constants.RESOLUTIONS} for _ in weightings
+    ]
+    hidden = [0.0] * len(weightings)  # share of the edges, for each weighting
     for number, fold in enumerate(folds_of(network, _FOLDS, seed)):
-        weighted = fold.visible.map(weighting.block)
-        if not weighted.blocks:
-            continue
-        n_folds += 1
         start = 1000 * seed + number
-        # On a large network starts take longer to find than to improve: all share them.
-        spectrum = _spectrum(weighted, start) if large else None
         of_energies = fold.of_energies(network)
-        for resolution, (roots, energies) in tallies.items():
-            objective = make_objective(weighted, "layered", resolution)
-            assert isinstance(objective, Objective)
-            (labels,) = sweep_runs(objective, [start], spectrum)
-            roots.add_fold(network, fold, objective, labels)
-            energies.add_fold(network, of_energies, objective, labels)
+        for place, weighting in enumerate(weightings):
+            weighted = fold.visible.map(weighting.block)
+            if not weighted.blocks:
+                continue
+            hidden[place] += 1 / _FOLDS
+            # On a large network starts take longer to find than to improve: all share them.
+            spectrum = _spectrum(weighted, start) if large else None
+            for resolution, (roots, energies) in tallies[place].items():
+                objective = make_objective(weighted, "layered", resolution)
+                assert isinstance(objective, Objective)
+                (labels,) = sweep_runs(objective, [start], spectrum)
+                roots.add_fold(network, fold, objective, labels)
+                energies.add_fold(network, of_energies, objective, labels)
         if large:
             break
-    share = n_folds / _FOLDS * max(len(network.blocks), 1)  # of all that was to be hidden
-    return {
-        resolution: Score(roots.total / share if share else 0.0, roots.z_score, energies.z_score)
-        for resolution, (roots, energies) in tallies.items()
-    }
+    n_blocks = max(len(network.blocks), 1)
+    return [
+        {
+            resolution: Score(
+                roots.total / (share * n_blocks) if share else 0.0, roots.z_score, energies.z_score
+            )
+            for resolution, (roots, energies) in own.items()
+        }
+        for own, share in zip(tallies, hidden, strict=True)
+    ]
 
 
 def _mean(values: tuple[float, ...]) -> float:

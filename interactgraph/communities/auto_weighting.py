@@ -21,6 +21,7 @@ samples are many, and lose them where few were drawn (table "errors").
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -58,20 +59,19 @@ class AutoWeighting(Weighting):
         decision: dict[str, float | str] = {"effective_share": round(share, 4)}
         if share < constants.FEW:
             return energy, {**decision, "edges": energy.name}, None
-        scores = resolution_scores(network, energy, seed)
-        compressed = resolution_scores(network, information, seed)
+        scores, compressed = resolution_scores(network, [energy, information], seed)
         confirmed = largest_z(score.energy_z for score in scores.values())
         z = [largest_z(score.z for score in each.values()) for each in (scores, compressed)]
-        decision |= {
-            "hidden_energies": round(confirmed, 3),
-            "held_out_energy": round(z[0], 3),
-            "held_out_information": round(z[1], 3),
+        measured = {
+            "hidden_energies": confirmed,
+            "held_out_energy": z[0],
+            "held_out_information": z[1],
         }
+        decision |= {name: round(v, 3) for name, v in measured.items() if not math.isnan(v)}
         chosen = energy
         kept = confirmed >= constants.LEAST_Z and z[0] >= constants.DWARFED * z[1]
         if not kept and z[0] < z[1] - constants.STANDARD_ERROR:
             chosen, scores = information, compressed
-        decision = {name: value for name, value in decision.items() if value == value}  # no NaN
         return chosen, {**decision, "edges": chosen.name}, scores
 
 

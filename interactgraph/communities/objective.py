@@ -20,7 +20,7 @@ from ..errors import InteractGraphError
 from ..sparse import at_ends, map_values, sums, values_of
 from .network import Network
 
-__all__ = ["NULLS", "Objective", "PooledObjective", "Term", "make_objective", "weight_inside"]
+__all__ = ["NULLS", "Objective", "PooledObjective", "Term", "make_objective"]
 
 NULLS = ("layered", "undirected", "directed", "cpm")
 
@@ -67,14 +67,29 @@ class Objective:
         Args:
             labels: module of each node, `[nodes]`.
         """
-        total = 0.0
+        null = 0.0
         for term in self.terms:
             into, out = (self.layer_labels(labels, k) for k in (term.target, term.source))
-            inside = weight_inside(term.weight, into, out)
             modules = int(max(into.max(), out.max())) + 1
-            null = _sum_by(term.into, into, modules) @ _sum_by(term.out, out, modules)
-            total += float(inside - self.resolution * null)
-        return total
+            null += float(_sum_by(term.into, into, modules) @ _sum_by(term.out, out, modules))
+        return self.inside(labels) - self.resolution * null
+
+    def inside(self, labels: np.ndarray) -> float:
+        """Share of the weight that is inside modules.
+
+        Args:
+            labels: module of each node, `[nodes]`.
+        """
+        return sum(
+            float(
+                weight_inside(
+                    term.weight,
+                    self.layer_labels(labels, term.target),
+                    self.layer_labels(labels, term.source),
+                )
+            )
+            for term in self.terms
+        )
 
     def layer_labels(self, labels: np.ndarray, layer: int) -> Tensor:
         """The part of `labels` that belongs to a layer, where the weights are."""

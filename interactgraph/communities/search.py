@@ -106,7 +106,7 @@ def find_modules(
         if n_modules is None and null == "layered" and weighted.blocks:
             automatic = weighed.scores
             if automatic is None:
-                automatic = resolution_scores(network, weighed.weighting, seed)
+                (automatic,) = resolution_scores(network, [weighed.weighting], seed)
             resolution = best_resolution(automatic, weighted, block_weight, seed)
             decided["resolutions"] = {str(r): round(s.z, 3) for r, s in automatic.items()}
             decided["resolution_excess"] = {

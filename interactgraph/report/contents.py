@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import __version__
+from ..communities import constants
 from ..exporters.layout import column_order
 from ..exporters.palette import module_colour
 from ..exporters.table import check_finite, node_modules
@@ -318,6 +319,7 @@ def _partition(graph: InteractionGraph, partition: Partition, module: np.ndarray
             "inside": float(inside[:-1].sum() / flow.sum()) if flow.sum() else 0.0,
             "search": _search(details.get("resolution_excess")),
             "search_z": _search(details.get("resolutions")),
+            "least_z": constants.LEAST_Z,
             "modules": modules,
         }
     )

@@ -193,12 +193,12 @@ function legend(names) {
 function resolutionSearch() {
   if (!data.partition) return null;
   // Modules of older versions hold z alone.
-  const { search, search_z: z, resolution } = data.partition;
+  const { search, search_z: z, least_z: least, resolution } = data.partition;
   const isExcess = search.length > 0, found = isExcess ? search : z;
   if (!found || found.length < 2) return null;
-  const told = !isExcess ? "" : z.some((point) => point[1] >= 3)
+  const told = !isExcess ? "" : z.some((point) => point[1] >= least)
     ? "of those that have four fifths of the best, the nearest to 1."
-    : "as hidden edges speak for none (z below 3): 1, or 0.1 where the graph falls apart by itself.";
+    : `as hidden edges speak for none (z below ${least}): 1, or 0.1 where the graph falls apart by itself.`;
   const about = "How well modules found at each resolution explain edges that the search did not see " +
     `(${isExcess ? "their excess over what strengths explain" : "z"}, higher is better). Taken is ${number(resolution)}` +
     (told ? `, ${told}` : ".");
